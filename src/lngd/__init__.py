@@ -1,1 +1,7 @@
-"""Natural-gradient training for PyTorch."""
+"""Natural-gradient training for PyTorch: `optimizer = LNGD(model)` instead of `AdamW(model.parameters())`."""
+
+from lngd.fisher import FisherType
+from lngd.methods import LNGD, PAPER
+
+__all__ = ["LNGD", "PAPER", "FisherType"]
+__version__ = "0.1.0"

@@ -1,0 +1,74 @@
+"""The contract of a curvature block: one layer's Fisher matrix, measured, averaged, inverted, applied.
+
+A block knows `a` and `g` and nothing else: no module, no hook, no device, no rank. Its `statistics` are averaged over time and
+checkpointed by name, its `inverses` are made from them by `refresh` and checkpointed too, so that a resumed run is bit-equal.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from lngd.linalg import Damping
+from lngd.types import Activations, AnyTensor, Dense, GradientMatrix, Gradients
+
+
+class CurvatureBlock(ABC):
+    """One layer's approximate Fisher matrix F. Every shape may carry a leading group dimension."""
+
+    statistics: ClassVar[tuple[str, ...]]
+    inverses: ClassVar[tuple[str, ...]]
+
+    def __init__(self) -> None:
+        self.updates = 0
+
+    @abstractmethod
+    def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
+        """One tensor per statistic, a mean over samples: measurements of several batches may be averaged."""
+
+    @abstractmethod
+    def refresh(self, damping: Damping) -> None:
+        """Makes the inverses from the statistics. A failure leaves the last ones as they were."""
+
+    @abstractmethod
+    def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
+        """F̂⁻¹ applied to a gradient."""
+
+    @abstractmethod
+    def dense(self, damping: Damping | float = 0.0) -> Dense:
+        """The damped F as one matrix, for tests and diagnostics. A plain number is `Damping(number)`, without bounds."""
+
+    def normalise(self, *measured: Tensor) -> tuple[Tensor, ...]:
+        """From what one step measured to what is averaged over steps."""
+        return measured
+
+    def update(self, measured: tuple[Tensor, ...], decay: float) -> None:
+        """F ← βF + (1−β)F_new (LNGD eq. 14), started at zero and corrected for that, so the first measurement counts whole."""
+        self.updates += 1
+        weight = (1 - decay) / (1 - decay**self.updates) if decay < 1 else 1 / self.updates
+        for name, new in zip(self.statistics, self.normalise(*measured), strict=True):
+            setattr(self, name, new if self.updates == 1 else getattr(self, name).lerp(new, weight))
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are statistics."""
+        return self.updates > 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are inverses."""
+        return all(hasattr(self, name) for name in self.inverses)
+
+    def tensors(self) -> dict[str, AnyTensor]:
+        """Statistics and inverses by name, as far as they exist."""
+        names = (*self.statistics, *self.inverses)
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def load(self, updates: int, tensors: dict[str, AnyTensor]) -> None:
+        """Takes what `tensors` gave."""
+        self.updates = updates
+        for name in (*self.statistics, *self.inverses):
+            if name in tensors:
+                setattr(self, name, tensors[name])
+            elif hasattr(self, name):
+                delattr(self, name)

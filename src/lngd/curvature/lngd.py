@@ -1,0 +1,51 @@
+"""LNGD's Fisher block: a dense factor over the inputs, a diagonal one over the outputs, both ready in the forward pass."""
+
+import torch
+
+from lngd.curvature.block import CurvatureBlock
+from lngd.linalg import Damping, as_damping, damped_diagonal, damped_matrix, inverse
+from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputDiagonal
+
+
+class LNGDBlock(CurvatureBlock):
+    """F ≈ Φ ⊗ Ψ with tr F = tr Φ · tr Ψ (LNGD eqs. 3–5).
+
+    Φ = E[Σₛ ‖gₛ‖² aₛ aₛᵀ] is `[i, i]`; Ψ = E[Σₛ ‖aₛ‖² gₛ²] / tr Φ is `[o]` and sums to one. Sums run over positions, means over
+    samples. As a matrix on `gradient.flatten()` (row-major, outputs first) the block is `kron(diag Ψ, Φ)`.
+    """
+
+    statistics = ("phi", "psi")
+    inverses = ("phi_inverse", "psi_inverse")
+
+    phi: InputFactor
+    psi: OutputDiagonal
+    phi_inverse: InputFactor
+    psi_inverse: OutputDiagonal
+
+    def measure(self, a: Activations, g: Gradients) -> tuple[InputFactor, OutputDiagonal]:
+        n = a.shape[-3]
+        rows, energies = a.flatten(-3, -2), g.square().flatten(-3, -2)  # one row per sample and position
+        weighted = rows * energies.sum(-1, keepdim=True)  # ‖gₛ‖² aₛ
+        phi = weighted.mT @ rows / n
+        psi = (energies.mT @ rows.square().sum(-1, keepdim=True)).squeeze(-1) / n
+        return phi, psi
+
+    def normalise(self, phi: InputFactor, psi: OutputDiagonal) -> tuple[InputFactor, OutputDiagonal]:
+        """Ψ to trace one. A layer of which no output reacts to any input keeps Ψ = 0."""
+        total = psi.sum(-1, keepdim=True)
+        return phi, psi / total.clamp(min=torch.finfo(psi.dtype).tiny)
+
+    def refresh(self, damping: Damping) -> None:
+        self.phi_inverse = inverse(damped_matrix(self.phi, damping))
+        self.psi_inverse = damped_diagonal(self.psi, damping).reciprocal()
+
+    def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
+        """Ψ̂⁻¹ ∇ Φ̂⁻¹."""
+        return self.psi_inverse.unsqueeze(-1) * (gradient @ self.phi_inverse)
+
+    def dense(self, damping: Damping | float = 0.0) -> Dense:
+        """(Ψ + λ_Ψ I) ⊗ (Φ + λ_Φ I)."""
+        damping = as_damping(damping)
+        phi, psi = damped_matrix(self.phi, damping), damped_diagonal(self.psi, damping)
+        product = torch.diag_embed(psi)[..., :, None, :, None] * phi[..., None, :, None, :]  # [o, i, o, i]
+        return product.flatten(-4, -3).flatten(-2)

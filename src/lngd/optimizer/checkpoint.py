@@ -1,0 +1,73 @@
+"""What a checkpoint holds beyond torch's own part, and how it is checked before anything is touched."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lngd.optimizer.layer_state import LayerState
+
+VERSION = 1
+
+
+def save(header: dict[str, Any], states: dict[str, LayerState], generator: torch.Generator) -> dict[str, Any]:
+    """Plain containers, numbers and tensors only: it loads with `weights_only=True`."""
+    layers = {
+        name: {"updates": s.block.updates, "block": s.block.tensors(), "state": dict(s.state)} for name, s in states.items()
+    }
+    return {"version": VERSION, **header, "generator": generator.get_state(), "layers": layers}
+
+
+def validated(state_dict: dict[str, Any], header: dict[str, Any], states: dict[str, LayerState]) -> dict[str, Any]:
+    """The checkpoint's own part, if it fits this optimizer.
+
+    Raises:
+        ValueError: it does not; the message names the first difference.
+    """
+    saved = state_dict.get("lngd")
+    if saved is None or not {"state", "param_groups"} <= set(state_dict):
+        raise ValueError("this is no checkpoint of lngd: it needs the entries 'state', 'param_groups' and 'lngd'")
+    if saved["version"] != VERSION:
+        raise ValueError(f"the checkpoint has format {saved['version']}, this version of lngd reads format {VERSION}")
+    _compare_parameters(saved["parameters"], header["parameters"])
+    expected = set(states) - set(saved["demoted"])
+    different = sorted(expected ^ set(saved["layers"]))
+    if different:
+        where = "checkpoint" if different[0] in saved["layers"] else "optimizer"
+        raise ValueError(f"layer '{different[0]}' has curvature only in the {where}")
+    _compare_blocks(saved["layers"], states)
+    return saved
+
+
+def restore(saved: dict[str, Any], states: dict[str, LayerState], generator: torch.Generator) -> None:
+    """Puts the checkpoint in place, on each layer's device, in the dtype it was saved in."""
+    for name, entry in saved["layers"].items():
+        device = states[name].layer.weight.device
+        states[name].block.load(entry["updates"], _copied(entry["block"], device))
+        states[name].state = _copied(entry["state"], device)
+    generator.set_state(saved["generator"].cpu())
+
+
+def _copied(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {key: value.detach().to(device, copy=True) for key, value in tensors.items()}
+
+
+def _compare_parameters(saved: list[list[Any]], own: list[list[Any]]) -> None:
+    for (name, shape, trained), (my_name, my_shape, my_trained) in zip(saved, own, strict=False):
+        if name != my_name:
+            raise ValueError(f"the checkpoint has parameter '{name}' where the model has '{my_name}'")
+        if shape != my_shape:
+            raise ValueError(f"parameter '{name}' is {shape} in the checkpoint and {my_shape} in the model")
+        if trained != my_trained:
+            raise ValueError(f"parameter '{name}' is {'trained' if trained else 'frozen'} in the checkpoint, not so here")
+    if len(saved) != len(own):
+        extra = (saved if len(saved) > len(own) else own)[min(len(saved), len(own))][0]
+        raise ValueError(f"the checkpoint has {len(saved)} parameters, the model {len(own)}: '{extra}' stands in one only")
+
+
+def _compare_blocks(saved: dict[str, Any], states: dict[str, LayerState]) -> None:
+    for name, entry in saved.items():
+        block = states[name].block
+        unknown = set(entry["block"]) - {*block.statistics, *block.inverses}
+        if unknown:
+            raise ValueError(f"layer '{name}' has '{min(unknown)}' in the checkpoint: it was made by another method")

@@ -1,0 +1,41 @@
+"""AdamW, torch's own, for the parameters without curvature, inside the same optimizer."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lngd.types import Flag
+
+FUSED_DEVICES = ("cpu", "cuda", "xpu", "mps")
+
+
+class Fallback:
+    """Drives torch.optim.AdamW on groups and state that belong to the outer optimizer."""
+
+    def __init__(self) -> None:
+        self._adamw = torch.optim.AdamW([nn.Parameter(torch.zeros(1))])
+
+    def step(self, groups: list[dict[str, Any]], state: Any, accept: Flag) -> None:
+        """One step of the fallback groups; where `accept` is false nothing changes.
+
+        The fused kernel takes that flag on the device (`found_inf`, torch's own protocol for gradient scaling). Where
+        there is none, the flag is read on the host.
+        """
+        mine = [group for group in groups if group["kind"] == "fallback" and group["params"]]
+        fused = all(fusible(p) for group in mine for p in group["params"])
+        if not mine or not (fused or accept):
+            return
+        self._adamw.param_groups, self._adamw.state = [adamw_group(g, fused) for g in mine], state
+        self._adamw.found_inf = accept.logical_not().to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]  set as GradScaler does
+        self._adamw.step()
+
+
+def fusible(p: nn.Parameter) -> bool:
+    """Whether the fused kernel takes a parameter."""
+    return p.device.type in FUSED_DEVICES and p.is_floating_point()
+
+
+def adamw_group(group: dict[str, Any], fused: bool) -> dict[str, Any]:
+    """A group as AdamW reads it."""
+    return {**torch.optim.AdamW([nn.Parameter(torch.zeros(1))]).defaults, **group, "fused": fused, "foreach": None}

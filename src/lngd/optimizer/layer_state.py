@@ -1,0 +1,149 @@
+"""One layer in training: its block, its averages, and its step, Algorithm 1 line by line."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lngd.capture import RateSample
+from lngd.curvature import CurvatureBlock
+from lngd.fisher import MeanOver, curvature_along
+from lngd.layers import Layer
+from lngd.linalg import inner
+from lngd.optimizer.momentum import Momentum, running_mean
+from lngd.stepsize import Move, State, StepSize
+from lngd.types import Flag, GradientMatrix, Scalar
+
+INVARIANCE_DECAY = 0.9
+INVARIANCE_THRESHOLD = 0.1
+"""A layer is scale-invariant if the running mean of |cos(W, ∇)|·√dim is below this. For unrelated W and ∇ that mean is about 0.8
+at any width; in front of a normalisation it is rounding error (`tests/optimizer/test_scale_invariance.py`)."""
+INVARIANCE_STEPS = 10
+"""How many steps have to agree before a norm is kept."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What all layers of an optimizer share."""
+
+    momentum: Momentum
+    step_size: StepSize
+    mean_over: MeanOver
+    keep_norms: bool
+
+
+@dataclass
+class Measurement:
+    """What the forwards since the last step have measured, summed over samples."""
+
+    sums: tuple[Tensor, ...] = ()
+    samples: int = 0
+    forward_id: int = -1
+
+    def add(self, measured: tuple[Tensor, ...], n: int, forward_id: int) -> None:
+        """Adds a mean over n samples. A second call in the same forward adds to the same samples, as another position would."""
+        scaled = tuple(m * n for m in measured)
+        self.sums = tuple(s + m for s, m in zip(self.sums, scaled, strict=True)) if self.sums else scaled
+        self.samples += n if forward_id != self.forward_id else 0
+        self.forward_id = forward_id
+
+    def mean(self) -> tuple[Tensor, ...]:
+        """The mean over all samples."""
+        return tuple(s / self.samples for s in self.sums)
+
+
+@dataclass
+class LayerState:
+    """A layer with its curvature. `state` holds every tensor that is neither statistic nor inverse, by name."""
+
+    layer: Layer
+    block: CurvatureBlock
+    recipe: Recipe
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    """The parameter group of each parameter, weight first."""
+    state: State = field(default_factory=dict)
+    pending: Measurement = field(default_factory=Measurement)
+    rate: Tensor | None = None
+
+    def has_gradient(self) -> bool:
+        """Whether there is anything to do."""
+        return any(p.grad is not None for p in self.layer.parameters)
+
+    def take_measurement(self) -> None:
+        """Moves the pending measurement into the averages."""
+        if self.pending.samples:
+            self.block.update(self.pending.mean(), self.groups[0]["decay"])
+
+    @torch.no_grad()
+    def step(self, warmup: float, accept: Flag, samples: list[RateSample]) -> None:
+        """Moves the weights: M, d = F̂⁻¹M, α_l, W ← W − lr·α_l·d (LNGD Algorithm 1, lines 11–16).
+
+        Args:
+            warmup: the share of lr that this step may use.
+            accept: where false, nothing changes.
+            samples: what was caught for the rate.
+        """
+        beta, recipe = self.groups[0]["momentum"], self.recipe
+        accept = accept.to(self.layer.weight.device)
+        gradient = torch.where(accept, self.layer.gradient(), 0.0)
+        average = recipe.momentum.before(gradient, beta, self.state, accept)
+        direction = self.block.precondition(average) if self.block.ready else average
+        curvature = directional_curvature(self.layer, direction, samples, recipe.mean_over)
+        rate = recipe.step_size.rate(Move(gradient, average, direction, curvature, accept), self.state)
+        self.rate = torch.where(accept, rate, 0.0)
+        update = recipe.momentum.after(-warmup * rate * direction, beta, self.state, accept)
+        self._apply(torch.where(accept, update, 0.0), gradient, accept)
+
+    def _apply(self, update: GradientMatrix, gradient: GradientMatrix, accept: Flag) -> None:
+        weight = self.layer.weight
+        norm = weight.norm()
+        invariant = self._scale_invariant(gradient, norm, accept) if self.recipe.keep_norms else None
+        for p, delta, group in zip(self.layer.parameters, self.layer.split(update), self.groups, strict=True):
+            decay = torch.where(accept, 1 - group["lr"] * group["weight_decay"], 1.0) if group["weight_decay"] else None
+            if decay is not None:
+                p.mul_(decay)
+            p.add_(delta.to(p.dtype), alpha=group["lr"])
+        if invariant is not None:
+            weight.mul_(torch.where(invariant & accept, norm / weight.norm(), 1.0))
+
+    def _scale_invariant(self, gradient: GradientMatrix, norm: Tensor, accept: Flag) -> Flag:
+        """Whether the loss does not depend on the weight's norm: ∇ stays orthogonal to W.
+
+        A step orthogonal to W can only lengthen it, and a natural-gradient step is as long as W is: left alone, norms grow
+        geometrically until they overflow, while the function looks healthy.
+        """
+        weight, grad = self.layer.weight, self.layer.split(gradient)[0]
+        cosine = inner(weight.to(grad.dtype), grad).abs() / (norm.to(grad.dtype) * grad.norm())
+        seen = self.state.get("invariance_steps", torch.zeros_like(cosine))
+        self.state["invariance_steps"] = seen + accept
+        mean = running_mean(self.state, "alignment", cosine * weight.numel() ** 0.5, decay=INVARIANCE_DECAY, accept=accept)
+        return (mean < INVARIANCE_THRESHOLD) & (seen >= INVARIANCE_STEPS)
+
+
+def directional_curvature(
+    layer: Layer, direction: GradientMatrix, samples: list[RateSample], mean_over: MeanOver
+) -> Scalar | None:
+    """dᵀFd from ⟨d, ∇⁽ⁿ⟩ = Σₛ gₛᵀ d aₛ, without any per-sample weight gradient (LNGD eq. 13)."""
+    if not samples:
+        return None
+    slopes: dict[tuple[int, int], Tensor] = {}
+    for key, group in by_forward(samples):
+        slopes[key] = torch.stack([_slopes(layer, direction, s) for s in group]).sum(0)
+    batch = sum(n for _, n in slopes)  # micro-batches are parts of one batch
+    positions = samples[0].g[0].numel() // layer.weight.shape[0]
+    return curvature_along(torch.cat([*slopes.values()]) * batch, positions, mean_over)
+
+
+def by_forward(samples: list[RateSample]) -> Iterable[tuple[tuple[int, int], list[RateSample]]]:
+    """Calls on the same samples together, keyed by forward and batch size."""
+    found: defaultdict[tuple[int, int], list[RateSample]] = defaultdict(list)
+    for sample in samples:
+        found[sample.forward_id, sample.batch].append(sample)
+    return found.items()
+
+
+def _slopes(layer: Layer, direction: GradientMatrix, sample: RateSample) -> Tensor:
+    return (layer.output(sample.x, direction) * sample.g.to(layer.dtype)).flatten(1).sum(1)

@@ -1,0 +1,244 @@
+"""The optimizer itself: a torch.optim.Optimizer whose step is measure → refresh → precondition → scale → apply."""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lngd.capture import Capture
+from lngd.curvature import CurvatureBlock
+from lngd.fisher import Noise
+from lngd.linalg import Damping, all_finite
+from lngd.optimizer import checkpoint
+from lngd.optimizer.fallback import Fallback
+from lngd.optimizer.groups import GROUP_DEFAULTS, split_group, user_groups
+from lngd.optimizer.layer_state import LayerState, Measurement, Recipe
+from lngd.optimizer.outcome import Summary, plan_model
+from lngd.optimizer.schedule import Schedule
+from lngd.optimizer.skips import SkipCounter
+from lngd.types import Flag
+
+
+class NaturalGradient(torch.optim.Optimizer):
+    """Natural gradient for the layers that have curvature, AdamW for every other trained parameter.
+
+    Each group of `params` becomes two: one of `kind` "curvature" at `lr`, one of `kind` "fallback" at `fallback_lr`, so that one
+    learning-rate scheduler drives both.
+
+    Args:
+        model: any module, DDP-wrapped or not.
+        params: parameters or torch.optim-style groups; None for all of the model's. A parameter left out is frozen.
+        block: the curvature of one layer.
+        recipe: momentum, step size and scale, shared by all layers.
+        curvature, inverses: when statistics are measured and inverses refreshed.
+        defaults: the group-level hyperparameters, `GROUP_DEFAULTS`.
+        warmup: steps over which lr rises linearly for the layers with curvature.
+        rate_samples: samples of a batch that measure the rate; None for all.
+        noise, generator: ε of layer-wise sampling.
+        max_factor_dim: a layer with more inputs than this falls back.
+
+    Raises:
+        ValueError: a hyperparameter out of range, nothing to train, or `params` that are not the model's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Iterable[Any] | None,
+        *,
+        block: Callable[[], CurvatureBlock],
+        recipe: Recipe,
+        curvature: Schedule,
+        inverses: Schedule,
+        defaults: dict[str, Any],
+        warmup: int,
+        rate_samples: int | None,
+        noise: Noise,
+        generator: torch.Generator | None,
+        max_factor_dim: int,
+    ) -> None:
+        assert set(defaults) == set(GROUP_DEFAULTS)
+        self._model: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+        groups = user_groups(self._model, params, defaults)
+        trained = [p for group in groups for p in group["params"]]
+        self._plan = plan_model(self._model, trained, max_factor_dim)
+        self._states = {name: LayerState(layer, block(), recipe) for name, layer in self._plan.layers.items()}
+        self._curvature, self._inverses, self._warmup = curvature, inverses, warmup
+        self._steps, self._demoted, self._skips, self._fallback = 0, [], SkipCounter(), Fallback()
+        self._generator = generator or torch.Generator(trained[0].device).manual_seed(torch.initial_seed() % 2**63)
+        super().__init__([half for group in groups for half in split_group(group, self._plan.layers)], defaults)
+        self._bind_groups()
+        samples = rate_samples if recipe.step_size.needs_samples else 0
+        self._capture = Capture(self._model, self._plan.layers, self._sample, noise, self._generator, samples)
+        self._capture.attach(list(self._states))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step. A step with a gradient or a statistic that is not finite is skipped whole and counted.
+
+        Raises:
+            RuntimeError: no parameter has a gradient.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not grads:
+            raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
+        self._demote_unseen_layers()
+        active = {name: s for name, s in self._states.items() if s.has_gradient()}
+        accept = self._measure(all_finite(grads))
+        for name, state in active.items():
+            state.step(self._warmup_share(), accept, self._capture.rates.get(name, []))
+        self._fallback.step(self.param_groups, self.state, accept)
+        self._finish_step(accept, active)
+        return loss
+
+    def close(self) -> None:
+        """Takes the hooks off the model."""
+        self._capture.close()
+
+    @property
+    def blocks(self) -> dict[str, CurvatureBlock]:
+        """Every layer's curvature block, by module name."""
+        return {name: state.block for name, state in self._states.items()}
+
+    @property
+    def rates(self) -> dict[str, Tensor]:
+        """α_l of the last step, by module name; without lr and warm-up."""
+        return {name: state.rate for name, state in self._states.items() if state.rate is not None}
+
+    def stats(self) -> dict[str, float]:
+        """Plain numbers for any logger: steps, skipped steps, and per layer the rate and what the step size keeps.
+
+        Waits for the device; call it as often as you log, not at every step.
+        """
+        numbers: dict[str, float] = {"steps": self._steps, "skipped": self._skips.count()}
+        for name, state in self._states.items():
+            scalars = {"rate": state.rate, **state.state}
+            numbers |= {f"{key}/{name}": float(v) for key, v in scalars.items() if v is not None and v.dim() == 0}
+        return numbers
+
+    def summary(self) -> Summary:
+        """The outcome of every parameter, and why."""
+        return Summary(tuple(self._plan.outcomes.values()), sum(state_bytes(s) for s in self._states.values()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch.optim's own form with one more entry, `lngd`: statistics, inverses, averages, step and generator."""
+        return super().state_dict() | {"lngd": checkpoint.save(self._header(), self._states, self._generator)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a checkpoint of the same model; the run goes on bit-equal.
+
+        Raises:
+            ValueError: it belongs to another model or optimizer (the first difference is named); nothing is changed.
+        """
+        saved = checkpoint.validated(state_dict, self._header(), self._states)
+        for name in saved["demoted"]:
+            if name in self._states:
+                self._demote(name)
+        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        checkpoint.restore(saved, self._states, self._generator)
+        self._steps = saved["steps"]
+        self._skips.restore(saved["skipped"])
+        self._bind_groups()
+        self._next_measurement()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters. Those added after construction are trained by the fallback: their layers have no hooks."""
+        if "kind" not in param_group:
+            rate = param_group.get("fallback_lr", self.defaults["fallback_lr"])
+            param_group = {**param_group, "kind": "fallback", "lr": rate}
+        super().add_param_group(param_group)
+
+    def _header(self) -> dict[str, Any]:
+        outcomes = [[o.name, list(o.shape), o.kind != "frozen"] for o in self._plan.outcomes.values()]
+        return {
+            "parameters": outcomes,
+            "steps": self._steps,
+            "skipped": self._skips.count(),
+            "demoted": [*self._demoted],
+        }
+
+    def _bind_groups(self) -> None:
+        owner = {id(p): group for group in self.param_groups for p in group["params"]}
+        for state in self._states.values():
+            state.groups = [owner[id(p)] for p in state.layer.parameters]
+
+    def _sample(self, name: str, x: Tensor, g: Tensor, forward_id: int) -> None:
+        state = self._states[name]
+        if len(x):
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+                measured = state.block.measure(state.layer.activations(x), state.layer.gradients(g))
+            state.pending.add(measured, len(x), forward_id)
+
+    def _measure(self, accept: Flag) -> Flag:
+        """At a measuring step, takes the statistics and refreshes the inverses; else changes nothing and waits for nothing."""
+        self._capture.end_forward()
+        pending = [s for state in self._states.values() for s in state.pending.sums]
+        if not pending:
+            return accept
+        accept = accept & all_finite(pending).to(accept.device)
+        if accept:
+            self._update_blocks()
+        return accept
+
+    def _update_blocks(self) -> None:
+        refresh = self._inverses.due(self._steps)
+        for name, state in self._states.items():
+            state.take_measurement()
+            if state.block.measured and (refresh or not state.block.ready):
+                self._refresh(name, state)
+
+    def _refresh(self, name: str, state: LayerState) -> None:
+        group = state.groups[0]
+        try:
+            state.block.refresh(Damping(group["damping"], group["damping_bounds"]))
+        except torch.linalg.LinAlgError:
+            warnings.warn(f"layer '{name}': Fisher factor not positive definite, kept the last inverse", stacklevel=4)
+
+    def _finish_step(self, accept: Flag, active: dict[str, LayerState]) -> None:
+        self._skips.add(accept)
+        self._steps += 1
+        self._capture.reset()
+        for state in self._states.values():
+            state.pending = Measurement()
+        self._next_measurement(any(not s.block.measured for s in active.values()))
+
+    def _next_measurement(self, missing: bool = False) -> None:
+        self._capture.measuring = missing or self._curvature.due(self._steps) or self._inverses.due(self._steps)
+
+    def _warmup_share(self) -> float:
+        return min(1.0, (self._steps + 1) / self._warmup) if self._warmup else 1.0
+
+    def _demote_unseen_layers(self) -> None:
+        """A weight with a gradient whose module was never called (attention's output projection) has no inputs to measure."""
+        unseen = [
+            n for n, s in self._states.items() if s.has_gradient() and n not in self._capture.called and not s.block.measured
+        ]
+        for name in unseen:
+            self._demote(name)
+
+    def _demote(self, name: str) -> None:
+        groups = self._states.pop(name).groups
+        moved = self._plan.fall_back(name, "its weight is used without calling the module (in training mode)")
+        for p, group in zip(moved, groups, strict=True):
+            move_to_fallback(self.param_groups, p, group)
+        self._demoted.append(name)
+
+
+def move_to_fallback(groups: Sequence[dict[str, Any]], p: nn.Parameter, group: dict[str, Any]) -> None:
+    """Moves a parameter to the fallback half of its group, which stands right after it."""
+    half = groups[next(i for i, g in enumerate(groups) if g is group) + 1]
+    group["params"] = [q for q in group["params"] if q is not p]
+    half["params"].append(p)
+
+
+def state_bytes(state: LayerState) -> int:
+    """Bytes of Φ, Ψ and their inverses."""
+    i, o, groups = state.layer.inputs, state.layer.outputs, state.layer.groups
+    return 2 * groups * (i * i + o) * state.layer.dtype.itemsize

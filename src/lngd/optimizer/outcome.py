@@ -1,0 +1,121 @@
+"""What becomes of every parameter: curvature, fallback (AdamW) or frozen, with the reason."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from lngd.layers import LAYERS, Layer, adapter_of
+
+Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One parameter's fate."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    reason: str
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Every parameter of a model with its outcome; printed, a table."""
+
+    outcomes: tuple[Outcome, ...]
+    state_bytes: int
+    """Bytes of all statistics and inverses."""
+
+    def __iter__(self):
+        return iter(self.outcomes)
+
+    def count(self, kind: Kind) -> int:
+        """How many numbers have this outcome."""
+        return sum(torch.Size(o.shape).numel() for o in self.outcomes if o.kind == kind)
+
+    def __str__(self) -> str:
+        rows = [("parameter", "shape", "outcome", "reason")]
+        rows += [(o.name, "×".join(map(str, o.shape)) or "scalar", o.kind, o.reason) for o in self.outcomes]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
+        kinds: tuple[Kind, ...] = ("curvature", "fallback", "frozen")
+        totals = ", ".join(f"{self.count(kind):,} {kind}" for kind in kinds)
+        return "\n".join([*lines, f"{totals}; {self.state_bytes / 2**20:.1f} MiB of curvature"])
+
+
+@dataclass
+class Plan:
+    """The outcome of every parameter and the layers that have curvature."""
+
+    outcomes: dict[str, Outcome]
+    layers: dict[str, Layer]
+
+    def fall_back(self, layer: str, reason: str) -> list[nn.Parameter]:
+        """Takes a layer's curvature away; returns its parameters."""
+        for name, outcome in self.outcomes.items():
+            if outcome.layer == layer:
+                self.outcomes[name] = replace(outcome, kind="fallback", reason=reason, layer="")
+        return self.layers.pop(layer).parameters
+
+
+def plan_model(model: nn.Module, trained: Iterable[nn.Parameter], max_factor_dim: int) -> Plan:
+    """Decides the outcome of every parameter.
+
+    Args:
+        model: the model.
+        trained: the parameters to train; a parameter left out is frozen.
+        max_factor_dim: the largest dense factor; a layer with more inputs falls back.
+    """
+    chosen = {id(p) for p in trained if p.requires_grad}
+    users = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+    plan = Plan({}, {})
+    for name, module in model.named_modules():
+        _plan_module(plan, name, module, chosen=chosen, users=users, max_factor_dim=max_factor_dim)
+    return plan
+
+
+def _plan_module(plan: Plan, name: str, module: nn.Module, *, chosen: set[int], users: Counter[int], max_factor_dim: int) -> None:
+    trainable = {k: p for k, p in module._parameters.items() if p is not None and id(p) in chosen}
+    reason = _why_not(module, trainable, users, max_factor_dim)
+    if reason is None:
+        adapter = adapter_of(module)
+        assert adapter is not None
+        plan.layers[name] = adapter(module, with_bias="bias" in trainable)
+    for key, p in module._parameters.items():
+        full = f"{name}.{key}" if name else key
+        if p is not None:
+            plan.outcomes.setdefault(full, _outcome(full, p, name if reason is None else "", id(p) in chosen, reason))
+
+
+def _outcome(full: str, p: nn.Parameter, layer: str, chosen: bool, reason: str | None) -> Outcome:
+    shape = tuple(p.shape)
+    if not chosen:
+        return Outcome(full, shape, "frozen", "left out of params" if p.requires_grad else "requires_grad=False")
+    if reason is not None:
+        return Outcome(full, shape, "fallback", reason)
+    return Outcome(full, shape, "curvature", "", layer)
+
+
+def _why_not(module: nn.Module, trainable: dict[str, nn.Parameter], users: Counter[int], max_dim: int) -> str | None:
+    """Why a module has no curvature; None if it has."""
+    kind = type(module).__name__
+    adapter = adapter_of(module)
+    if adapter is None:
+        return f"{kind} has no curvature here; these have: {', '.join(c.__name__ for c in LAYERS)}"
+    weight = trainable.get("weight")
+    if weight is None:
+        return "its weight is not trained as a plain parameter"
+    if any(users[id(p)] > 1 for p in trainable.values()):
+        return "shared with another module"
+    if not weight.is_floating_point():
+        return f"{weight.dtype} is no real floating-point dtype"
+    inputs = weight[0].numel() + ("bias" in trainable)
+    if inputs > max_dim:
+        return f"{inputs} inputs are more than max_factor_dim={max_dim}"
+    return None
