@@ -133,7 +133,7 @@ class Capture:
     def _close(self, x: Tensor) -> None:
         edges = [pre.edge for pre in self._open]
         grads = torch.autograd.grad(x, edges, self._epsilon(x), retain_graph=True, allow_unused=True)
-        still_open = []
+        still_open: list[OpenActivation] = []
         for pre, g in zip(self._open, grads, strict=True):
             if g is None:
                 still_open.append(pre)

@@ -9,7 +9,6 @@ A new layer is one class here and one row in `LAYERS`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from lngd.types import Activations, GradientMatrix, Gradients
 class Layer(ABC):
     """A module seen as `s = W a`. `with_bias`: its bias is trained too and counts as the last input."""
 
-    batched_dims: ClassVar[int] = 2
+    batched_dims: int = 2
     """The least number of dimensions that an input with a batch dimension has."""
 
     def __init__(self, module: nn.Module, *, with_bias: bool) -> None:

@@ -10,6 +10,10 @@ from torch import Tensor
 from lngd.types import Flag, Scalar
 
 
+class NotPositiveDefiniteError(ArithmeticError):
+    """A Fisher factor has no Cholesky factor, even damped."""
+
+
 @dataclass(frozen=True)
 class Damping:
     """λ = clip(relative · tr(F)/dim F, ν₁, ν₂): damping in units of the factor's mean eigenvalue (LNGD sec. 3.3).
@@ -56,12 +60,13 @@ def inverse(matrix: Float[Tensor, "*group i i"]) -> Float[Tensor, "*group i i"]:
     A matrix that rounding has made indefinite in its own precision is tried once more in float64.
 
     Raises:
-        torch.linalg.LinAlgError: it is not positive definite in float64 either.
+        NotPositiveDefiniteError: it is not positive definite in float64 either.
     """
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if not failed.any():
-        return torch.cholesky_inverse(factor)
-    return torch.cholesky_inverse(torch.linalg.cholesky(matrix.double())).to(matrix.dtype)
+    for candidate in (matrix, matrix.double()):
+        factor, failed = torch.linalg.cholesky_ex(candidate)
+        if not failed.any():
+            return torch.cholesky_inverse(factor).to(matrix.dtype)
+    raise NotPositiveDefiniteError(f"a {matrix.shape[-1]}×{matrix.shape[-1]} matrix is not positive definite: raise the damping")
 
 
 def all_finite(tensors: list[Tensor]) -> Flag:

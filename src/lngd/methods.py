@@ -126,3 +126,42 @@ class LNGD(NaturalGradient):
             generator=generator,
             max_factor_dim=max_factor_dim,
         )
+
+
+class LNGDSample(LNGD):
+    """LNGD without its adaptive rate: layer-wise sampling alone (the paper's ablation LNGD-sample, Table 5). lr is an SGD-like rate.
+
+    Args and errors are LNGD's, less those of the rate.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Iterable[Any] | None = None,
+        *,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        damping: float = 0.3,
+        decay: float = 0.95,
+        curvature_every: int = 20,
+        inverse_every: int = 20,
+        fallback_lr: float = 3e-3,
+        mean_over: MeanOver = "batch",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            params,
+            rate="constant",
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            damping=damping,
+            decay=decay,
+            curvature_every=curvature_every,
+            inverse_every=inverse_every,
+            fallback_lr=fallback_lr,
+            mean_over=mean_over,
+            generator=generator,
+        )

@@ -38,7 +38,7 @@ class CurvatureBlock(ABC):
     def dense(self, damping: Damping | float = 0.0) -> Dense:
         """The damped F as one matrix, for tests and diagnostics. A plain number is `Damping(number)`, without bounds."""
 
-    def normalise(self, *measured: Tensor) -> tuple[Tensor, ...]:
+    def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """From what one step measured to what is averaged over steps."""
         return measured
 
@@ -46,7 +46,7 @@ class CurvatureBlock(ABC):
         """F ← βF + (1−β)F_new (LNGD eq. 14), started at zero and corrected for that, so the first measurement counts whole."""
         self.updates += 1
         weight = (1 - decay) / (1 - decay**self.updates) if decay < 1 else 1 / self.updates
-        for name, new in zip(self.statistics, self.normalise(*measured), strict=True):
+        for name, new in zip(self.statistics, self.normalise(measured), strict=True):
             setattr(self, name, new if self.updates == 1 else getattr(self, name).lerp(new, weight))
 
     @property

@@ -1,6 +1,7 @@
 """LNGD's Fisher block: a dense factor over the inputs, a diagonal one over the outputs, both ready in the forward pass."""
 
 import torch
+from torch import Tensor
 
 from lngd.curvature.block import CurvatureBlock
 from lngd.linalg import Damping, as_damping, damped_diagonal, damped_matrix, inverse
@@ -30,8 +31,9 @@ class LNGDBlock(CurvatureBlock):
         psi = (energies.mT @ rows.square().sum(-1, keepdim=True)).squeeze(-1) / n
         return phi, psi
 
-    def normalise(self, phi: InputFactor, psi: OutputDiagonal) -> tuple[InputFactor, OutputDiagonal]:
+    def normalise(self, measured: tuple[Tensor, ...]) -> tuple[InputFactor, OutputDiagonal]:
         """Ψ to trace one. A layer of which no output reacts to any input keeps Ψ = 0."""
+        phi, psi = measured
         total = psi.sum(-1, keepdim=True)
         return phi, psi / total.clamp(min=torch.finfo(psi.dtype).tiny)
 

@@ -7,6 +7,8 @@ from torch import nn
 
 from lngd.types import Flag
 
+FOUND_INF = "found_inf"
+"""The attribute by which torch.amp.GradScaler tells a fused optimizer to skip a step without synchronising."""
 FUSED_DEVICES = ("cpu", "cuda", "xpu", "mps")
 
 
@@ -27,7 +29,7 @@ class Fallback:
         if not mine or not (fused or accept):
             return
         self._adamw.param_groups, self._adamw.state = [adamw_group(g, fused) for g in mine], state
-        self._adamw.found_inf = accept.logical_not().to(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]  set as GradScaler does
+        setattr(self._adamw, FOUND_INF, accept.logical_not().to(torch.float32))
         self._adamw.step()
 
 

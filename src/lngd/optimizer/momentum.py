@@ -8,7 +8,9 @@ from lngd.types import Flag, GradientMatrix
 
 
 class Momentum:
-    """Two hooks of a step; on its own, no momentum. `state` is the layer's and is checkpointed; where `accept` is false it may not change."""
+    """Two hooks of a step; on its own, no momentum.
+
+    `state` is the layer's and is checkpointed; where `accept` is false it may not change."""
 
     def before(self, gradient: GradientMatrix, beta: float, state: State, accept: Flag) -> GradientMatrix:
         """From the gradient to what is preconditioned."""

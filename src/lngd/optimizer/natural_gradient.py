@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lngd.capture import Capture
 from lngd.curvature import CurvatureBlock
 from lngd.fisher import Noise
-from lngd.linalg import Damping, all_finite
+from lngd.linalg import Damping, NotPositiveDefiniteError, all_finite
 from lngd.optimizer import checkpoint
 from lngd.optimizer.fallback import Fallback
 from lngd.optimizer.groups import GROUP_DEFAULTS, split_group, user_groups
@@ -67,7 +67,8 @@ class NaturalGradient(torch.optim.Optimizer):
         self._plan = plan_model(self._model, trained, max_factor_dim)
         self._states = {name: LayerState(layer, block(), recipe) for name, layer in self._plan.layers.items()}
         self._curvature, self._inverses, self._warmup = curvature, inverses, warmup
-        self._steps, self._demoted, self._skips, self._fallback = 0, [], SkipCounter(), Fallback()
+        self._steps, self._skips, self._fallback = 0, SkipCounter(), Fallback()
+        self._demoted: list[str] = []
         self._generator = generator or torch.Generator(trained[0].device).manual_seed(torch.initial_seed() % 2**63)
         super().__init__([half for group in groups for half in split_group(group, self._plan.layers)], defaults)
         self._bind_groups()
@@ -198,7 +199,7 @@ class NaturalGradient(torch.optim.Optimizer):
         group = state.groups[0]
         try:
             state.block.refresh(Damping(group["damping"], group["damping_bounds"]))
-        except torch.linalg.LinAlgError:
+        except NotPositiveDefiniteError:
             warnings.warn(f"layer '{name}': Fisher factor not positive definite, kept the last inverse", stacklevel=4)
 
     def _finish_step(self, accept: Flag, active: dict[str, LayerState]) -> None:

@@ -32,7 +32,7 @@ class Summary:
     state_bytes: int
     """Bytes of all statistics and inverses."""
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Outcome]:
         return iter(self.outcomes)
 
     def count(self, kind: Kind) -> int:
