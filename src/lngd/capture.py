@@ -72,6 +72,7 @@ class Capture:
     forward_id: int = 0
     _open: list[OpenActivation] = field(default_factory=list)
     _handles: list[Any] = field(default_factory=list)
+    _pulling: bool = False
 
     def attach(self, names: Sequence[str]) -> None:
         """Puts hooks on some of the layers; the first call puts them on the model too."""
@@ -109,7 +110,7 @@ class Capture:
 
     def before_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """The next layer's input has arrived: close the pre-activations it was made from."""
-        if not (module.training and torch.is_grad_enabled()):
+        if not self._watches(name, module):
             return
         x = layer_input(args, kwargs)
         self.layers[name].check_batch(x, name)
@@ -118,7 +119,7 @@ class Capture:
 
     def after_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
         """Opens this layer's pre-activation and waits for its gradient. Returns the output, or a clone that stands for it."""
-        if not (module.training and torch.is_grad_enabled() and output.requires_grad):
+        if not (self._watches(name, module) and output.requires_grad):
             return output
         self.called.add(name)
         x = layer_input(args, kwargs).detach()
@@ -130,16 +131,24 @@ class Capture:
             self._await_gradient(name, x, edge, output.shape)
         return output
 
+    def _watches(self, name: str, module: nn.Module) -> bool:
+        return module.training and torch.is_grad_enabled() and name in self.layers and not self._pulling
+
     def _close(self, x: Tensor) -> None:
-        edges = [pre.edge for pre in self._open]
-        grads = torch.autograd.grad(x, edges, self._epsilon(x), retain_graph=True, allow_unused=True)
-        still_open: list[OpenActivation] = []
-        for pre, g in zip(self._open, grads, strict=True):
+        opened, self._open = self._open, []
+        for pre, g in zip(opened, self._pull_back(x, [pre.edge for pre in opened]), strict=True):
             if g is None:
-                still_open.append(pre)
+                self._open.append(pre)
             else:
                 self._deliver(pre, g)
-        self._open = still_open
+
+    def _pull_back(self, x: Tensor, edges: list[GradientEdge]) -> tuple[Tensor | None, ...]:
+        """Jᵩᵀ ε; where activation checkpointing runs a forward again for it, the hooks look away."""
+        self._pulling = True
+        try:
+            return torch.autograd.grad(x, edges, self._epsilon(x), retain_graph=True, allow_unused=True)
+        finally:
+            self._pulling = False
 
     def _epsilon(self, like: Tensor | OpenActivation) -> Tensor:
         return draw(self.noise, self.generator, shape=like.shape, dtype=like.dtype, device=like.device)
@@ -197,11 +206,8 @@ def pre_activation(output: Tensor) -> tuple[Tensor, GradientEdge]:
 
 
 def spread(n: int, wanted: int | None) -> slice:
-    """`wanted` of n samples at even distances, so that a batch sorted by class is still sampled fairly."""
-    if wanted is None or wanted >= n:
-        return slice(None)
-    stride = n // wanted
-    return slice(0, wanted * stride, stride)
+    """At most `wanted` of n samples at even distances, so that a batch sorted by class is still sampled fairly."""
+    return slice(None) if wanted is None or wanted >= n else slice(None, None, -(-n // wanted))
 
 
 def sub_batch(x: Tensor, chosen: slice) -> Tensor:

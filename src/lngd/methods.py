@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -20,25 +19,23 @@ from lngd.stepsize import Constant, Graft, LayerwiseRate, StepSize
 
 Rate: TypeAlias = Literal["layerwise", "graft", "constant"]
 
-PAPER = MappingProxyType(
-    {
-        "momentum": 0.9,
-        "weight_decay": 0.004,
-        "damping": 1.0,
-        "damping_bounds": (1e-5, 1e-2),
-        "decay": 0.95,
-        "curvature_every": 100,
-        "inverse_every": 100,
-        "curvature_ramp": False,
-        "rate": "layerwise",
-        "warmup": 0,
-        "smoothing": 0.0,
-        "rate_samples": None,
-        "noise": "gaussian",
-        "momentum_on": "update",
-        "keep_norms": False,
-    }
-)
+PAPER: dict[str, Any] = {
+    "momentum": 0.9,
+    "weight_decay": 0.004,
+    "damping": 1.0,
+    "damping_bounds": (1e-5, 1e-2),
+    "decay": 0.95,
+    "curvature_every": 100,
+    "inverse_every": 100,
+    "curvature_ramp": False,
+    "rate": "layerwise",
+    "warmup": 0,
+    "smoothing": 0.0,
+    "rate_samples": None,
+    "noise": "gaussian",
+    "momentum_on": "update",
+    "keep_norms": False,
+}
 """Keyword arguments that restore the paper's recipe (sec. 3.3, sec. 4, Algorithm 1): `LNGD(model, lr=…, **PAPER)`.
 The paper finds lr by a grid over {1e-4, 3e-4, …, 1, 3}; it never gives µ."""
 
@@ -129,7 +126,7 @@ class LNGD(NaturalGradient):
 
 
 class LNGDSample(LNGD):
-    """LNGD without its adaptive rate: layer-wise sampling alone (the paper's ablation LNGD-sample, Table 5). lr is an SGD-like rate.
+    """LNGD without its adaptive rate: layer-wise sampling alone (the ablation LNGD-sample of Table 5). lr is an SGD-like rate.
 
     Args and errors are LNGD's, less those of the rate.
     """

@@ -36,7 +36,15 @@ def validated(state_dict: dict[str, Any], header: dict[str, Any], states: dict[s
         where = "checkpoint" if different[0] in saved["layers"] else "optimizer"
         raise ValueError(f"layer '{different[0]}' has curvature only in the {where}")
     _compare_blocks(saved["layers"], states)
+    totals, mine = [sum(pair) for pair in paired(saved["groups"])], [sum(pair) for pair in paired(header["groups"])]
+    if totals != mine:
+        raise ValueError(f"the checkpoint's parameter groups hold {totals} parameters, this optimizer's {mine}")
     return saved
+
+
+def paired(sizes: list[int]) -> list[tuple[int, ...]]:
+    """Each group's two halves: a layer may have moved from one to the other."""
+    return [tuple(sizes[i : i + 2]) for i in range(0, len(sizes), 2)]
 
 
 def restore(saved: dict[str, Any], states: dict[str, LayerState], generator: torch.Generator) -> None:

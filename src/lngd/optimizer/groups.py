@@ -33,7 +33,7 @@ def user_groups(model: nn.Module, params: Iterable[Any] | None, defaults: dict[s
     known = {id(p): name for name, p in model.named_parameters()}
     seen: set[int] = set()
     for group in groups:
-        check_hyperparameters({k: v for k, v in group.items() if k not in ("params", "betas", "eps", "name")})
+        _check_group_options(group)
         group["params"] = [_parameter(entry, known, seen) for entry in _listed(group["params"])]
     complete = [{**defaults, **group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
     if not any(group["params"] for group in complete):
@@ -50,6 +50,16 @@ def split_group(group: dict[str, Any], layers: dict[str, Layer]) -> tuple[dict[s
         {**group, "params": mine, "kind": "curvature"},
         {**ADAMW, **group, "params": rest, "kind": "fallback", "lr": group["fallback_lr"]},
     )
+
+
+def _check_group_options(group: dict[str, Any]) -> None:
+    options = {k: v for k, v in group.items() if k not in ("params", "betas", "eps", "name")}
+    for name in options:
+        if name not in GROUP_DEFAULTS:
+            raise ValueError(
+                f"'{name}' is no option of a parameter group; there are: {', '.join((*GROUP_DEFAULTS, 'betas', 'eps'))}"
+            )
+    check_hyperparameters(options)
 
 
 def _listed(params: Any) -> list[Any]:

@@ -94,8 +94,15 @@ class LayerState:
         curvature = directional_curvature(self.layer, direction, samples, recipe.mean_over)
         rate = recipe.step_size.rate(Move(gradient, average, direction, curvature, accept), self.state)
         self.rate = torch.where(accept, rate, 0.0)
-        update = recipe.momentum.after(-warmup * rate * direction, beta, self.state, accept)
+        update = recipe.momentum.after(-warmup * rate * self._scaled_by_lr(direction), beta, self.state, accept)
         self._apply(torch.where(accept, update, 0.0), gradient, accept)
+
+    def _scaled_by_lr(self, direction: GradientMatrix) -> GradientMatrix:
+        """lr·d. Weight and bias may have rates of their own; lr belongs inside ζ, so that momentum keeps the rate of its time."""
+        lr, *bias = [group["lr"] for group in self.groups]
+        if not bias or bias[0] == lr:
+            return lr * direction
+        return torch.cat([lr * direction[..., :-1], bias[0] * direction[..., -1:]], dim=-1)
 
     def _apply(self, update: GradientMatrix, gradient: GradientMatrix, accept: Flag) -> None:
         weight = self.layer.weight
@@ -105,7 +112,7 @@ class LayerState:
             decay = torch.where(accept, 1 - group["lr"] * group["weight_decay"], 1.0) if group["weight_decay"] else None
             if decay is not None:
                 p.mul_(decay)
-            p.add_(delta.to(p.dtype), alpha=group["lr"])
+            p.add_(delta.to(p.dtype))
         if invariant is not None:
             weight.mul_(torch.where(invariant & accept, norm / weight.norm(), 1.0))
 
@@ -118,7 +125,7 @@ class LayerState:
         weight, grad = self.layer.weight, self.layer.split(gradient)[0]
         cosine = inner(weight.to(grad.dtype), grad).abs() / (norm.to(grad.dtype) * grad.norm())
         seen = self.state.get("invariance_steps", torch.zeros_like(cosine))
-        self.state["invariance_steps"] = seen + accept
+        self.state["invariance_steps"] = seen + (accept & cosine.isfinite())
         mean = running_mean(self.state, "alignment", cosine * weight.numel() ** 0.5, decay=INVARIANCE_DECAY, accept=accept)
         return (mean < INVARIANCE_THRESHOLD) & (seen >= INVARIANCE_STEPS)
 

@@ -1,5 +1,7 @@
 """Where the momentum sits: on the gradient, before it is preconditioned (ours), or on the update (the paper)."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -47,7 +49,8 @@ MOMENTA: dict[str, type[Momentum]] = {"gradient": GradientMomentum, "update": Up
 
 
 def running_mean(state: State, name: str, value: Tensor, *, decay: float, accept: Flag) -> Tensor:
-    """A moving average of a scalar, started at `value` itself."""
-    old = state.get(name, value)
-    state[name] = torch.where(accept & value.isfinite(), torch.lerp(value, old, decay), old)
+    """A moving average of a scalar, started at its first finite value; NaN before that."""
+    old = state.get(name, torch.full_like(value, math.nan))
+    new = torch.where(old.isfinite(), torch.lerp(value, old, decay), value)
+    state[name] = torch.where(accept & value.isfinite(), new, old)
     return state[name]

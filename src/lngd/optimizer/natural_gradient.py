@@ -44,6 +44,8 @@ class NaturalGradient(torch.optim.Optimizer):
         ValueError: a hyperparameter out of range, nothing to train, or `params` that are not the model's.
     """
 
+    _step_supports_amp_scaling = True  # asks GradScaler to announce itself (`found_inf`), so that it can be refused
+
     def __init__(
         self,
         model: nn.Module,
@@ -81,8 +83,9 @@ class NaturalGradient(torch.optim.Optimizer):
         """One step. A step with a gradient or a statistic that is not finite is skipped whole and counted.
 
         Raises:
-            RuntimeError: no parameter has a gradient.
+            RuntimeError: no parameter has a gradient, or torch.amp.GradScaler drives the step.
         """
+        self._refuse_gradient_scaling()
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -93,6 +96,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._demote_unseen_layers()
         active = {name: s for name, s in self._states.items() if s.has_gradient()}
         accept = self._measure(all_finite(grads))
+        self._refresh_blocks()
         for name, state in active.items():
             state.step(self._warmup_share(), accept, self._capture.rates.get(name, []))
         self._fallback.step(self.param_groups, self.state, accept)
@@ -147,7 +151,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._steps = saved["steps"]
         self._skips.restore(saved["skipped"])
         self._bind_groups()
-        self._next_measurement()
+        self._capture.measuring = saved["measuring"]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters. Those added after construction are trained by the fallback: their layers have no hooks."""
@@ -163,6 +167,8 @@ class NaturalGradient(torch.optim.Optimizer):
             "steps": self._steps,
             "skipped": self._skips.count(),
             "demoted": [*self._demoted],
+            "measuring": self._capture.measuring,
+            "groups": [len(group["params"]) for group in self.param_groups],
         }
 
     def _bind_groups(self) -> None:
@@ -178,21 +184,21 @@ class NaturalGradient(torch.optim.Optimizer):
             state.pending.add(measured, len(x), forward_id)
 
     def _measure(self, accept: Flag) -> Flag:
-        """At a measuring step, takes the statistics and refreshes the inverses; else changes nothing and waits for nothing."""
+        """At a measuring step, takes the statistics; else changes nothing and waits for nothing."""
         self._capture.end_forward()
         pending = [s for state in self._states.values() for s in state.pending.sums]
         if not pending:
             return accept
         accept = accept & all_finite(pending).to(accept.device)
         if accept:
-            self._update_blocks()
+            for state in self._states.values():
+                state.take_measurement()
         return accept
 
-    def _update_blocks(self) -> None:
-        refresh = self._inverses.due(self._steps)
+    def _refresh_blocks(self) -> None:
+        due = self._inverses.due(self._steps)
         for name, state in self._states.items():
-            state.take_measurement()
-            if state.block.measured and (refresh or not state.block.ready):
+            if state.block.measured and (due or not state.block.ready):
                 self._refresh(name, state)
 
     def _refresh(self, name: str, state: LayerState) -> None:
@@ -210,8 +216,13 @@ class NaturalGradient(torch.optim.Optimizer):
             state.pending = Measurement()
         self._next_measurement(any(not s.block.measured for s in active.values()))
 
-    def _next_measurement(self, missing: bool = False) -> None:
-        self._capture.measuring = missing or self._curvature.due(self._steps) or self._inverses.due(self._steps)
+    def _next_measurement(self, missing: bool) -> None:
+        self._capture.measuring = missing or self._curvature.due(self._steps)
+
+    def _refuse_gradient_scaling(self) -> None:
+        """Gradients inside the graph stay scaled by a factor that the optimizer is not told: α_l would be wrong by its square."""
+        if getattr(self, "found_inf", None) is not None:
+            raise RuntimeError("torch.amp.GradScaler is not supported: use autocast with bfloat16, which needs no scaling")
 
     def _warmup_share(self) -> float:
         return min(1.0, (self._steps + 1) / self._warmup) if self._warmup else 1.0

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
 
-from lngd.layers import LAYERS, Layer, adapter_of
+from lngd.layers import Layer, adapter_of
 
 Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
 
@@ -55,6 +55,7 @@ class Plan:
 
     outcomes: dict[str, Outcome]
     layers: dict[str, Layer]
+    seen: set[int] = field(default_factory=set)
 
     def fall_back(self, layer: str, reason: str) -> list[nn.Parameter]:
         """Takes a layer's curvature away; returns its parameters."""
@@ -89,8 +90,9 @@ def _plan_module(plan: Plan, name: str, module: nn.Module, *, chosen: set[int], 
         plan.layers[name] = adapter(module, with_bias="bias" in trainable)
     for key, p in module._parameters.items():
         full = f"{name}.{key}" if name else key
-        if p is not None:
-            plan.outcomes.setdefault(full, _outcome(full, p, name if reason is None else "", id(p) in chosen, reason))
+        if p is not None and id(p) not in plan.seen:
+            plan.seen.add(id(p))
+            plan.outcomes[full] = _outcome(full, p, name if reason is None else "", id(p) in chosen, reason)
 
 
 def _outcome(full: str, p: nn.Parameter, layer: str, chosen: bool, reason: str | None) -> Outcome:
@@ -107,7 +109,7 @@ def _why_not(module: nn.Module, trainable: dict[str, nn.Parameter], users: Count
     kind = type(module).__name__
     adapter = adapter_of(module)
     if adapter is None:
-        return f"{kind} has no curvature here; these have: {', '.join(c.__name__ for c in LAYERS)}"
+        return f"no curvature for {kind}"
     weight = trainable.get("weight")
     if weight is None:
         return "its weight is not trained as a plain parameter"
