@@ -89,7 +89,7 @@ class Layer(ABC):
     def _group_shape(self) -> tuple[int, ...]:
         return (self.groups,) if self.groups > 1 else ()
 
-    def _with_ones(self, a: Activations) -> Activations:
+    def _with_ones(self, a: Float[Tensor, "*group n s c"]) -> Activations:
         return a if self.bias is None else F.pad(a, (0, 1), value=1.0)
 
 

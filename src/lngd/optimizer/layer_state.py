@@ -109,9 +109,8 @@ class LayerState:
         norm = weight.norm()
         invariant = self._scale_invariant(gradient, norm, accept) if self.recipe.keep_norms else None
         for p, delta, group in zip(self.layer.parameters, self.layer.split(update), self.groups, strict=True):
-            decay = torch.where(accept, 1 - group["lr"] * group["weight_decay"], 1.0) if group["weight_decay"] else None
-            if decay is not None:
-                p.mul_(decay)
+            if group["weight_decay"]:
+                p.mul_(1 - accept.to(self.layer.dtype) * (group["lr"] * group["weight_decay"]))
             p.add_(delta.to(p.dtype))
         if invariant is not None:
             weight.mul_(torch.where(invariant & accept, norm / weight.norm(), 1.0))

@@ -27,7 +27,7 @@ class GradientMomentum(Momentum):
     """M ← βM + (1−β)∇, corrected for its start at zero, then preconditioned: κ is measured along a smooth direction."""
 
     def before(self, gradient: GradientMatrix, beta: float, state: State, accept: Flag) -> GradientMatrix:
-        share = torch.where(accept, 1 - beta, 0.0).to(gradient)
+        share = accept.to(gradient.dtype) * (1 - beta)
         average = state.get("average", torch.zeros_like(gradient)).lerp(gradient, share)
         weight = state.get("average_weight", gradient.new_zeros(()))
         weight = weight.lerp(torch.ones_like(weight), share)

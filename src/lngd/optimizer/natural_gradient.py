@@ -122,7 +122,7 @@ class NaturalGradient(torch.optim.Optimizer):
 
         Waits for the device; call it as often as you log, not at every step.
         """
-        numbers: dict[str, float] = {"steps": self._steps, "skipped": self._skips.count()}
+        numbers: dict[str, float] = {"steps": float(self._steps), "skipped": float(self._skips.count())}
         for name, state in self._states.items():
             scalars = {"rate": state.rate, **state.state}
             numbers |= {f"{key}/{name}": float(v) for key, v in scalars.items() if v is not None and v.dim() == 0}

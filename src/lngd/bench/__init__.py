@@ -1,0 +1,1 @@
+"""Races optimizers on real tasks: training writes records, reports only read them."""

@@ -1,0 +1,115 @@
+"""Several runs at once, an epoch of each in turn: whatever else the machine does slows all competitors alike."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from lngd.bench.data import Split
+from lngd.bench.errors import BenchError
+from lngd.bench.machine import header
+from lngd.bench.optimizers import OPTIMIZERS
+from lngd.bench.records import Epoch, Record, RecordWriter, read_record
+from lngd.bench.task import Task
+from lngd.bench.train import RunSpec, train, warm_up
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a race runs and what it leaves behind.
+
+    Attributes:
+        held_out: evaluate on a part of the training samples, as tuning does.
+        command: the command line, which the records and the report repeat.
+    """
+
+    out: Path
+    data_dir: Path | None = None
+    device: torch.device = CPU
+    held_out: bool = False
+    command: str = ""
+
+
+def plan(tasks: Sequence[Task], optimizers: Sequence[str], seeds: Sequence[int]) -> list[RunSpec]:
+    """Runs by task and seed, every optimizer at the task's own rate for it."""
+    return [RunSpec(task, name, rate_of(task, name), seed) for task in tasks for seed in seeds for name in optimizers]
+
+
+def rate_of(task: Task, optimizer: str) -> float:
+    return task.rates.get(optimizer, OPTIMIZERS[optimizer].customary)
+
+
+def estimated_seconds(specs: Sequence[RunSpec]) -> float:
+    """From the tasks' step times, measured on two cores."""
+    return sum(spec.task.total_steps * spec.task.step_seconds * OPTIMIZERS[spec.optimizer].cost for spec in specs)
+
+
+def unfinished(specs: Sequence[RunSpec], out: Path, *, resume: bool) -> list[RunSpec]:
+    """The runs that a directory still lacks.
+
+    Raises:
+        BenchError: it holds records and nobody said `--resume`, or they were made with other settings.
+    """
+    if not resume and any(out.glob("*.jsonl")):
+        raise BenchError(f"{out} holds records already: continue them with --resume, or choose another --out")
+    return [spec for spec in specs if not _finished(spec, out / spec.file_name)]
+
+
+def _finished(spec: RunSpec, path: Path) -> bool:
+    try:
+        found = read_record(path).header.config
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return False
+    if found != spec.task.config():
+        raise BenchError(f"{path} was run with other settings ({found}): choose another --out")
+    return True
+
+
+def race(specs: Sequence[RunSpec], place: Place) -> Iterator[tuple[RunSpec, Epoch]]:
+    """Every epoch as it ends. Data is loaded once a task; the runs of one seed take turns."""
+    for task, runs in groupby(specs, key=lambda spec: spec.task):
+        split = _split(task, place)
+        for _, heat in groupby(runs, key=lambda spec: spec.seed):
+            yield from _heat(list(heat), split, place)
+
+
+def records_of(specs: Sequence[RunSpec], out: Path) -> list[Record]:
+    return [read_record(out / spec.file_name) for spec in specs]
+
+
+def _split(task: Task, place: Place) -> Split:
+    split = task.data(place.data_dir).first(task.samples)
+    return (split.held_out() if place.held_out else split).to(place.device)
+
+
+def _heat(specs: list[RunSpec], split: Split, place: Place) -> Iterator[tuple[RunSpec, Epoch]]:
+    for spec in {spec.optimizer: spec for spec in specs}.values():
+        warm_up(spec, split)
+    with ExitStack() as stack:
+        waiting = deque((spec, stack.enter_context(_writer(spec, place)), train(spec, split)) for spec in specs)
+        while waiting:
+            runner = waiting.popleft()
+            row = _advance(runner[1], runner[2])
+            if row:
+                waiting.append(runner)
+                yield runner[0], row
+
+
+def _writer(spec: RunSpec, place: Place) -> RecordWriter:
+    return RecordWriter(place.out / spec.file_name, header(spec, place.device, place.command))
+
+
+def _advance(writer: RecordWriter, run: Iterator[Epoch]) -> Epoch | None:
+    """The run's next epoch, or None when its record is complete."""
+    row = next(run, None)
+    if row is None:
+        writer.end()
+    else:
+        writer.epoch(row)
+    return row

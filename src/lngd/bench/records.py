@@ -1,0 +1,143 @@
+"""The record of a run: a JSON line that says what ran, one line an epoch, one that says it ended.
+
+Reports know nothing else.
+"""
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO, TypeVar
+
+Line = TypeVar("Line", "Header", "Epoch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What ran, with what, on what."""
+
+    task: str
+    optimizer: str
+    seed: int
+    lr: float
+    config: Mapping[str, Any]
+    torch: str
+    device: str
+    threads: int
+    machine: str
+    date: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One epoch; what is not finite is None.
+
+    Attributes:
+        train_loss: mean over the epoch's training batches, as each was before its step.
+        seconds: of this epoch's training; evaluation is not counted.
+        reason: why a diverged run ended.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float | None
+    eval_loss: float | None
+    metric: float | None
+    seconds: float
+    diverged: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run."""
+
+    header: Header
+    epochs: tuple[Epoch, ...]
+
+    @property
+    def diverged(self) -> bool:
+        return any(epoch.diverged for epoch in self.epochs)
+
+
+class RecordWriter:
+    """Writes to `*.partial` and gives the file its name only when the run has ended, so a name is a promise."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path, self.header = path, header
+        self.partial = path.with_name(f"{path.name}.partial")
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file: TextIO = self.partial.open("w", encoding="utf-8")
+        self._line("start", asdict(self.header))
+        return self
+
+    def epoch(self, epoch: Epoch) -> None:
+        self._line("epoch", asdict(epoch))
+
+    def end(self) -> None:
+        self._line("end", {})
+        self.file.close()
+        self.partial.replace(self.path)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.file.close()
+
+    def _line(self, event: str, content: Mapping[str, Any]) -> None:
+        """On disk before the next epoch starts: what a killed race has shown is never lost."""
+        self.file.write(json.dumps({"event": event, **content}, allow_nan=False) + "\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def read_records(directory: Path) -> list[Record]:
+    """The finished runs of a directory, by file name; every other file of records gives one warning."""
+    return [record for path in sorted(directory.glob("*.jsonl*")) if (record := _read_or_warn(path))]
+
+
+def _read_or_warn(path: Path) -> Record | None:
+    if path.suffix == ".partial":
+        warnings.warn(f"{path}: an unfinished run, not counted", stacklevel=4)
+        return None
+    try:
+        return read_record(path)
+    except (ValueError, TypeError, KeyError) as error:
+        warnings.warn(f"{path}: not a readable record, not counted ({error})", stacklevel=4)
+        return None
+
+
+def read_record(path: Path) -> Record:
+    """One finished run.
+
+    Raises:
+        ValueError, TypeError, KeyError: the file is damaged or was not finished.
+    """
+    lines = list(_lines(path))
+    events = [line.pop("event") for line in lines]
+    if events != ["start", *["epoch"] * (len(events) - 2), "end"]:
+        raise ValueError("it has no beginning or no end")
+    return Record(_as(Header, lines[0]), tuple(_as(Epoch, line) for line in lines[1:-1]))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for text in path.read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        if not isinstance(line, dict):
+            raise TypeError(f"a line is {type(line).__name__}, not an object")
+        yield line
+
+
+def _as(kind: type[Line], line: dict[str, Any]) -> Line:
+    """Fields that a later version added are left out, so that old versions read new records."""
+    return kind(**{field.name: line[field.name] for field in fields(kind)})

@@ -1,0 +1,45 @@
+"""What a race leaves to read: `table.md`, a PNG a task and `report.html`, all from records only."""
+
+from pathlib import Path
+
+from lngd.bench.errors import BenchError
+from lngd.bench.page import page
+from lngd.bench.records import read_records
+from lngd.bench.summary import Target, TaskSummary, summarise
+from lngd.bench.tables import markdown_table, shortfalls
+
+
+def load_summaries(directory: Path, target: Target = "auto") -> list[TaskSummary]:
+    """The tasks that a directory has finished runs of.
+
+    Raises:
+        BenchError: it has none.
+    """
+    records = read_records(directory)
+    if not records:
+        raise BenchError(f"{directory} holds no finished run; lngd race TASK --out {directory} makes some")
+    return summarise(records, target)
+
+
+def write_tables(summaries: list[TaskSummary], directory: Path) -> Path:
+    path = directory / "table.md"
+    path.write_text("\n".join(_part(summary) for summary in summaries), encoding="utf-8")
+    return path
+
+
+def write_figures(summaries: list[TaskSummary], directory: Path) -> list[Path]:
+    """Matplotlib is imported here: it takes a second that tables need not wait for."""
+    from lngd.bench.plots import draw
+
+    return [draw(summary, directory / f"{summary.task}.png") for summary in summaries]
+
+
+def write_page(summaries: list[TaskSummary], figures: list[Path], directory: Path) -> Path:
+    path = directory / "report.html"
+    path.write_text(page(summaries, figures), encoding="utf-8")
+    return path
+
+
+def _part(summary: TaskSummary) -> str:
+    remarks = "".join(f"- {remark}\n" for remark in shortfalls(summary))
+    return markdown_table(summary) + (f"\n{remarks}" if remarks else "")

@@ -1,0 +1,141 @@
+"""A summary as text: cells, a table that fits the width of a terminal, and Markdown."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lngd.bench.summary import Row, Spread, TaskSummary
+
+MISSING = "–"
+GAP = 2  # spaces between columns
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, what a row has under it, and how early the column goes when the terminal is too narrow (0: never)."""
+
+    heading: str
+    cell: Callable[[Row, TaskSummary], str]
+    dispensable: int = 0
+
+
+def _hit(row: Row, figure: float | None, shape: str) -> str:
+    if figure is not None:
+        return format(figure, shape)
+    return f"{MISSING} ({row.reached}/{len(row.runs)})" if row.reached else MISSING
+
+
+def metric_text(value: float, metric: str) -> str:
+    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.3f}"
+
+
+def _spread_text(spread: Spread | None, scale: float, digits: int) -> str:
+    if spread is None:
+        return MISSING
+    deviation = "" if spread.deviation is None else f" ± {scale * spread.deviation:.{digits}f}"
+    return f"{scale * spread.mean:.{digits}f}{deviation}"
+
+
+def _best(row: Row, summary: TaskSummary) -> str:
+    return _spread_text(row.best, 100, 2) if summary.metric == "accuracy" else _spread_text(row.best, 1, 3)
+
+
+def _train_loss(row: Row, _: TaskSummary) -> str:
+    if row.diverged:
+        return f"diverged ({row.diverged}/{len(row.runs)})"
+    return _spread_text(row.train_loss, 1, 4)
+
+
+def _saved(row: Row, _: TaskSummary) -> str:
+    return "" if row.saved is None else f"{100 * row.saved:z.0f} %"
+
+
+def _rates(row: Row, _: TaskSummary) -> str:
+    return f"{row.runs[0].header.lr:g}"
+
+
+def columns(summary: TaskSummary) -> list[Column]:
+    """The paper's columns, then ours; the metric's heading says its unit."""
+    best = "best acc. %" if summary.metric == "accuracy" else "best loss"
+    return [
+        Column("optimizer", lambda row, _: row.label),
+        Column("rate", _rates, 4),
+        Column("epochs", lambda row, _: _hit(row, row.epochs, ".1f")),
+        Column("seconds", lambda row, _: _hit(row, row.seconds, ".2f")),
+        Column("s/epoch", lambda row, _: _spread_text(row.epoch_seconds, 1, 3), 2),
+        Column("LNGD saves", _saved, 1),
+        Column(best, _best),
+        Column("train loss", _train_loss, 3),
+    ]
+
+
+def cells(summary: TaskSummary, shown: Sequence[Column]) -> list[list[str]]:
+    return [[column.cell(row, summary) for column in shown] for row in summary.rows]
+
+
+def fitting(summary: TaskSummary, width: int) -> list[Column]:
+    """The columns that fit, after the most dispensable ones have gone."""
+    shown = columns(summary)
+    while _width(summary, shown) > width and any(column.dispensable for column in shown):
+        shown.remove(max(shown, key=lambda column: column.dispensable))
+    return shown
+
+
+def text_table(summary: TaskSummary, width: int) -> str:
+    """Aligned columns within the width, the caption above and what was left out below."""
+    shown = fitting(summary, width)
+    table = [[column.heading for column in shown], *cells(summary, shown)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [_line(row, widths) for row in table]
+    rule = (" " * GAP).join("─" * width for width in widths)
+    gone = [column.heading for column in columns(summary) if column.heading not in {kept.heading for kept in shown}]
+    note = [f"(no room for: {', '.join(gone)}; table.md has all)"] if gone else []
+    return "\n".join([lines[0], rule, *lines[1:], *note])
+
+
+def caption(summary: TaskSummary) -> str:
+    """Task, target and how it was set, size and place of the runs: what a reader must know to judge the figures."""
+    header, config = summary.header, summary.header.config
+    sign = "≥" if summary.metric == "accuracy" else "≤"
+    seeds = sorted({run.header.seed for row in summary.rows for run in row.runs})
+    return (
+        f"{config['title']}. Target: {summary.metric} {sign} {metric_text(summary.target, summary.metric)} "
+        f"({summary.target_meaning}). {config['total_steps']} steps of batch {config['batch_size']}, "
+        f"{config['samples']} training samples, {config['note']}; {len(seeds)} seed{'s' * (len(seeds) != 1)}. "
+        f"{header.machine}, {header.device}, {header.threads} thread{'s' * (header.threads != 1)}, "
+        f"torch {header.torch}."
+    )
+
+
+def markdown_table(summary: TaskSummary) -> str:
+    """Every column, for a README."""
+    shown = columns(summary)
+    head = [column.heading for column in shown]
+    rows = [head, ["---", *["---:"] * (len(head) - 1)], *cells(summary, shown)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"### {summary.task}\n\n{caption(summary)}\n\n{table}\n"
+
+
+def shortfalls(summary: TaskSummary) -> list[str]:
+    """What a reader could miss: runs that are not there, that diverged, or that were made under other conditions."""
+    most = max(len(row.runs) for row in summary.rows)
+    lacking = [f"{row.label} has {len(row.runs)} of {most} runs" for row in summary.rows if len(row.runs) < most]
+    ends = [
+        f"{row.label}, seed {run.header.seed}, diverged: {run.epochs[-1].reason}"
+        for row in summary.rows
+        for run in row.runs
+        if run.diverged
+    ]
+    conditions = {(run.header.machine, run.header.device, run.header.threads) for row in summary.rows for run in row.runs}
+    mixed = ["the runs come from different machines or thread counts: seconds don't compare"] if len(conditions) > 1 else []
+    return [*lacking, *ends, *mixed]
+
+
+def _width(summary: TaskSummary, shown: Sequence[Column]) -> int:
+    table = [[column.heading for column in shown], *cells(summary, shown)]
+    return sum(max(map(len, column)) for column in zip(*table, strict=True)) + GAP * (len(shown) - 1)
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    first, *rest = zip(row, widths, strict=True)
+    aligned = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+    return (" " * GAP).join(aligned).rstrip()

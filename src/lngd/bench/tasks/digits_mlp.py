@@ -1,0 +1,22 @@
+"""Digits, a small perceptron: a run takes a second."""
+
+from functools import partial
+
+from lngd.bench.datasets.small_images import load_digits_split
+from lngd.bench.models.mlp import mlp
+from lngd.bench.task import Task
+
+TASK = Task(
+    name="digits-mlp",
+    title="MLP 64-64-64-10 on digits",
+    metric="accuracy",
+    epochs=15,
+    batch_size=64,
+    samples=1437,
+    model=partial(mlp, 64, 64, 64, 10),
+    data=load_digits_split,
+    step_seconds=0.001,
+    # lngd tune digits-mlp --optimizers sgd,adamw,muon,lngd,lngd-sample,lngd-paper
+    rates={"sgd": 0.1, "adamw": 0.002, "muon": 0.01, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    note="360 evaluation images",
+)

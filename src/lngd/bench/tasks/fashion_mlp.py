@@ -1,0 +1,22 @@
+"""Fashion-MNIST, a perceptron."""
+
+from functools import partial
+
+from lngd.bench.datasets.fashion import load_fashion_split
+from lngd.bench.models.mlp import mlp
+from lngd.bench.task import Task
+
+TASK = Task(
+    name="fashion-mlp",
+    title="MLP 784-256-256-128-10 on Fashion-MNIST",
+    metric="accuracy",
+    epochs=5,
+    batch_size=128,
+    samples=60000,
+    model=partial(mlp, 784, 256, 256, 128, 10),
+    data=load_fashion_split,
+    step_seconds=0.003,
+    # lngd tune fashion-mlp --optimizers sgd,adamw,muon,lngd,lngd-sample,lngd-paper
+    rates={"sgd": 0.1, "adamw": 0.002, "muon": 0.01, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    note="10,000 evaluation images",
+)

@@ -1,0 +1,20 @@
+"""Fashion-MNIST, a small ResNet with BatchNorm: the paper's kind of network."""
+
+from lngd.bench.datasets.fashion import load_fashion_split
+from lngd.bench.models.resnet import ResNet
+from lngd.bench.task import Task
+
+TASK = Task(
+    name="fashion-resnet",
+    title="Small ResNet with BatchNorm on Fashion-MNIST",
+    metric="accuracy",
+    epochs=5,
+    batch_size=128,
+    samples=60000,
+    model=ResNet,
+    data=load_fashion_split,
+    step_seconds=0.015,
+    # lngd tune fashion-resnet --optimizers sgd,adamw,muon,lngd,lngd-sample,lngd-paper
+    rates={"sgd": 0.1, "adamw": 0.002, "muon": 0.01, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    note="10,000 evaluation images",
+)

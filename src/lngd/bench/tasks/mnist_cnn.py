@@ -1,0 +1,22 @@
+"""MNIST-5k, a plain convolutional network."""
+
+from functools import partial
+
+from lngd.bench.datasets.small_images import load_mnist_split
+from lngd.bench.models.cnn import cnn
+from lngd.bench.task import Task
+
+TASK = Task(
+    name="mnist-cnn",
+    title="CNN without normalisation on 4,000 MNIST digits",
+    metric="accuracy",
+    epochs=8,
+    batch_size=64,
+    samples=4000,
+    model=partial(cnn, (8, 16, 32)),
+    data=load_mnist_split,
+    step_seconds=0.006,
+    # lngd tune mnist-cnn --optimizers sgd,adamw,muon,lngd,lngd-sample,lngd-paper
+    rates={"sgd": 0.1, "adamw": 0.002, "muon": 0.01, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    note="1,000 evaluation images",
+)

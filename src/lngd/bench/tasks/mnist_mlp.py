@@ -1,0 +1,22 @@
+"""MNIST-5k, a perceptron: the least that is still a real image task."""
+
+from functools import partial
+
+from lngd.bench.datasets.small_images import load_mnist_split
+from lngd.bench.models.mlp import mlp
+from lngd.bench.task import Task
+
+TASK = Task(
+    name="mnist-mlp",
+    title="MLP 784-128-64-10 on 4,000 MNIST digits",
+    metric="accuracy",
+    epochs=10,
+    batch_size=64,
+    samples=4000,
+    model=partial(mlp, 784, 128, 64, 10),
+    data=load_mnist_split,
+    step_seconds=0.001,
+    # lngd tune mnist-mlp --optimizers sgd,adamw,muon,lngd,lngd-sample,lngd-paper
+    rates={"sgd": 0.1, "adamw": 0.002, "muon": 0.01, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    note="1,000 evaluation images",
+)

@@ -1,0 +1,24 @@
+"""Characters of the standard library, a small GPT: embeddings, LayerNorm, attention, a loss over tokens."""
+
+from functools import partial
+
+from lngd.bench.datasets.python_source import CONTEXT, VOCABULARY, load_python_source
+from lngd.bench.models.gpt import GPT
+from lngd.bench.task import Task
+
+TASK = Task(
+    name="stdlib-charlm",
+    title="GPT with 3 layers on Python source, characters",
+    metric="loss",
+    epochs=5,
+    batch_size=32,
+    samples=31249,
+    model=partial(GPT, VOCABULARY, CONTEXT),
+    data=load_python_source,
+    step_seconds=0.2,
+    epoch_steps=200,
+    mean_over="token",
+    # lngd tune stdlib-charlm --optimizers sgd,adamw,muon,lngd,lngd-sample,lngd-paper
+    rates={"sgd": 0.1, "adamw": 0.002, "muon": 0.01, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    note="an epoch is 200 steps; loss in nats a character",
+)

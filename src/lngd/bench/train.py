@@ -1,0 +1,137 @@
+"""One run: a task, an optimizer, a rate and a seed; an epoch at a time, so that a race can interleave its runs."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from lngd.bench.data import Split, batches
+from lngd.bench.optimizers import OPTIMIZERS, Setting
+from lngd.bench.randomness import PrivateRandomness
+from lngd.bench.records import Epoch, finite
+from lngd.bench.schedule import linear_schedule
+from lngd.bench.scoring import Score
+from lngd.bench.task import Task
+
+LinAlgError: type[RuntimeError] = vars(torch.linalg)["LinAlgError"]  # documented, but its module lists no exports
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What tells one run from another."""
+
+    task: Task
+    optimizer: str
+    lr: float
+    seed: int
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.task.name}--{self.optimizer}--lr{self.lr:g}--seed{self.seed}.jsonl"
+
+
+class DivergenceError(ArithmeticError):
+    """The run can't go on; the message is the reason that its record gives."""
+
+
+class Learner:
+    """A model in training; the same seed gives every competitor the same initial weights and the same batches."""
+
+    def __init__(self, spec: RunSpec, split: Split) -> None:
+        task = spec.task
+        setting = Setting(lr=spec.lr, weight_decay=task.weight_decay, mean_over=task.mean_over)
+        self.task, self.split = task, split
+        self.device = split.train_x.device
+        self.model = task.model().to(self.device)
+        self.optimizer = OPTIMIZERS[spec.optimizer].build(self.model, setting)
+        self.schedule = linear_schedule(self.optimizer, task.total_steps)
+        self.batches = batches(split, task.batch_size, torch.Generator().manual_seed(spec.seed))
+        self.steps_done = 0
+
+    def train_epoch(self) -> float:
+        """Mean training loss of the epoch's batches.
+
+        Raises:
+            DivergenceError: a loss is not finite, or the optimizer's linear algebra fails on what the divergence left.
+        """
+        steps = min(self.task.steps_an_epoch, self.task.total_steps - self.steps_done)
+        try:
+            losses = [self._step(x, y) for x, y in islice(self.batches, steps)]
+        except LinAlgError as error:
+            raise DivergenceError(str(error)) from error
+        return math.fsum(losses) / len(losses)
+
+    def score(self) -> Score:
+        """Raises DivergenceError where the evaluation loss is not finite."""
+        score = self.task.evaluate(self.model, self.split)
+        if not math.isfinite(score.loss):
+            raise DivergenceError(f"evaluation loss {score.loss} after step {self.steps_done}")
+        return score
+
+    def _step(self, x: torch.Tensor, y: torch.Tensor) -> float:
+        """Reading the loss waits for the device, for every competitor alike; it is what ends a diverged run."""
+        self.optimizer.zero_grad()
+        loss = self.task.loss(self.model(x), y)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DivergenceError(f"training loss {value} at step {self.steps_done + 1}")
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.steps_done += 1
+        return value
+
+
+def train(spec: RunSpec, split: Split) -> Iterator[Epoch]:
+    """The epochs of a run. Between two of them the global random state is the caller's own."""
+    randomness = PrivateRandomness(spec.seed)
+    with randomness.active():
+        learner = Learner(spec, split)
+    for epoch in range(1, spec.task.total_epochs + 1):
+        with randomness.active():
+            row = _epoch(learner, epoch)
+        yield row
+        if row.diverged:
+            return
+
+
+def warm_up(spec: RunSpec, split: Split) -> None:
+    """One step of a throwaway model: what a library prepares at its first call is not the first competitor's cost."""
+    with PrivateRandomness(spec.seed).active():
+        learner = Learner(spec, split)
+        x, y = next(learner.batches)
+        learner._step(x, y)
+
+
+def _epoch(learner: Learner, number: int) -> Epoch:
+    started = _now(learner.device)
+    seconds = math.nan
+    try:
+        train_loss = learner.train_epoch()
+        seconds = _now(learner.device) - started
+        score = learner.score()
+    except DivergenceError as end:
+        spent = _now(learner.device) - started if math.isnan(seconds) else seconds
+        return _diverged(number, learner.steps_done, spent, str(end))
+    return Epoch(
+        epoch=number,
+        step=learner.steps_done,
+        train_loss=finite(train_loss),
+        eval_loss=score.loss,
+        metric=getattr(score, learner.task.metric),
+        seconds=seconds,
+    )
+
+
+def _diverged(number: int, step: int, seconds: float, reason: str) -> Epoch:
+    missing = {"train_loss": None, "eval_loss": None, "metric": None}
+    return Epoch(epoch=number, step=step, seconds=seconds, diverged=True, reason=reason, **missing)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

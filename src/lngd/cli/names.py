@@ -1,0 +1,68 @@
+"""From the words of a command line to the objects they name, or to what could have been meant."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from lngd.bench.errors import BenchError
+from lngd.bench.optimizers import OPTIMIZERS
+from lngd.bench.summary import Target
+from lngd.bench.task import Task
+from lngd.bench.tasks import TASKS
+
+Thing = TypeVar("Thing")
+
+NAMED_TARGETS: Mapping[str, Target] = {"auto": "auto", "task": "task"}
+
+
+def lookup(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:
+    """The table's entry.
+
+    Raises:
+        BenchError: there is none; the message has the nearest name and all of them.
+    """
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise BenchError(f"no {kind} {name!r}.{hint} Valid: {', '.join(table)}")
+
+
+def tasks_named(names: Iterable[str]) -> list[Task]:
+    return [lookup("task", name, TASKS) for name in dict.fromkeys(names)]
+
+
+def optimizers_named(listed: str) -> list[str]:
+    """A list separated by commas."""
+    names = list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
+    for name in names:
+        lookup("optimizer", name, OPTIMIZERS)
+    if not names:
+        raise BenchError(f"no optimizer named; valid: {', '.join(OPTIMIZERS)}")
+    return names
+
+
+def rates_given(options: Iterable[str]) -> dict[str, float]:
+    """`name=value` options."""
+    return dict(_rate(option) for option in options)
+
+
+def target_given(text: str) -> Target:
+    if text in NAMED_TARGETS:
+        return NAMED_TARGETS[text]
+    try:
+        return float(text)
+    except ValueError as error:
+        raise BenchError(f"--target {text}: give auto, task or a number such as 0.9") from error
+
+
+def _rate(option: str) -> tuple[str, float]:
+    name, _, value = option.partition("=")
+    lookup("optimizer", name, OPTIMIZERS)
+    try:
+        rate = float(value)
+    except ValueError as error:
+        raise BenchError(f"--lr {option}: give it as NAME=VALUE, such as lngd=0.5") from error
+    if not rate > 0:
+        raise BenchError(f"--lr {option}: a rate is greater than 0")
+    return name, rate

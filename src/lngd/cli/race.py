@@ -1,0 +1,57 @@
+"""`lngd race`."""
+
+from typing import Annotated
+
+import torch
+import typer
+
+from lngd.bench.errors import BenchError
+from lngd.bench.optimizers import DEFAULT_OPTIMIZERS
+from lngd.bench.race import Place, plan
+from lngd.bench.task import Changes
+from lngd.bench.tasks import DEFAULT_TASKS
+from lngd.cli import options
+from lngd.cli.names import optimizers_named, rates_given, target_given, tasks_named
+from lngd.cli.running import announce, command_line, device_named, new_directory, run_all
+from lngd.cli.show import present
+
+DEFAULT_SEEDS = 2  # of --default
+
+
+def race(
+    tasks: options.TaskNames = None,
+    *,
+    default: Annotated[bool, typer.Option("--default", help=f"{', '.join(DEFAULT_TASKS)} in three minutes.")] = False,
+    optimizers: options.Optimizers = DEFAULT_OPTIMIZERS,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each optimizer. [3; 2 with --default]")] = None,
+    target: options.Target = "auto",
+    out: options.Out = None,
+    resume: options.Resume = False,
+    epochs: options.Epochs = None,
+    steps: options.Steps = None,
+    train_samples: options.TrainSamples = None,
+    batch_size: options.BatchSize = None,
+    data_dir: options.DataDir = None,
+    threads: options.Threads = None,
+    device: options.Device = "cpu",
+    lr: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another rate; repeatable.")] = None,
+) -> None:
+    """Race optimizers on tasks, taking turns epoch by epoch; write records, tables, figures and report.html."""
+    goal = target_given(target)
+    changes = Changes(epochs=epochs, steps=steps, train_samples=train_samples, batch_size=batch_size, rates=rates_given(lr or []))
+    chosen = [changes.apply(task) for task in tasks_named(_names(tasks, default=default))]
+    count = seeds or (DEFAULT_SEEDS if default else 3)
+    specs = plan(chosen, optimizers_named(optimizers), range(count))
+    if threads:
+        torch.set_num_threads(threads)
+    directory = out or new_directory([task.name for task in chosen])
+    place = Place(out=directory, data_dir=data_dir, device=device_named(device), command=command_line())
+    announce(specs, directory)
+    run_all(specs, place, resume=resume)
+    present(directory, goal)
+
+
+def _names(tasks: list[str] | None, *, default: bool) -> list[str]:
+    if bool(tasks) == default:
+        raise BenchError("name tasks or give --default, one of the two; lngd race --help lists the tasks")
+    return tasks or list(DEFAULT_TASKS)

@@ -1,0 +1,80 @@
+"""`lngd tune`."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+import typer
+
+from lngd.bench.optimizers import DEFAULT_OPTIMIZERS
+from lngd.bench.race import Place
+from lngd.bench.tables import metric_text
+from lngd.bench.task import Changes, Task
+from lngd.bench.train import RunSpec
+from lngd.bench.tune import Grid, Trial, paste_line
+from lngd.bench.tune import tune as search
+from lngd.cli import options
+from lngd.cli.names import optimizers_named, tasks_named
+from lngd.cli.running import announce, command_line, console, device_named, new_directory, run_all
+
+
+def tune(
+    task: options.TaskName,
+    *,
+    optimizers: options.Optimizers = DEFAULT_OPTIMIZERS,
+    trials: Annotated[int, typer.Option(min=3, help="Rates of each optimizer's first grid.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Tuning seeds (1000, 1001, …) of each rate.")] = 1,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    epochs: options.Epochs = None,
+    steps: options.Steps = None,
+    train_samples: options.TrainSamples = None,
+    batch_size: options.BatchSize = None,
+    data_dir: options.DataDir = None,
+    threads: options.Threads = None,
+    device: options.Device = "cpu",
+) -> None:
+    """Find each optimizer's learning rate with an equal grid, judged on held-out training samples."""
+    changes = Changes(epochs=epochs, steps=steps, train_samples=train_samples, batch_size=batch_size)
+    chosen = changes.apply(tasks_named([task])[0])
+    names = optimizers_named(optimizers)
+    if threads:
+        torch.set_num_threads(threads)
+    place = Place(
+        out=out or new_directory(["tune", task]),
+        data_dir=data_dir,
+        device=device_named(device),
+        held_out=True,
+        command=command_line(),
+    )
+    grids = search(chosen, names, trials=trials, seeds=seeds, place=place, run=_Rounds(place, resume=resume))
+    for grid in grids:
+        _print(grid, chosen)
+    console.print(f"\n{paste_line(grids)}", soft_wrap=True, markup=False)
+
+
+class _Rounds:
+    """The first round asks for `--resume` where records exist; the later ones find the earlier rounds' records."""
+
+    def __init__(self, place: Place, *, resume: bool) -> None:
+        self.place, self.resume = place, resume
+
+    def __call__(self, specs: Sequence[RunSpec]) -> None:
+        announce(specs, self.place.out)
+        run_all(specs, self.place, resume=self.resume)
+        self.resume = True
+
+
+def _print(grid: Grid, task: Task) -> None:
+    console.print(f"\n[bold]{grid.optimizer}[/bold]")
+    for trial in grid.trials:
+        mark = _mark(grid) if trial == grid.best else ""
+        console.print(f"  {trial.rate:<8g} {_figure(trial, task):>10}{mark}", markup=False)
+
+
+def _figure(trial: Trial, task: Task) -> str:
+    return "diverged" if trial.metric is None else metric_text(trial.metric, task.metric)
+
+
+def _mark(grid: Grid) -> str:
+    return "  ← best, at the grid's edge" if grid.edge else "  ← best"

@@ -1,0 +1,91 @@
+import pytest
+import torch
+from torch import nn
+
+from lngd.bench.models.cnn import cnn
+from lngd.bench.models.gpt import GPT
+from lngd.bench.models.mlp import mlp
+from lngd.bench.muon import MuonWithAdamW, hidden_weights
+from lngd.bench.optimizers import DEFAULT_OPTIMIZERS, OPTIMIZERS, Setting
+from lngd.bench.schedule import linear_schedule, multiplier
+
+
+def models() -> dict[str, tuple[nn.Module, torch.Tensor]]:
+    return {
+        "mlp": (mlp(12, 8, 8, 4), torch.randn(6, 12)),
+        "cnn": (cnn((2, 3, 4)), torch.randn(6, 1, 28, 28)),
+        "gpt": (GPT(16, 8, 8, heads=2, layers=1), torch.arange(24).view(3, 8) % 16),
+    }
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("model_name", ["mlp", "cnn", "gpt"])
+def test_every_competitor_moves_every_parameter(name: str, model_name: str) -> None:
+    model, x = models()[model_name]
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    optimizer = OPTIMIZERS[name].build(model, Setting(lr=0.01, mean_over="token" if model_name == "gpt" else "batch"))
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(x).logsumexp(-1).mean().backward()
+        optimizer.step()
+    still = [key for key, value in model.named_parameters() if torch.equal(value, before[key])]
+    assert [key for key in still if not key.endswith("key.bias")] == []  # softmax cancels a key's bias
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_schedule_drives_every_param_group_alike(name: str) -> None:
+    model, x = models()["cnn"]
+    optimizer = OPTIMIZERS[name].build(model, Setting(lr=0.01))
+    before = [group["lr"] for group in optimizer.param_groups]
+    schedule = linear_schedule(optimizer, 40)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate / 2 for rate in before])
+    model(x).logsumexp(-1).mean().backward()
+    optimizer.step()
+    schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(before)
+
+
+def test_the_schedule_rises_for_a_twentieth_and_falls_to_zero() -> None:
+    values = [multiplier(step, 100) for step in range(101)]
+    assert values[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert values[5:] == sorted(values[5:], reverse=True)
+    assert values[99] > 0
+    assert values[100] == 0
+
+
+@pytest.mark.parametrize("total", [1, 2, 3])
+def test_the_schedule_of_a_very_short_run_never_stands_still(total: int) -> None:
+    assert all(0 < multiplier(step, total) <= 1 for step in range(total))
+
+
+def test_muon_has_the_hidden_weights_and_adamw_the_rest() -> None:
+    model = cnn((2, 3, 4))
+    convolutions = [module.weight for module in model if isinstance(module, nn.Conv2d)]
+    linears = [module.weight for module in model if isinstance(module, nn.Linear)]
+    assert {id(weight) for weight in hidden_weights(model)} == {id(w) for w in (*convolutions[1:], linears[0])}
+
+
+def test_a_convolution_moves_as_its_matrix_would() -> None:
+    weight = nn.Parameter(torch.randn(4, 18))
+    reference = torch.optim.Muon([weight], 0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 4, 3), nn.Conv2d(4, 1, 3))
+    with torch.no_grad():
+        model[1].weight.copy_(weight.view(4, 2, 3, 3))
+    optimizer = MuonWithAdamW(model, lr=0.1)
+    model(torch.randn(2, 1, 9, 9)).square().mean().backward()
+    weight.grad = model[1].weight.grad.flatten(1).clone()
+    optimizer.step()
+    reference.step()
+    torch.testing.assert_close(model[1].weight.flatten(1), weight)
+
+
+def test_muon_clears_the_gradients_of_the_model() -> None:
+    model, x = models()["cnn"]
+    optimizer = MuonWithAdamW(model, lr=0.1)
+    model(x).sum().backward()
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_default_competitors_exist() -> None:
+    assert set(DEFAULT_OPTIMIZERS.split(",")) <= set(OPTIMIZERS)

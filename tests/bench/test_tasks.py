@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+import torch
+from tests.bench.runs import TOY, toy_model, toy_split
+from tests.bench.test_fashion import write_small
+
+from lngd.bench.data import Split, batches
+from lngd.bench.datasets import fashion
+from lngd.bench.datasets.python_source import load_python_source
+from lngd.bench.datasets.small_images import load_digits_split, load_mnist_split
+from lngd.bench.errors import BenchError
+from lngd.bench.optimizers import OPTIMIZERS
+from lngd.bench.scoring import evaluate, mean_cross_entropy
+from lngd.bench.task import Changes, Task
+from lngd.bench.tasks import DEFAULT_TASKS, TASKS
+
+OWN_DATA = [task for task in TASKS.values() if not task.name.startswith("fashion")]
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_step_of_every_task_gives_every_parameter_a_gradient(task: Task, tmp_path: Path) -> None:
+    split = task.data(write_small(tmp_path))
+    model = task.model()
+    task.loss(model(split.train_x[:3]), split.train_y[:3]).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_an_untrained_model_guesses(task: Task, tmp_path: Path) -> None:
+    split = task.data(write_small(tmp_path))
+    few = Split(split.train_x, split.train_y, split.test_x[:64], split.test_y[:64])
+    score = task.evaluate(task.model(), few)
+    assert 0 < score.loss < 8
+    assert 0 <= score.accuracy <= 1
+
+
+@pytest.mark.parametrize("task", OWN_DATA, ids=lambda task: task.name)
+def test_a_task_names_exactly_the_samples_that_its_data_set_has(task: Task) -> None:
+    assert len(task.data(None).train_x) == task.samples
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_every_optimizer_has_a_rate_in_every_task(task: Task) -> None:
+    assert set(task.rates) == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("load", [load_digits_split, load_mnist_split, load_python_source])
+def test_a_split_is_the_same_each_time(load) -> None:
+    first, second = load(), load()
+    assert torch.equal(first.train_x, second.train_x)
+    assert torch.equal(first.test_y, second.test_y)
+
+
+def test_the_mnist_split_is_stratified() -> None:
+    split = load_mnist_split()
+    assert split.train_x.shape == (4000, 1, 28, 28)
+    assert split.train_y.bincount().tolist() == [400] * 10
+    assert split.test_y.bincount().tolist() == [100] * 10
+
+
+def test_the_language_model_predicts_the_next_character_of_files_it_was_not_trained_on() -> None:
+    split = load_python_source()
+    assert torch.equal(split.train_x[0, 1:], split.train_y[0, :-1])
+    seen = {tuple(window) for window in split.train_x.tolist()}
+    shared = sum(tuple(window) in seen for window in split.test_x.tolist())
+    assert shared < 0.01 * len(split.test_x)
+
+
+def test_changes_set_the_budget_and_keep_the_rest() -> None:
+    assert Changes().apply(TOY) == TOY
+    assert (TOY.steps_an_epoch, TOY.total_steps, TOY.total_epochs) == (6, 18, 3)
+    changed = Changes(steps=20, train_samples=64, batch_size=8, rates={"sgd": 0.5}).apply(TOY)
+    assert (changed.steps_an_epoch, changed.total_steps, changed.total_epochs) == (8, 20, 3)
+    assert changed.rates["sgd"] == 0.5
+    assert changed.rates["adamw"] == TOY.rates["adamw"]
+
+
+def test_an_epoch_of_batches_uses_no_sample_twice_and_the_next_has_another_order() -> None:
+    source = batches(toy_split(), 16, torch.Generator().manual_seed(0))
+    epochs = [torch.cat([next(source)[0] for _ in range(6)]) for _ in range(2)]
+    assert len(epochs[0].unique(dim=0)) == 96
+    assert not torch.equal(*epochs)
+
+
+def test_too_many_samples_are_refused() -> None:
+    with pytest.raises(BenchError, match="asks for 97 training samples, the data set has 96"):
+        toy_split().first(97)
+
+
+def test_held_out_samples_are_training_samples_only() -> None:
+    split = toy_split()
+    held_out = split.held_out()
+    assert torch.equal(torch.cat([held_out.train_x, held_out.test_x]), split.train_x)
+
+
+def test_an_evaluation_in_chunks_equals_the_whole_and_restores_the_mode() -> None:
+    split, model = toy_split(), toy_model()
+    score = evaluate(model, split)
+    assert model.training
+    outputs = model.eval()(split.test_x)
+    assert score.loss == pytest.approx(mean_cross_entropy(outputs, split.test_y).item(), rel=1e-5)
+    assert score.accuracy == pytest.approx((outputs.argmax(1) == split.test_y).float().mean().item())
+
+
+def test_the_default_race_is_made_of_tasks_that_need_no_download() -> None:
+    assert set(DEFAULT_TASKS) <= {task.name for task in OWN_DATA}
+    assert len(fashion.HASHES) == 4

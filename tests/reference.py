@@ -1,0 +1,101 @@
+"""Independent references: small models, loops and explicit Jacobians, without any code of the library."""
+
+import io
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.Tanh, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """Linear layers with an activation between them; the same weights at every call."""
+    torch.manual_seed(1)
+    layers: list[nn.Module] = []
+    for i, o in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(i, o), activation()]
+    return nn.Sequential(*layers[:-1]).to(dtype)
+
+
+def batch(n: int, *shape: int, classes: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Inputs and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, *shape, generator=generator, dtype=torch.float64).to(dtype)
+    return x, torch.randint(0, classes, (n,), generator=generator)
+
+
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Tensor:
+    """The loop of every user."""
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def expected_square(segment: Callable[[Tensor], Tensor], s: Tensor) -> Tensor:
+    """E[(Jᵀε)²] for E[ε εᵀ] = I: the sum of squares of each column of the Jacobian of `segment` at `s`, shaped like `s`."""
+    jacobian = torch.func.jacrev(segment)(s.detach())
+    return jacobian.reshape(-1, *s.shape).square().sum(0)
+
+
+def factors(a: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Φ and Ψ by loops over samples and positions, from `a` [n, s, i] and E[g²] [n, s, o] (LNGD eqs. 4–5)."""
+    n, positions, inputs = a.shape
+    phi, psi = a.new_zeros(inputs, inputs), a.new_zeros(squares.shape[-1])
+    for sample in range(n):
+        for s in range(positions):
+            row, square = a[sample, s], squares[sample, s]
+            phi += square.sum() * torch.outer(row, row) / n
+            psi += row.dot(row) * square / n
+    return phi, psi / psi.sum()
+
+
+def with_ones(a: Tensor) -> Tensor:
+    """A constant 1 as the last input."""
+    return torch.cat([a, torch.ones_like(a[..., :1])], -1)
+
+
+def per_sample_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """∇⁽ⁿ⟩ of the cross-entropy for every parameter, by name, the sample first."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(weights: dict[str, Tensor], sample: Tensor, label: Tensor) -> Tensor:
+        logits = torch.func.functional_call(model, weights, (sample.unsqueeze(0),))
+        return F.cross_entropy(logits, label.unsqueeze(0))
+
+    return torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(parameters, x, y)
+
+
+def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor of a training run by a path: weights, buffers, and all that a checkpoint holds."""
+    found = {f"model.{name}": value.detach().clone() for name, value in model.state_dict().items()}
+    _collect("optimizer", optimizer.state_dict(), found)
+    return found
+
+
+def _collect(path: str, value: object, found: dict[str, Tensor]) -> None:
+    if isinstance(value, Tensor):
+        found[path] = value.detach().clone()
+    elif isinstance(value, int | float):
+        found[path] = torch.tensor(float(value), dtype=torch.float64)
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            _collect(f"{path}.{key}", entry, found)
+    elif isinstance(value, list | tuple):
+        for index, entry in enumerate(value):
+            _collect(f"{path}.{index}", entry, found)
+
+
+def differences(one: dict[str, Tensor], two: dict[str, Tensor], ignoring: Iterable[str] = ()) -> list[str]:
+    """The paths that are not bit-equal in both, without those that end in one of `ignoring`."""
+    names = [name for name in {**one, **two} if not name.endswith(tuple(ignoring))]
+    return [n for n in names if n not in one or n not in two or not torch.equal(one[n], two[n])]
+
+
+def through_a_file(state: dict) -> dict:
+    """A checkpoint as it comes back from disk."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)

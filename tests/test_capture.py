@@ -1,0 +1,313 @@
+"""Layer-wise sampling in real models against explicit Jacobians from a pre-activation to the next layer's input."""
+
+import copy
+import gc
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import batch, expected_square, factors, mlp, train_step, with_ones
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lngd import LNGD
+from lngd.capture import spread
+
+DOUBLE = torch.float64
+Factors = dict[str, tuple[Tensor, Tensor]]
+
+
+def measured(model: nn.Module, x: Tensor, y: Tensor, *, forwards: int = 1, **options) -> LNGD:
+    """An optimizer after one step whose statistics are the mean over several forwards of one batch."""
+    optimizer = LNGD(model, generator=torch.Generator().manual_seed(5), **options)
+    for _ in range(forwards - 1):
+        model(x)
+    train_step(model, optimizer, x, y)
+    return optimizer
+
+
+def pixels(x: Tensor) -> Tensor:
+    """`[n, o, …]` as `[n, s, o]`."""
+    return x.flatten(2).mT
+
+
+def patches(x: Tensor, kernel: int, padding: int) -> Tensor:
+    """The rows of a 2-D convolution with bias."""
+    return with_ones(F.unfold(x, kernel, padding=padding).mT)
+
+
+def mlp_factors(model: nn.Sequential, x: Tensor) -> Factors:
+    found, s = {}, None
+    for name, module in model.named_children():
+        if isinstance(module, nn.Linear):
+            a, s = x, module(x)
+            last = name == str(len(model) - 1)
+            square = torch.ones_like(s) if last else expected_square(torch.tanh, s)
+            found[name] = factors(with_ones(a).unsqueeze(1), square.detach().unsqueeze(1))
+        x = module(x).detach()
+    return found
+
+
+def assert_factors(optimizer: LNGD, expected: Factors, *, error: float) -> None:
+    for name, (phi, psi) in expected.items():
+        block = optimizer.blocks[name]
+        assert (block.phi - phi).norm() < error * phi.norm(), f"phi of {name}"
+        assert (block.psi - psi).norm() < error * psi.norm(), f"psi of {name}"
+
+
+def test_rademacher_noise_gives_the_exact_factors_of_an_mlp():
+    model, (x, y) = mlp(4, 6, 5, 3), batch(7, 4)
+    expected = mlp_factors(model, x)
+    assert_factors(measured(model, x, y), expected, error=1e-12)
+
+
+def test_gaussian_noise_gives_the_factors_of_an_mlp_within_its_error():
+    model, (x, y) = mlp(4, 6, 5, 3), batch(40, 4)
+    expected = mlp_factors(model, x)
+    optimizer = measured(model, x, y, forwards=100, noise="gaussian")
+    assert_factors(optimizer, expected, error=0.08)
+    assert not torch.allclose(optimizer.blocks["0"].psi, expected["0"][1], rtol=1e-6)
+
+
+def test_tokens_are_positions_of_a_sample():
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    x = torch.randn(6, 7, 4, dtype=DOUBLE)
+    s = model[0](x).detach()
+    expected = {
+        "0": factors(with_ones(x), (1 - s.tanh() ** 2) ** 2),
+        "2": factors(with_ones(s.tanh()), torch.ones(6, 7, 3, dtype=DOUBLE)),
+    }
+    optimizer = LNGD(model)
+    model(x).square().mean().backward()
+    optimizer.step()
+    assert_factors(optimizer, expected, error=1e-12)
+
+
+def test_rademacher_noise_gives_the_exact_factors_of_a_convolution():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(48, 3)).double()
+    x, y = batch(5, 2, 4, 4)
+    s = model[0](x).detach()
+    square = (1 - s.tanh() ** 2) ** 2
+    expected = {
+        "0": factors(patches(x, 3, 1), pixels(square)),
+        "3": factors(with_ones(s.tanh().flatten(1)).unsqueeze(1), torch.ones(5, 1, 3, dtype=DOUBLE)),
+    }
+    assert_factors(measured(model, x, y), expected, error=1e-12)
+
+
+class Residual(nn.Module):
+    """Two layers whose outputs both reach the third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.one(x).tanh()
+        return self.head(h + self.two(h).tanh())
+
+
+def test_a_residual_sum_closes_a_layer_at_its_first_user_and_no_other():
+    model, (x, y) = Residual().double(), batch(6, 4)
+    s = model.one(x).detach()
+    h = s.tanh()
+    t = model.two(h).detach()
+    expected = {
+        "one": factors(with_ones(x).unsqueeze(1), expected_square(torch.tanh, s).unsqueeze(1)),
+        "two": factors(with_ones(h).unsqueeze(1), expected_square(lambda t: h + t.tanh(), t).unsqueeze(1)),
+        "head": factors(with_ones(h + t.tanh()).detach().unsqueeze(1), torch.ones(6, 1, 3, dtype=DOUBLE)),
+    }
+    assert_factors(measured(model, x, y), expected, error=1e-12)
+
+
+def conv_net(between: nn.Module, inputs: int) -> nn.Sequential:
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), between, nn.Conv2d(inputs, 2, 1), nn.Flatten(), nn.LazyLinear(3))
+
+
+BETWEEN = {
+    "BatchNorm2d": nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Tanh()),
+    "MaxPool2d": nn.Sequential(nn.Tanh(), nn.MaxPool2d(2)),
+    "AvgPool2d": nn.Sequential(nn.AvgPool2d(2), nn.ReLU()),
+    "GroupNorm": nn.Sequential(nn.GroupNorm(1, 3), nn.SiLU()),
+    "softmax": nn.Softmax(dim=1),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_sampling_is_exact_on_average_whatever_lies_between_two_layers(name):
+    between = BETWEEN[name].double()
+    model, (x, y) = conv_net(between, 3).double(), batch(4, 2, 4, 4)
+    model(x)
+    s = model[0](x).detach()
+    expected = {"0": factors(patches(x, 3, 1), pixels(expected_square(between, s)))}
+    assert_factors(measured(model, x, y, forwards=150), expected, error=0.15)
+
+
+def test_batchnorm_between_linear_layers_couples_the_samples():
+    between = nn.Sequential(nn.BatchNorm1d(5, track_running_stats=False), nn.Tanh()).double()
+    model, (x, y) = nn.Sequential(nn.Linear(4, 5), between, nn.Linear(5, 3)).double(), batch(6, 4)
+    square = expected_square(between, model[0](x))
+    expected = {"0": factors(with_ones(x).unsqueeze(1), square.unsqueeze(1))}
+    assert_factors(measured(model, x, y, forwards=300), expected, error=0.1)
+
+
+def in_place_model(kind: str, activation: type[nn.Module], inplace: bool) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(4)
+    body, shape = {
+        "linear": ((nn.Linear(4, 6), nn.Linear(6, 5)), (8, 4)),
+        "tokens": ((nn.Linear(4, 6), nn.Linear(6, 5)), (8, 3, 4)),
+        "conv1d": ((nn.Conv1d(4, 6, 3), nn.Conv1d(6, 5, 1)), (8, 4, 6)),
+        "conv2d": ((nn.Conv2d(4, 6, 3), nn.Conv2d(6, 5, 1, groups=1)), (8, 4, 5, 5)),
+        "grouped": ((nn.Conv2d(4, 6, 3, groups=2), nn.Conv2d(6, 6, 1, groups=3)), (8, 4, 5, 5)),
+    }[kind]
+    layers = (body[0], activation(inplace=inplace), body[1], activation(inplace=inplace))
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(3)), torch.randn(shape)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU])
+@pytest.mark.parametrize("kind", ["linear", "tokens", "conv1d", "conv2d", "grouped"])
+def test_in_place_activations_give_the_same_numbers(kind, activation):
+    runs = []
+    for inplace in (False, True):
+        model, x = in_place_model(kind, activation, inplace)
+        model(x)
+        optimizer = LNGD(model, generator=torch.Generator().manual_seed(0))
+        y = torch.arange(8) % 3
+        for _ in range(3):
+            train_step(model, optimizer, x, y)
+        statistics = [t for block in optimizer.blocks.values() for t in block.tensors().values()]
+        runs.append([*statistics, *optimizer.rates.values(), *(p.detach() for p in model.parameters())])
+        assert all(rate > 0 for rate in optimizer.rates.values())
+    assert all(torch.equal(one, two) for one, two in zip(*runs, strict=True))
+
+
+def test_the_hooks_leave_outputs_and_the_global_generator_alone():
+    def build() -> nn.Module:
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(4, 9), nn.Dropout(0.4), nn.ReLU(inplace=True), nn.Dropout(0.2), nn.Linear(9, 3))
+
+    watched, plain, (x, y) = build(), build(), batch(8, 4, dtype=torch.float32)
+    optimizer = LNGD(watched)
+    results = []
+    for model in (watched, plain):
+        torch.manual_seed(11)
+        output = model(x)
+        F.cross_entropy(output, y).backward()
+        results.append((output.detach(), torch.get_rng_state(), [p.grad for p in model.parameters()]))
+    optimizer.step()
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    assert all(torch.equal(one, two) for one, two in zip(results[0][2], results[1][2], strict=True))
+    torch.manual_seed(12)
+    state = torch.get_rng_state()
+    optimizer.step()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_layers_called_by_keyword_are_seen():
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(input=x)
+
+    model, (x, y) = Keyword().double(), batch(6, 4)
+    assert_factors(
+        measured(model, x, y),
+        {"layer": factors(with_ones(x).unsqueeze(1), torch.ones(6, 1, 3, dtype=DOUBLE))},
+        error=1e-12,
+    )
+
+
+def test_a_layer_called_twice_in_a_forward_sums_its_calls_as_positions():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(self.layer(x).tanh())
+
+    model, (x, y) = Twice().double(), batch(6, 4, classes=4)
+    s = model.layer(x).detach()
+    a = torch.stack([with_ones(x), with_ones(s.tanh())], dim=1)
+    square = torch.stack([(1 - s.tanh() ** 2) ** 2, torch.ones_like(s)], dim=1)
+    assert_factors(measured(model, x, y), {"layer": factors(a, square)}, error=1e-12)
+
+
+def test_parallel_layers_are_closed_by_the_layer_that_joins_them():
+    class Parallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.one(x) * self.two(x).sigmoid())
+
+    model, (x, y) = Parallel().double(), batch(6, 4)
+    one, two = model.one(x).detach(), model.two(x).detach()
+    expected = {
+        "one": factors(with_ones(x).unsqueeze(1), expected_square(lambda s: s * two.sigmoid(), one).unsqueeze(1)),
+        "two": factors(with_ones(x).unsqueeze(1), expected_square(lambda s: one * s.sigmoid(), two).unsqueeze(1)),
+    }
+    assert_factors(measured(model, x, y), expected, error=1e-12)
+
+
+def test_a_copy_or_a_pickle_of_the_model_carries_inert_hooks():
+    model, (x, y) = mlp(4, 5, 3), batch(6, 4)
+    optimizer = LNGD(model)
+    for clone in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301
+        F.cross_entropy(clone(x), y).backward()
+    with pytest.raises(RuntimeError, match="before any backward"):
+        optimizer.step()
+    train_step(model, optimizer, x, y)
+    assert optimizer.stats()["steps"] == 1
+
+
+def test_close_removes_every_hook():
+    model, (x, y) = mlp(4, 5, 3), batch(6, 4)
+    optimizer = LNGD(model)
+    optimizer.close()
+    hooks = [h for m in model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
+    assert hooks == []
+    F.cross_entropy(model(x), y).backward()
+
+
+def test_a_model_outlives_its_optimizer():
+    model, (x, y) = mlp(4, 5, 3), batch(6, 4)
+    train_step(model, LNGD(model), x, y)
+    gc.collect()
+    train_step(model, LNGD(model), x, y)
+
+
+def test_activation_checkpointing_trains():
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = mlp(4, 5, 5), nn.Linear(5, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(checkpoint(self.body, x, use_reentrant=False).tanh())
+
+    model, (x, y) = Checkpointed(), batch(16, 4)
+    optimizer = LNGD(model)
+    losses = [train_step(model, optimizer, x, y).item() for _ in range(40)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("wanted", [1, 7, 32])
+@pytest.mark.parametrize("n", [1, 8, 31, 33, 40, 63, 64, 65, 127, 300])
+def test_a_sub_batch_is_spread_over_the_whole_batch(n, wanted):
+    chosen = list(range(n))[spread(n, wanted)]
+    assert 1 <= len(chosen) <= max(wanted, 1)
+    assert len(chosen) == n if wanted >= n else 2 * len(chosen) >= min(n, wanted)
+    first_half = sum(index < n / 2 for index in chosen)
+    assert abs(2 * first_half - len(chosen)) <= 1 or len(chosen) == n
+
+
+def test_no_sub_batch_is_the_whole_batch():
+    assert spread(40, None) == slice(None)

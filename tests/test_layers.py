@@ -1,0 +1,154 @@
+"""Every adapter against autograd: after `lngd.layers` a module is a linear layer."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lngd.layers import LAYERS, Layer, adapter_of
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+SPACE = {1: (9,), 2: (6, 7), 3: (5, 6, 4)}
+KERNEL, STRIDE, DILATION = (3, 2, 1), (2, 1, 2), (1, 2, 1)
+MODES = ("zeros", "reflect", "replicate", "circular")
+Case = tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]
+
+
+def linear_cases() -> list[Case]:
+    shapes = [(5, 4), (5, 3, 4), (5, 3, 2, 4)]
+    return [
+        (nn.Linear, {"in_features": 4, "out_features": 3, "bias": bias}, shape) for shape in shapes for bias in (True, False)
+    ]
+
+
+def conv_geometry(space: int) -> list[dict[str, Any]]:
+    strided = [
+        {"kernel_size": KERNEL[:space], "stride": stride, "dilation": dilation, "padding": padding, "padding_mode": mode}
+        for stride, dilation, padding, mode in product((1, STRIDE[:space]), (1, DILATION[:space]), (0, 1, "valid"), MODES)
+        if mode == "zeros" or padding == 1
+    ]
+    same = [
+        {"kernel_size": kernel, "dilation": dilation, "padding": "same", "padding_mode": mode}
+        for kernel, dilation, mode in product((2, 3, KERNEL[:space]), (1, DILATION[:space]), MODES)
+    ]
+    return strided + same
+
+
+def conv_cases() -> list[Case]:
+    cases = []
+    for space, geometry in ((s, g) for s in CONVOLUTIONS for g in conv_geometry(s)):
+        for groups, bias in ((1, True), (2, False), (4, True)):
+            options = {"in_channels": 4, "out_channels": 8, "groups": groups, "bias": bias, **geometry}
+            cases.append((CONVOLUTIONS[space], options, (2, 4, *SPACE[space])))
+    return cases
+
+
+CASES = linear_cases() + conv_cases()
+every_case = pytest.mark.parametrize(("kind", "options", "shape"), CASES)
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says that even kernels cost it a copy
+
+
+def make(kind: type[nn.Module], options: dict[str, Any], shape: tuple[int, ...]) -> tuple[nn.Module, Layer, Tensor]:
+    module = kind(**options, dtype=torch.float64)
+    return module, LAYERS[kind](module, with_bias=options["bias"]), torch.randn(shape, dtype=torch.float64)
+
+
+@every_case
+def test_outer_products_sum_to_the_gradient_of_autograd(kind, options, shape):
+    module, layer, x = make(kind, options, shape)
+    output = module(x)
+    upstream = torch.randn_like(output)
+    output.backward(upstream)
+    a, g = layer.activations(x), layer.gradients(upstream)
+    total = torch.einsum("...nso,...nsi->...oi", g, a)
+    assert total.shape == (*([layer.groups] if layer.groups > 1 else []), layer.outputs, layer.inputs)
+    for p, expected in zip(layer.parameters, layer.split(total), strict=True):
+        torch.testing.assert_close(expected, p.grad)
+    torch.testing.assert_close(layer.gradient(), total)
+
+
+@every_case
+def test_output_with_the_modules_own_weights_is_the_modules_output(kind, options, shape):
+    module, layer, x = make(kind, options, shape)
+    own = layer.matrix([p.detach() for p in layer.parameters])
+    torch.testing.assert_close(layer.output(x, own), module(x).detach())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_split_inverts_matrix(kind, groups, bias):
+    options = {} if kind is nn.Linear else {"kernel_size": 3, "groups": groups}
+    layer = LAYERS[kind](kind(4, 8, bias=bias, **options), with_bias=bias)
+    tensors = [torch.randn_like(p) for p in layer.parameters]
+    for tensor, back in zip(tensors, layer.split(layer.matrix(tensors)), strict=True):
+        assert torch.equal(tensor, back)
+
+
+def test_every_row_of_the_table_has_cases():
+    assert {kind for kind, _, _ in CASES} == set(LAYERS)
+
+
+def test_a_frozen_bias_is_no_input():
+    module = nn.Linear(4, 3, dtype=torch.float64)
+    layer = LAYERS[nn.Linear](module, with_bias=False)
+    assert layer.inputs == 4
+    assert layer.parameters == [module.weight]
+
+
+def test_a_missing_gradient_counts_as_zero():
+    module = nn.Linear(4, 3)
+    layer = LAYERS[nn.Linear](module, with_bias=True)
+    module.weight.grad = torch.ones_like(module.weight)
+    assert torch.equal(layer.gradient()[:, :-1], torch.ones(3, 4))
+    assert torch.equal(layer.gradient()[:, -1], torch.zeros(3))
+
+
+def test_matrix_is_a_copy():
+    module = nn.Linear(4, 3, bias=False)
+    layer = LAYERS[nn.Linear](module, with_bias=False)
+    assert layer.matrix([module.weight.detach()]).data_ptr() != module.weight.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_statistics_are_float32_for_parameters_of_low_precision(dtype):
+    module = nn.Linear(4, 3, dtype=dtype)
+    layer = LAYERS[nn.Linear](module, with_bias=True)
+    assert layer.activations(torch.randn(2, 4, dtype=dtype)).dtype == torch.float32
+    assert layer.gradients(torch.randn(2, 3, dtype=dtype)).dtype == torch.float32
+    assert layer.matrix([p.detach() for p in layer.parameters]).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Linear(4, 3), (4,)),
+        (nn.Conv1d(4, 3, 1), (4, 5)),
+        (nn.Conv2d(4, 3, 1), (4, 5, 5)),
+        (nn.Conv3d(4, 3, 1), (4, 5, 5, 5)),
+    ],
+)
+def test_an_input_without_batch_dimension_is_refused_by_name(module, shape):
+    layer = LAYERS[type(module)](module, with_bias=True)
+    with pytest.raises(ValueError, match="'body.3'.*no batch dimension"):
+        layer.check_batch(torch.zeros(shape), "body.3")
+    layer.check_batch(torch.zeros(1, *shape), "body.3")
+
+
+class Plain(nn.Linear):
+    """A subclass that computes what its parent does."""
+
+
+class Scaled(nn.Linear):
+    """A subclass with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_subclass_counts_as_its_parent_unless_it_has_a_forward_of_its_own():
+    assert adapter_of(Plain(2, 2)) is LAYERS[nn.Linear]
+    assert adapter_of(Scaled(2, 2)) is None
+    assert adapter_of(nn.LayerNorm(2)) is None

@@ -1,0 +1,84 @@
+"""Damping in units of the mean eigenvalue, and inverses."""
+
+import math
+
+import pytest
+import torch
+
+from lngd.linalg import Damping, NotPositiveDefiniteError, all_finite, as_damping, damped_diagonal, damped_matrix, inner, inverse
+
+
+def spd(n: int, *group: int) -> torch.Tensor:
+    root = torch.randn(*group, n, n, dtype=torch.float64)
+    return root @ root.mT + torch.eye(n, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("bounds", "expected"), [((0.0, math.inf), 1.5), ((2.0, 9.0), 2.0), ((0.0, 1e-2), 1e-2)])
+def test_damping_is_the_clipped_mean_eigenvalue(bounds, expected):
+    factor = torch.diag(torch.tensor([1.0, 2.0, 6.0]))
+    assert Damping(0.5, bounds).of_matrix(factor).item() == pytest.approx(expected)
+    assert Damping(0.5, bounds).of_diagonal(factor.diagonal()).item() == pytest.approx(expected)
+
+
+def test_the_papers_damping_has_its_bounds():
+    factor = torch.eye(4, dtype=torch.float64)
+    paper = Damping(1.0, (1e-5, 1e-2))
+    assert paper.of_matrix(factor * 1e-9).item() == 1e-5
+    assert paper.of_matrix(factor * 1e-3).item() == pytest.approx(1e-3)
+    assert paper.of_matrix(factor * 7).item() == 1e-2
+
+
+def test_a_plain_number_is_damping_without_bounds():
+    assert as_damping(0.25) == Damping(0.25, (0.0, math.inf))
+    assert as_damping(Damping(1.0, (0.0, 2.0))) == Damping(1.0, (0.0, 2.0))
+
+
+@pytest.mark.parametrize("group", [(), (3,)])
+def test_inverse_times_damped_matrix_is_the_identity(group):
+    damped = damped_matrix(spd(5, *group), Damping(0.1))
+    torch.testing.assert_close(inverse(damped) @ damped, torch.eye(5, dtype=torch.float64).expand(*group, 5, 5))
+
+
+def test_damping_leaves_its_argument_alone():
+    phi, psi = spd(3), torch.rand(3)
+    before = phi.clone(), psi.clone()
+    damped_matrix(phi, Damping(1.0))
+    damped_diagonal(psi, Damping(1.0))
+    assert torch.equal(phi, before[0])
+    assert torch.equal(psi, before[1])
+
+
+def test_groups_are_damped_one_by_one():
+    factor = torch.stack([torch.eye(2), 10 * torch.eye(2)])
+    torch.testing.assert_close(damped_matrix(factor, Damping(1.0)), 2 * factor)
+    torch.testing.assert_close(damped_diagonal(torch.tensor([[1.0], [4.0]]), Damping(1.0)), torch.tensor([[2.0], [8.0]]))
+
+
+def test_a_matrix_that_rounding_made_indefinite_in_float32_is_inverted_in_float64():
+    root = torch.randint(-1, 2, (30, 27), generator=torch.Generator().manual_seed(0)).float()
+    matrix = root @ root.T + 2.0**-20 * torch.eye(30)  # every entry is exact, the smallest eigenvalue is 2⁻²⁰
+    assert torch.linalg.cholesky_ex(matrix)[1] > 0, "the example must fail in float32"
+    torch.testing.assert_close(inverse(matrix), torch.linalg.inv(matrix.double()).float(), rtol=1e-3, atol=1.0)
+
+
+def test_a_matrix_that_is_not_positive_definite_raises():
+    with pytest.raises(NotPositiveDefiniteError, match="3×3.*raise the damping"):
+        inverse(-torch.eye(3))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_all_finite_finds_a_single_bad_entry(bad, dtype):
+    tensors = [torch.ones(3, dtype=dtype), torch.full((2, 2), 3e38, dtype=dtype)]
+    assert all_finite(tensors)
+    tensors[1][1, 0] = bad
+    assert not all_finite(tensors)
+
+
+def test_all_finite_accepts_tensors_whose_squares_overflow_and_mixed_dtypes():
+    assert all_finite([torch.full((9,), 1e38), torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.bfloat16)])
+
+
+def test_inner_is_the_sum_of_products_for_any_layout():
+    x, y = torch.randn(3, 4).T, torch.randn(4, 3)
+    torch.testing.assert_close(inner(x, y), (x * y).sum())

@@ -1,0 +1,209 @@
+"""α_l against explicit per-sample gradients in float64, and its envelope by hand."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import batch, mlp, per_sample_gradients, train_step
+from torch import Tensor, nn
+
+from lngd import LNGD
+from lngd.stepsize import Constant, Graft, LayerwiseRate, Move
+
+PLAIN = {"momentum": 0.0, "smoothing": 0.0, "warmup": 0, "rate_samples": None}
+ACCEPT, REJECT = torch.tensor(True), torch.tensor(False)
+
+
+def matrix(weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`[n, o, i]` with the bias last, from per-sample gradients."""
+    rows = weight.flatten(2)
+    return rows if bias is None else torch.cat([rows, bias.unsqueeze(-1)], -1)
+
+
+def direction(optimizer: LNGD, name: str, gradient: Tensor) -> Tensor:
+    """F̂⁻¹ ∇ by a dense solve."""
+    group = optimizer.param_groups[0]
+    phi, psi = optimizer.blocks[name].phi, optimizer.blocks[name].psi
+    low, high = group["damping_bounds"]
+    phi_damping = (group["damping"] * phi.trace() / len(phi)).clamp(low, high)
+    psi_damping = (group["damping"] * psi.mean()).clamp(low, high)
+    return torch.diag(1 / (psi + psi_damping)) @ gradient @ torch.linalg.inv(phi + phi_damping * torch.eye(len(phi)))
+
+
+def expected_rate(optimizer: LNGD, name: str, samples: Tensor, gradient: Tensor, mu: float) -> Tensor:
+    """⟨d,∇⟩ / (mean ⟨d,∇⁽ⁿ⟩² + µ)."""
+    d = direction(optimizer, name, gradient)
+    slopes = (samples * d).flatten(1).sum(1)
+    return (d * gradient).sum() / (slopes.square().mean() + mu)
+
+
+def conv_net() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 2, bias=False), nn.Tanh(), nn.Flatten(), nn.Linear(27, 3)
+    ).double()
+
+
+MODELS = {"mlp": (lambda: mlp(4, 6, 5, 3), (4,)), "conv": (conv_net, (2, 4, 4))}
+
+
+@pytest.mark.parametrize("mu", [1e-8, 1e-2, 10.0])
+@pytest.mark.parametrize("kind", MODELS)
+def test_rates_are_those_of_explicit_per_sample_gradients(kind, mu):
+    build, shape = MODELS[kind]
+    model, (x, y) = build(), batch(12, *shape)
+    samples = per_sample_gradients(model, x, y)
+    optimizer = LNGD(model, mu=mu, **PLAIN)
+    train_step(model, optimizer, x, y)
+    for name in optimizer.blocks:
+        each = matrix(samples[f"{name}.weight"], samples.get(f"{name}.bias"))
+        torch.testing.assert_close(optimizer.rates[name], expected_rate(optimizer, name, each, each.mean(0), mu))
+
+
+@pytest.mark.parametrize(("n", "wanted", "chosen"), [(12, 4, range(0, 12, 3)), (40, 32, range(0, 40, 2)), (9, 1, range(1))])
+def test_a_sub_batch_of_evenly_spread_samples_measures_the_curvature(n, wanted, chosen):
+    model, (x, y) = mlp(4, 6, 3), batch(n, 4)
+    samples = per_sample_gradients(model, x, y)
+    optimizer = LNGD(model, **{**PLAIN, "rate_samples": wanted})
+    train_step(model, optimizer, x, y)
+    for name in optimizer.blocks:
+        each = matrix(samples[f"{name}.weight"], samples[f"{name}.bias"])
+        expected = expected_rate(optimizer, name, each[list(chosen)], each.mean(0), 1e-8)
+        torch.testing.assert_close(optimizer.rates[name], expected)
+
+
+def token_net() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+@pytest.mark.parametrize("positions", [1, 6])
+def test_a_mean_over_tokens_divides_the_rate_by_the_positions(positions):
+    rates = {}
+    for mean_over in ("batch", "token"):
+        model, x = token_net(), batch(10, positions, 4)[0]
+        optimizer = LNGD(model, mean_over=mean_over, mu=0.0, **PLAIN)
+        model(x).square().mean().backward()
+        optimizer.step()
+        rates[mean_over] = optimizer.rates
+    for name, rate in rates["token"].items():
+        torch.testing.assert_close(rate * positions, rates["batch"][name])
+
+
+def test_the_rate_of_a_layer_called_twice_uses_whole_per_sample_gradients():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.layer = nn.Linear(4, 4, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(self.layer(x).tanh())
+
+    model, (x, y) = Twice(), batch(10, 4, classes=4)
+    samples = per_sample_gradients(model, x, y)
+    optimizer = LNGD(model, **PLAIN)
+    train_step(model, optimizer, x, y)
+    each = matrix(samples["layer.weight"], samples["layer.bias"])
+    torch.testing.assert_close(optimizer.rates["layer"], expected_rate(optimizer, "layer", each, each.mean(0), 1e-8))
+
+
+def test_the_rate_minimises_the_layers_quadratic_model():
+    """h(−α d) = −α⟨d,∇⟩ + ½α² dᵀFd is least at α_l (eq. 6 with the empirical Fisher matrix)."""
+    model, (x, y) = mlp(4, 3), batch(20, 4)
+    samples = per_sample_gradients(model, x, y)
+    each = matrix(samples["0.weight"], samples["0.bias"])
+    optimizer = LNGD(model, mu=0.0, **PLAIN)
+    train_step(model, optimizer, x, y)
+    d = direction(optimizer, "0", each.mean(0)).flatten()
+    fisher = each.flatten(1).T @ each.flatten(1) / 20
+    alphas = optimizer.rates["0"] * torch.tensor([0.9, 1.0, 1.1], dtype=torch.float64)
+    model_values = -alphas * d.dot(each.mean(0).flatten()) + 0.5 * alphas**2 * (d @ fisher @ d)
+    assert model_values.argmin() == 1
+
+
+def move(curvature: float | None, *, slope: float = 1.0, accept: Tensor = ACCEPT) -> Move:
+    """A move along a single coordinate with ⟨d,∇⟩ = slope."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    measured = None if curvature is None else torch.tensor(curvature, dtype=torch.float64)
+    return Move(slope * one, slope * one, one, measured, accept)
+
+
+def test_the_envelope_rises_at_once_and_falls_slowly():
+    rule, state = LayerwiseRate(mu=0.0, smoothing=0.9), {}
+    kappas = [1 / rule.rate(move(curvature), state).item() for curvature in (2.0, 5.0, 1.0, 1.0, 8.0)]
+    assert kappas == pytest.approx([2.0, 5.0, 0.9 * 5 + 0.1, 0.9 * 4.6 + 0.1, 8.0])
+
+
+def test_the_curvature_is_taken_in_units_of_the_slope():
+    rate = LayerwiseRate(mu=3.0, smoothing=0.0).rate(move(2.0, slope=0.5), {})
+    assert rate.item() == pytest.approx(0.5 / (2.0 + 3.0))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_curvature_that_is_not_finite_is_forgotten(bad):
+    rule, state = LayerwiseRate(mu=0.0, smoothing=0.9), {}
+    rule.rate(move(4.0), state)
+    assert rule.rate(move(bad), state).item() == 0.25
+    assert state["kappa"].item() == 4.0
+
+
+def test_a_rejected_step_leaves_the_envelope():
+    rule, state = LayerwiseRate(mu=0.0, smoothing=0.9), {}
+    rule.rate(move(4.0), state)
+    rule.rate(move(100.0, accept=REJECT), state)
+    assert state["kappa"].item() == 4.0
+
+
+def test_without_any_sample_the_last_curvature_serves_and_else_nothing_moves():
+    rule, state = LayerwiseRate(mu=0.0, smoothing=0.9), {}
+    assert rule.rate(move(None), state).item() == 0.0
+    rule.rate(move(4.0), state)
+    assert rule.rate(move(None), state).item() == 0.25
+
+
+@pytest.mark.parametrize("rule", [LayerwiseRate(mu=0.0, smoothing=0.9), LayerwiseRate(mu=1e-8, smoothing=0.0), Graft()])
+def test_a_zero_gradient_moves_nothing_and_leaves_a_finite_state(rule):
+    zero, state = torch.zeros(2, 3), {}
+    rate = rule.rate(Move(zero, zero, zero, torch.tensor(0.0), ACCEPT), state)
+    assert rate.isfinite()
+    assert rate.item() == 0.0
+    assert all(value.isfinite().all() for value in state.values())
+
+
+def test_a_constant_rate_is_one():
+    assert Constant().rate(move(7.0), {}).item() == 1.0
+
+
+def test_grafting_makes_the_step_as_long_as_adams():
+    rule, state = Graft(decay=0.99, eps=1e-8), {}
+    weight = nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
+    adam = torch.optim.Adam([weight], lr=1.0, betas=(0.0, 0.99))
+    for _ in range(5):
+        before = weight.detach().clone()
+        weight.grad = torch.randn(2, 3, dtype=torch.float64)
+        d = torch.randn(2, 3, dtype=torch.float64)
+        rate = rule.rate(Move(weight.grad, weight.grad, d, None, ACCEPT), state)
+        adam.step()
+        torch.testing.assert_close((rate * d).norm(), (weight.detach() - before).norm())
+
+
+def test_a_rejected_step_leaves_the_grafts_second_moment():
+    rule, state = Graft(), {}
+    rule.rate(move(None, slope=2.0), state)
+    before = {name: value.clone() for name, value in state.items()}
+    rule.rate(move(None, slope=math.nan, accept=REJECT), state)
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+
+
+def test_grafted_training_takes_a_layers_adam_length_in_the_optimizer():
+    model, (x, y) = mlp(4, 6, 3), batch(16, 4)
+    optimizer = LNGD(model, rate="graft", lr=1e-2, warmup=0, momentum=0.0, keep_norms=False)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    moved = [(p.detach() - b) for p, b in zip(model.parameters(), before, strict=True)]
+    for weight, bias in (moved[:2], moved[2:]):
+        length = math.sqrt(weight.square().sum() + bias.square().sum())
+        assert length == pytest.approx(1e-2 * math.sqrt(weight.numel() + bias.numel()), rel=1e-3)
