@@ -3,16 +3,18 @@
 import copy
 import gc
 import pickle
+import weakref
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import batch, expected_square, factors, mlp, train_step, with_ones
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lngd import LNGD
 from lngd.capture import spread
+from reference import batch, expected_square, factors, mlp, train_step, with_ones
 
 DOUBLE = torch.float64
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -282,6 +284,46 @@ def test_a_model_outlives_its_optimizer():
     train_step(model, LNGD(model), x, y)
     gc.collect()
     train_step(model, LNGD(model), x, y)
+
+
+class Marked(torch.autograd.Function):
+    """The identity; its node lives exactly as long as the graph it is in."""
+
+    nodes: ClassVar[list[weakref.ref]] = []
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        Marked.nodes.append(weakref.ref(ctx))
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
+
+
+class Marker(nn.Module):
+    """A module of the marked identity."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Marked.apply(x)
+
+
+@pytest.mark.parametrize("with_backward", [True, False])
+@pytest.mark.parametrize("shape", [(8, 4), (8, 3, 4)])
+def test_no_graph_outlives_its_step(shape, with_backward):
+    Marked.nodes.clear()
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True), Marker(), nn.Linear(6, 3))
+    optimizer, x = LNGD(model, curvature_every=2, inverse_every=2), torch.randn(shape)
+    for _ in range(4):
+        loss = model(x).square().mean()
+        if with_backward:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        del loss
+    assert len(Marked.nodes) == 4
+    gc.collect()
+    assert [node() for node in Marked.nodes] == [None] * 4
 
 
 def test_activation_checkpointing_trains():

@@ -18,9 +18,7 @@ Case = tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]
 
 def linear_cases() -> list[Case]:
     shapes = [(5, 4), (5, 3, 4), (5, 3, 2, 4)]
-    return [
-        (nn.Linear, {"in_features": 4, "out_features": 3, "bias": bias}, shape) for shape in shapes for bias in (True, False)
-    ]
+    return [(nn.Linear, {"in_features": 4, "out_features": 3, "bias": bias}, shape) for shape in shapes for bias in (True, False)]
 
 
 def conv_geometry(space: int) -> list[dict[str, Any]]:

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import batch, mlp, per_sample_gradients, train_step
 from torch import Tensor, nn
 
 from lngd import LNGD
 from lngd.stepsize import Constant, Graft, LayerwiseRate, Move
+from reference import batch, mlp, per_sample_gradients, train_step
 
 PLAIN = {"momentum": 0.0, "smoothing": 0.0, "warmup": 0, "rate_samples": None}
 ACCEPT, REJECT = torch.tensor(True), torch.tensor(False)

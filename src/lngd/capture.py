@@ -159,9 +159,10 @@ class Capture:
     def _await_gradient(self, name: str, x: Tensor, edge: GradientEdge, shape: torch.Size) -> None:
         chosen = spread(len(x), self.rate_samples)
         x, batch, forward_id, capture = sub_batch(x, chosen), len(x), self.forward_id, weakref.ref(self)
+        output_nr = edge.output_nr  # the closure must not hold the edge: node → hook → edge → node would never be freed
 
         def keep(grads: tuple[Tensor | None, ...]) -> None:
-            owner, grad = capture(), grads[edge.output_nr]
+            owner, grad = capture(), grads[output_nr]
             if owner is not None and grad is not None:
                 g = sub_batch(grad.detach().reshape(shape), chosen)
                 owner.rates.setdefault(name, []).append(RateSample(x, g, batch, forward_id))

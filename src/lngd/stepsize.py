@@ -109,7 +109,7 @@ class Graft(StepSize):
         new = move.gradient.square()
         square = state.get("square", torch.zeros_like(new))
         weight = state.get("weight", new.new_zeros(()))
-        share = torch.where(move.accept, 1 - self.decay, 0.0).to(new.dtype)
+        share = move.accept.to(new.dtype) * (1 - self.decay)
         state["square"] = square.lerp(torch.where(move.accept, new, 0.0), share)
         state["weight"] = weight.lerp(torch.ones_like(weight), share)
         return state["square"], state["weight"]

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from reference import factors
 from torch import Tensor
 
 from lngd.curvature import LNGDBlock
 from lngd.linalg import Damping, NotPositiveDefiniteError
+from reference import factors
 
 DOUBLE = torch.float64
 GROUPS = [(), (3,)]
@@ -64,9 +64,7 @@ def test_the_block_is_the_fisher_matrix_if_one_factor_is_constant():
     g = signs * torch.tensor([0.5, 1.0, 2.0], dtype=DOUBLE)
     block = LNGDBlock()
     block.update(block.measure(a, g), 0.95)
-    exact = sum(
-        torch.kron(torch.diag(g[n, s].square()), torch.outer(a[n, s], a[n, s])) for n in range(6) for s in range(4)
-    )
+    exact = sum(torch.kron(torch.diag(g[n, s].square()), torch.outer(a[n, s], a[n, s])) for n in range(6) for s in range(4))
     torch.testing.assert_close(block.dense(), exact / 6)
 
 

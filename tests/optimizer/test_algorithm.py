@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from reference import batch, mlp, train_step, with_ones
 from torch import Tensor, nn
 
 from lngd import LNGD, PAPER
+from reference import batch, mlp, train_step, with_ones
 
 WIDTHS, BATCH, STEPS = (4, 6, 5, 3), 64, 30
 

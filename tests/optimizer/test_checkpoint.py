@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import batch, differences, mlp, snapshot, through_a_file, train_step
 from torch import Tensor, nn
 
 from lngd import LNGD, PAPER
+from reference import batch, differences, mlp, snapshot, through_a_file, train_step
 
 SOON = {"curvature_every": 3, "inverse_every": 3}
 RECIPES = {

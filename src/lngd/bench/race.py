@@ -94,22 +94,19 @@ def _heat(specs: list[RunSpec], split: Split, place: Place) -> Iterator[tuple[Ru
     with ExitStack() as stack:
         waiting = deque((spec, stack.enter_context(_writer(spec, place)), train(spec, split)) for spec in specs)
         while waiting:
-            runner = waiting.popleft()
-            row = _advance(runner[1], runner[2])
-            if row:
-                waiting.append(runner)
-                yield runner[0], row
+            spec, writer, run = waiting.popleft()
+            row = next(run)
+            writer.epoch(row)
+            if _is_last(spec, row):
+                writer.end()
+            else:
+                waiting.append((spec, writer, run))
+            yield spec, row
 
 
 def _writer(spec: RunSpec, place: Place) -> RecordWriter:
     return RecordWriter(place.out / spec.file_name, header(spec, place.device, place.command))
 
 
-def _advance(writer: RecordWriter, run: Iterator[Epoch]) -> Epoch | None:
-    """The run's next epoch, or None when its record is complete."""
-    row = next(run, None)
-    if row is None:
-        writer.end()
-    else:
-        writer.epoch(row)
-    return row
+def _is_last(spec: RunSpec, row: Epoch) -> bool:
+    return row.diverged or row.epoch == spec.task.total_epochs

@@ -41,6 +41,7 @@ class Epoch:
         train_loss: mean over the epoch's training batches, as each was before its step.
         seconds: of this epoch's training; evaluation is not counted.
         reason: why a diverged run ended.
+        largest_norm: of any parameter tensor; a norm that grows without bound shows here long before the loss does.
     """
 
     epoch: int
@@ -51,6 +52,7 @@ class Epoch:
     seconds: float
     diverged: bool = False
     reason: str = ""
+    largest_norm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,7 @@ class Changes:
 
     epochs: int | None = None
     steps: int | None = None
+    epoch_steps: int | None = None
     train_samples: int | None = None
     batch_size: int | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
@@ -94,6 +95,7 @@ class Changes:
             task,
             epochs=self.epochs or task.epochs,
             steps=self.steps or task.steps,
+            epoch_steps=self.epoch_steps or task.epoch_steps,
             samples=min(self.train_samples or task.samples, task.samples),
             batch_size=self.batch_size or task.batch_size,
             rates={**task.rates, **self.rates},

@@ -71,6 +71,10 @@ class Learner:
             raise DivergenceError(f"evaluation loss {score.loss} after step {self.steps_done}")
         return score
 
+    def largest_norm(self) -> float:
+        """The largest 2-norm of a parameter tensor."""
+        return max(p.detach().norm().item() for p in self.model.parameters())
+
     def _step(self, x: torch.Tensor, y: torch.Tensor) -> float:
         """Reading the loss waits for the device, for every competitor alike; it is what ends a diverged run."""
         self.optimizer.zero_grad()
@@ -123,6 +127,7 @@ def _epoch(learner: Learner, number: int) -> Epoch:
         eval_loss=score.loss,
         metric=getattr(score, learner.task.metric),
         seconds=seconds,
+        largest_norm=finite(learner.largest_norm()),
     )
 
 

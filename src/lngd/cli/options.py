@@ -22,6 +22,7 @@ Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where records and
 Resume = Annotated[bool, typer.Option("--resume", help="Go on in a directory that holds finished runs.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of each run.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of each run, instead of epochs; the schedule ends there.")]
+EpochSteps = Annotated[int | None, typer.Option(min=1, help="Steps that count as an epoch, the unit of records and figures.")]
 TrainSamples = Annotated[int | None, typer.Option(min=1, help="Only the first so many training samples.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples a batch.")]
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where data sets are looked for first.")]

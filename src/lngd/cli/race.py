@@ -29,6 +29,7 @@ def race(
     resume: options.Resume = False,
     epochs: options.Epochs = None,
     steps: options.Steps = None,
+    epoch_steps: options.EpochSteps = None,
     train_samples: options.TrainSamples = None,
     batch_size: options.BatchSize = None,
     data_dir: options.DataDir = None,
@@ -38,7 +39,14 @@ def race(
 ) -> None:
     """Race optimizers on tasks, taking turns epoch by epoch; write records, tables, figures and report.html."""
     goal = target_given(target)
-    changes = Changes(epochs=epochs, steps=steps, train_samples=train_samples, batch_size=batch_size, rates=rates_given(lr or []))
+    changes = Changes(
+        epochs=epochs,
+        steps=steps,
+        epoch_steps=epoch_steps,
+        train_samples=train_samples,
+        batch_size=batch_size,
+        rates=rates_given(lr or []),
+    )
     chosen = [changes.apply(task) for task in tasks_named(_names(tasks, default=default))]
     count = seeds or (DEFAULT_SEEDS if default else 3)
     specs = plan(chosen, optimizers_named(optimizers), range(count))

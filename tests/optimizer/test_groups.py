@@ -1,0 +1,134 @@
+"""Parameter groups: who is trained, by what, at which rate."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lngd import LNGD
+from reference import batch, mlp, train_step
+
+
+def moved(model: nn.Module, optimizer: LNGD, steps: int = 1) -> dict[str, Tensor]:
+    """How far every parameter went."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    x, y = batch(16, 4, dtype=next(model.parameters()).dtype)
+    for _ in range(steps):
+        train_step(model, optimizer, x, y)
+    return {name: p.detach() - before[name] for name, p in model.named_parameters()}
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+@pytest.mark.parametrize("form", ["parameters", "named", "list", "generator of groups", "one tensor a group"])
+def test_every_form_of_params_that_torch_takes_trains_the_same(form):
+    model, plain = net(), net()
+    params = {
+        "parameters": lambda: model.parameters(),
+        "named": lambda: model.named_parameters(),
+        "list": lambda: list(model.parameters()),
+        "generator of groups": lambda: iter([{"params": model.parameters()}]),
+        "one tensor a group": lambda: [{"params": p} for p in model.parameters()],
+    }[form]()
+    expected = moved(plain, LNGD(plain))
+    for name, way in moved(model, LNGD(model, params)).items():
+        torch.testing.assert_close(way, expected[name], rtol=1e-12, atol=1e-15)
+
+
+def test_a_group_becomes_a_curvature_half_and_a_fallback_half():
+    model = net()
+    optimizer = LNGD(model, lr=0.3, fallback_lr=0.02)
+    assert [(g["kind"], g["lr"], len(g["params"])) for g in optimizer.param_groups] == [
+        ("curvature", 0.3, 4),
+        ("fallback", 0.02, 2),
+    ]
+
+
+def test_weight_and_bias_may_have_rates_of_their_own():
+    model, plain = mlp(4, 3), mlp(4, 3)
+    weights, biases = [model[0].weight], [model[0].bias]
+    optimizer = LNGD(model, [{"params": weights, "lr": 0.4}, {"params": biases, "lr": 0.1}])
+    way, expected = moved(model, optimizer), moved(plain, LNGD(plain, lr=0.2))
+    torch.testing.assert_close(way["0.weight"], 2 * expected["0.weight"])
+    torch.testing.assert_close(way["0.bias"], 0.5 * expected["0.bias"])
+
+
+def test_decay_can_be_left_out_for_biases():
+    model, plain = mlp(4, 3), mlp(4, 3)
+    before = model[0].weight.detach().clone()
+    groups = [{"params": [model[0].weight], "weight_decay": 0.1}, {"params": [model[0].bias]}]
+    way, expected = moved(model, LNGD(model, groups, lr=0.5)), moved(plain, LNGD(plain, lr=0.5))
+    torch.testing.assert_close(way["0.weight"], expected["0.weight"] - 0.05 * before)
+    torch.testing.assert_close(way["0.bias"], expected["0.bias"])
+
+
+def test_a_parameter_left_out_is_frozen():
+    model = net()
+    optimizer = LNGD(model, [model[0].weight, model[3].weight, model[3].bias])
+    way = moved(model, optimizer, steps=3)
+    assert {name for name, delta in way.items() if delta.abs().max() > 0} == {"0.weight", "3.weight", "3.bias"}
+    assert optimizer.blocks["0"].phi.shape == (4, 4)
+    assert optimizer.blocks["3"].phi.shape == (7, 7)
+
+
+def test_a_parameter_without_gradient_is_frozen():
+    model = net()
+    model[0].requires_grad_(False)
+    optimizer = LNGD(model)
+    way = moved(model, optimizer, steps=3)
+    assert {name for name, delta in way.items() if not delta.any()} == {"0.weight", "0.bias"}
+    assert set(optimizer.blocks) == {"3"}
+
+
+def test_the_fallback_is_torchs_adamw():
+    model, plain = net(), net()
+    optimizer = LNGD(model, lr=0.0, fallback_lr=0.01, weight_decay=0.1)
+    adamw = torch.optim.AdamW([plain[1].weight, plain[1].bias], lr=0.01, weight_decay=0.1)
+    for step in range(5):
+        x, y = batch(16, 4, seed=step)
+        train_step(model, optimizer, x, y)
+        train_step(plain, adamw, x, y)
+    torch.testing.assert_close(model[1].weight, plain[1].weight, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(model[1].bias, plain[1].bias, rtol=1e-12, atol=1e-12)
+
+
+def test_a_group_may_set_the_fallbacks_betas():
+    model = net()
+    optimizer = LNGD(model, [{"params": model.parameters(), "betas": (0.5, 0.6), "eps": 1e-4}])
+    assert optimizer.param_groups[1]["betas"] == (0.5, 0.6)
+    moved(model, optimizer)
+
+
+def test_a_group_added_later_is_trained_by_the_fallback():
+    model = net()
+    optimizer = LNGD(model, list(model[0].parameters()))
+    optimizer.add_param_group({"params": list(model[3].parameters()), "fallback_lr": 0.05})
+    assert optimizer.param_groups[-1]["lr"] == 0.05
+    way = moved(model, optimizer)
+    torch.testing.assert_close(way["3.bias"].abs(), torch.full((3,), 0.05, dtype=torch.float64), rtol=1e-4, atol=1e-4)
+
+
+REFUSED = {
+    "a stranger": (lambda m: [nn.Parameter(torch.zeros(7, 2))], r"shape \(7, 2\) that is not one of the model's own"),
+    "no parameter": (lambda m: ["0.weight"], "'0.weight'.*not one of the model's own"),
+    "twice in one group": (lambda m: [m[0].weight, m[0].weight], r"'0\.weight' stands twice"),
+    "in two groups": (lambda m: [{"params": [m[0].weight]}, {"params": [m[0].weight]}], r"'0\.weight' stands twice"),
+    "nothing": (lambda m: [], "nothing to train"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_params_that_do_not_fit_are_refused_and_leave_no_hooks(kind):
+    params, message = REFUSED[kind]
+    model = net()
+    with pytest.raises(ValueError, match=message):
+        LNGD(model, params(model))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("model", [nn.Tanh(), nn.Linear(2, 2).requires_grad_(False)])
+def test_a_model_with_nothing_to_train_is_refused(model):
+    with pytest.raises(ValueError, match="nothing to train"):
+        LNGD(model)

@@ -1,0 +1,160 @@
+"""Every trainable parameter has exactly one outcome, and moves."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lngd import LNGD
+from lngd.layers import LAYERS
+
+
+class Tied(nn.Module):
+    """Embedding and head share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.body, self.head = nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.body(self.embed(tokens)).tanh())
+
+
+class Shared(nn.Module):
+    """One module under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 4)
+        self.two, self.scale = self.one, nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.one(x).tanh()) * self.scale
+
+
+class Own(nn.Linear):
+    """A linear layer with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x
+
+
+def sequence() -> Tensor:
+    return torch.randn(8, 5, 4)
+
+
+Case = tuple[Callable[[], nn.Module], Callable[[], Tensor], dict[str, int]]
+CASES: dict[str, Case] = {
+    "linear": (lambda: nn.Linear(4, 3), sequence, {"curvature": 2}),
+    "conv": (
+        lambda: nn.Sequential(nn.Conv1d(5, 6, 3), nn.BatchNorm1d(6), nn.PReLU(), nn.Conv1d(6, 6, 1, groups=3)),
+        sequence,
+        {"curvature": 4, "fallback": 3},
+    ),
+    "encoder": (
+        lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dropout=0.1),
+        sequence,
+        {"curvature": 4, "fallback": 8},
+    ),
+    "tied": (Tied, lambda: torch.randint(0, 7, (8, 5)), {"curvature": 2, "fallback": 1}),
+    "shared": (Shared, sequence, {"curvature": 2, "fallback": 1}),
+    "own forward": (lambda: nn.Sequential(Own(4, 4), nn.Linear(4, 2)), sequence, {"curvature": 2, "fallback": 2}),
+    "recurrent": (lambda: nn.LSTM(4, 3, batch_first=True), sequence, {"fallback": 4}),
+    "wide": (lambda: nn.Sequential(nn.Linear(4, 9000), nn.Linear(9000, 2)), sequence, {"curvature": 2, "fallback": 2}),
+}
+
+
+def output(model: nn.Module, x: Tensor) -> Tensor:
+    found = model(x)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def loss_of(found: Tensor) -> Tensor:
+    return F.mse_loss(found, torch.linspace(-1, 1, found.numel()).reshape(found.shape))
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_every_trainable_parameter_moves_and_appears_once_with_its_reason(kind):
+    build, inputs, counts = CASES[kind]
+    model, x = build(), inputs()
+    optimizer = LNGD(model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss_of(output(model, x)).backward()
+        optimizer.step()
+    outcomes = list(optimizer.summary())
+    assert [o.name for o in outcomes] == [name for name, _ in model.named_parameters()]
+    assert all(o.reason for o in outcomes if o.kind != "curvature")
+    kinds = [o.kind for o in outcomes]
+    assert {k: kinds.count(k) for k in dict.fromkeys(kinds)} == counts
+    still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    assert still == []
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_every_parameter_is_in_exactly_one_group_of_its_kind(kind):
+    build, inputs, _ = CASES[kind]
+    model = build()
+    optimizer = LNGD(model)
+    loss_of(output(model, inputs())).backward()
+    optimizer.step()
+    home = {id(p): group["kind"] for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(home) == len(list(model.parameters()))
+    parameters = dict(model.named_parameters())
+    assert {o.name: o.kind for o in optimizer.summary()} == {name: home[id(p)] for name, p in parameters.items()}
+
+
+def test_reasons_say_what_to_do():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), Own(4, 4), nn.Linear(4, 3))
+    model[3].bias.requires_grad_(False)
+    optimizer = LNGD(model, [p for n, p in model.named_parameters() if n != "2.bias"], max_factor_dim=4)
+    reasons = {o.name: (o.kind, o.reason) for o in optimizer.summary()}
+    assert reasons["0.weight"] == ("fallback", "5 inputs are more than max_factor_dim=4")
+    assert reasons["1.weight"][1] == "no curvature for LayerNorm"
+    assert reasons["2.weight"][1] == "no curvature for Own"
+    assert reasons["2.bias"] == ("frozen", "left out of params")
+    assert reasons["3.weight"] == ("curvature", "")
+    assert reasons["3.bias"] == ("frozen", "requires_grad=False")
+
+
+def test_attentions_output_projection_is_demoted_and_the_summary_says_so():
+    model = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+    optimizer = LNGD(model)
+    loss_of(model(sequence())).backward()
+    optimizer.step()
+    text = str(optimizer.summary())
+    assert "without calling the module" in next(line for line in text.splitlines() if "out_proj.weight" in line)
+    assert set(optimizer.blocks) == {"linear1", "linear2"}
+
+
+def test_a_layer_demoted_in_evaluation_mode_may_be_called_later():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = LNGD(model)
+    for training in (False, True, True):
+        model.train(training)
+        optimizer.zero_grad()
+        loss_of(model(sequence())).backward()
+        optimizer.step()
+    assert {o.kind for o in optimizer.summary()} == {"fallback"}
+
+
+def test_the_printed_summary_counts_numbers_and_bytes():
+    model = nn.Sequential(nn.Linear(9, 10), nn.LayerNorm(10), nn.Linear(10, 2, bias=False))
+    model[2].requires_grad_(False)
+    summary = LNGD(model).summary()
+    lines = str(summary).splitlines()
+    assert len(lines) == 1 + 5 + 1
+    assert "10×9" in lines[1]
+    assert lines[-1].startswith("100 curvature, 20 fallback, 20 frozen")
+    assert summary.state_bytes == 2 * (10 * 10 + 10) * 4
+    assert [summary.count(kind) for kind in ("curvature", "fallback", "frozen")] == [100, 20, 20]
+
+
+def test_every_layer_type_has_curvature():
+    for kind in LAYERS:
+        module = kind(3, 2) if kind is nn.Linear else kind(3, 2, 1)
+        assert {o.kind for o in LNGD(module).summary()} == {"curvature"}
