@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.Tanh, dtype: torc
     """Linear layers with an activation between them; the same weights at every call."""
     torch.manual_seed(1)
     layers: list[nn.Module] = []
-    for i, o in zip(widths, widths[1:], strict=False):
+    for i, o in pairwise(widths):
         layers += [nn.Linear(i, o), activation()]
     return nn.Sequential(*layers[:-1]).to(dtype)
 

@@ -297,7 +297,7 @@ class Marked(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(_ctx, grad: Tensor) -> Tensor:
         return grad
 
 

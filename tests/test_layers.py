@@ -130,7 +130,7 @@ def test_statistics_are_float32_for_parameters_of_low_precision(dtype):
 )
 def test_an_input_without_batch_dimension_is_refused_by_name(module, shape):
     layer = LAYERS[type(module)](module, with_bias=True)
-    with pytest.raises(ValueError, match="'body.3'.*no batch dimension"):
+    with pytest.raises(ValueError, match=r"'body\.3'.*no batch dimension"):
         layer.check_batch(torch.zeros(shape), "body.3")
     layer.check_batch(torch.zeros(1, *shape), "body.3")
 

@@ -62,7 +62,7 @@ def test_a_matrix_that_rounding_made_indefinite_in_float32_is_inverted_in_float6
 
 
 def test_a_matrix_that_is_not_positive_definite_raises():
-    with pytest.raises(NotPositiveDefiniteError, match="3×3.*raise the damping"):
+    with pytest.raises(NotPositiveDefiniteError, match=r"3×3.*raise the damping"):
         inverse(-torch.eye(3))
 
 

@@ -67,7 +67,7 @@ def run(model: nn.Module, optimizer: LNGD, steps: range) -> None:
         train_step(model, optimizer, x, y)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 14])
+@pytest.mark.parametrize("stop", [1, 12])
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_resumed_run_is_bit_equal(kind, recipe, stop):
@@ -75,14 +75,14 @@ def test_a_resumed_run_is_bit_equal(kind, recipe, stop):
     optimizer = LNGD(model, **RECIPES[recipe])
     run(model, optimizer, range(stop))
     weights, state = copy.deepcopy(model.state_dict()), through_a_file(optimizer.state_dict())
-    run(model, optimizer, range(stop, stop + 6))
+    run(model, optimizer, range(stop, stop + 4))
 
     torch.manual_seed(99)
     resumed = MODELS[kind]()
     resumed.load_state_dict(weights)
     again = LNGD(resumed, generator=torch.Generator().manual_seed(1234), **RECIPES[recipe])
     again.load_state_dict(state)
-    run(resumed, again, range(stop, stop + 6))
+    run(resumed, again, range(stop, stop + 4))
     assert differences(snapshot(model, optimizer), snapshot(resumed, again)) == []
 
 

@@ -111,11 +111,11 @@ def test_a_group_added_later_is_trained_by_the_fallback():
 
 
 REFUSED = {
-    "a stranger": (lambda m: [nn.Parameter(torch.zeros(7, 2))], r"shape \(7, 2\) that is not one of the model's own"),
-    "no parameter": (lambda m: ["0.weight"], "'0.weight'.*not one of the model's own"),
+    "a stranger": (lambda _: [nn.Parameter(torch.zeros(7, 2))], r"shape \(7, 2\) that is not one of the model's own"),
+    "no parameter": (lambda _: ["0.weight"], "'0.weight'.*not one of the model's own"),
     "twice in one group": (lambda m: [m[0].weight, m[0].weight], r"'0\.weight' stands twice"),
     "in two groups": (lambda m: [{"params": [m[0].weight]}, {"params": [m[0].weight]}], r"'0\.weight' stands twice"),
-    "nothing": (lambda m: [], "nothing to train"),
+    "nothing": (lambda _: [], "nothing to train"),
 }
 
 

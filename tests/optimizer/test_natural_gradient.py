@@ -29,7 +29,7 @@ def mixed() -> nn.Sequential:
 
 SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]] = {
     "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda step: 0.9**step),
-    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda step: 0.9),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda _: 0.9),
     "StepLR": lambda o: lr_scheduler.StepLR(o, 2),
     "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [2, 4]),
     "ConstantLR": lambda o: lr_scheduler.ConstantLR(o),
@@ -122,7 +122,7 @@ def test_gradient_scaling_is_refused():
     optimizer, scaler = LNGD(model), torch.amp.GradScaler("cpu", init_scale=1024.0)
     before = [p.detach().clone() for p in model.parameters()]
     scaler.scale(F.cross_entropy(model(x), y)).backward()
-    with pytest.raises(RuntimeError, match="GradScaler is not supported.*bfloat16"):
+    with pytest.raises(RuntimeError, match=r"GradScaler is not supported.*bfloat16"):
         scaler.step(optimizer)
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 

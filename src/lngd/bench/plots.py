@@ -99,8 +99,8 @@ def _label(axes: np.ndarray, summary: TaskSummary) -> None:
     _focus(axes[1, 0], summary)
     for panel in axes[1]:
         panel.axhline(summary.target, color="0.35", linewidth=1, linestyle="--", zorder=1)
-    place = (0.01, summary.target)
-    axes[1, 0].annotate("target", place, xycoords=("axes fraction", "data"), va="bottom", color="0.35")
+    place = (0.995, summary.target)
+    axes[1, 1].annotate("target", place, xycoords=("axes fraction", "data"), ha="right", va="top", color="0.35")
 
 
 def _focus(axes: Axes, summary: TaskSummary) -> None:

@@ -84,7 +84,7 @@ def auto_target(groups: Sequence[Sequence[Record]], metric: str) -> float:
     found = [errors for group in groups if (errors := _errors(group, metric))]
     if not found:
         return math.nan
-    limit = AUTO_SLACK * statistics.median_low([statistics.mean(errors) for errors in found])
+    limit = AUTO_SLACK * statistics.median(statistics.mean(errors) for errors in found)
     worst = max(max(errors) for errors in found if statistics.mean(errors) <= limit)
     step = AUTO_STEP[metric]
     eased = math.ceil(round(worst / step, 6)) * step

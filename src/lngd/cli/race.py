@@ -16,6 +16,7 @@ from lngd.cli.running import announce, command_line, device_named, new_directory
 from lngd.cli.show import present
 
 DEFAULT_SEEDS = 2  # of --default
+DEFAULT_THREADS = 1  # of --default: its steps are so small that a second thread mostly waits, above all on a busy machine
 
 
 def race(
@@ -50,8 +51,8 @@ def race(
     chosen = [changes.apply(task) for task in tasks_named(_names(tasks, default=default))]
     count = seeds or (DEFAULT_SEEDS if default else 3)
     specs = plan(chosen, optimizers_named(optimizers), range(count))
-    if threads:
-        torch.set_num_threads(threads)
+    if threads or default:
+        torch.set_num_threads(threads or DEFAULT_THREADS)
     directory = out or new_directory([task.name for task in chosen])
     place = Place(out=directory, data_dir=data_dir, device=device_named(device), command=command_line())
     announce(specs, directory)

@@ -1,6 +1,6 @@
 """Parameter groups: from what the user gives to one group for curvature and one for the fallback each."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,6 +50,13 @@ def split_group(group: dict[str, Any], layers: dict[str, Layer]) -> tuple[dict[s
         {**group, "params": mine, "kind": "curvature"},
         {**ADAMW, **group, "params": rest, "kind": "fallback", "lr": group["fallback_lr"]},
     )
+
+
+def move_to_fallback(groups: Sequence[dict[str, Any]], p: nn.Parameter, group: dict[str, Any]) -> None:
+    """Moves a parameter to the fallback half of its group, which stands right after it."""
+    half = groups[next(i for i, g in enumerate(groups) if g is group) + 1]
+    group["params"] = [q for q in group["params"] if q is not p]
+    half["params"].append(p)
 
 
 def _check_group_options(group: dict[str, Any]) -> None:

@@ -68,6 +68,12 @@ class LayerState:
     pending: Measurement = field(default_factory=Measurement)
     rate: Tensor | None = None
 
+    @property
+    def curvature_bytes(self) -> int:
+        """Bytes of Φ, Ψ and their inverses."""
+        i, o = self.layer.inputs, self.layer.outputs
+        return 2 * self.layer.groups * (i * i + o) * self.layer.dtype.itemsize
+
     def has_gradient(self) -> bool:
         """Whether there is anything to do."""
         return any(p.grad is not None for p in self.layer.parameters)

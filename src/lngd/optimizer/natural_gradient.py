@@ -1,7 +1,7 @@
 """The optimizer itself: a torch.optim.Optimizer whose step is measure → refresh → precondition → scale → apply."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from lngd.fisher import Noise
 from lngd.linalg import Damping, NotPositiveDefiniteError, all_finite
 from lngd.optimizer import checkpoint
 from lngd.optimizer.fallback import Fallback
-from lngd.optimizer.groups import GROUP_DEFAULTS, split_group, user_groups
+from lngd.optimizer.groups import GROUP_DEFAULTS, move_to_fallback, split_group, user_groups
 from lngd.optimizer.layer_state import LayerState, Measurement, Recipe
 from lngd.optimizer.outcome import Summary, plan_model
 from lngd.optimizer.schedule import Schedule
@@ -130,7 +130,7 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def summary(self) -> Summary:
         """The outcome of every parameter, and why."""
-        return Summary(tuple(self._plan.outcomes.values()), sum(state_bytes(s) for s in self._states.values()))
+        return Summary(tuple(self._plan.outcomes.values()), sum(s.curvature_bytes for s in self._states.values()))
 
     def state_dict(self) -> dict[str, Any]:
         """torch.optim's own form with one more entry, `lngd`: statistics, inverses, averages, step and generator."""
@@ -206,7 +206,7 @@ class NaturalGradient(torch.optim.Optimizer):
         try:
             state.block.refresh(Damping(group["damping"], group["damping_bounds"]))
         except NotPositiveDefiniteError:
-            warnings.warn(f"layer '{name}': Fisher factor not positive definite, kept the last inverse", stacklevel=4)
+            warnings.warn(f"layer '{name}': Fisher factor not positive definite, kept the last inverse", stacklevel=6)
 
     def _finish_step(self, accept: Flag, active: dict[str, LayerState]) -> None:
         self._skips.add(accept)
@@ -241,16 +241,3 @@ class NaturalGradient(torch.optim.Optimizer):
         for p, group in zip(moved, groups, strict=True):
             move_to_fallback(self.param_groups, p, group)
         self._demoted.append(name)
-
-
-def move_to_fallback(groups: Sequence[dict[str, Any]], p: nn.Parameter, group: dict[str, Any]) -> None:
-    """Moves a parameter to the fallback half of its group, which stands right after it."""
-    half = groups[next(i for i, g in enumerate(groups) if g is group) + 1]
-    group["params"] = [q for q in group["params"] if q is not p]
-    half["params"].append(p)
-
-
-def state_bytes(state: LayerState) -> int:
-    """Bytes of Φ, Ψ and their inverses."""
-    i, o, groups = state.layer.inputs, state.layer.outputs, state.layer.groups
-    return 2 * groups * (i * i + o) * state.layer.dtype.itemsize

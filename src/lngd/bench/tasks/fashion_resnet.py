@@ -13,7 +13,7 @@ TASK = Task(
     samples=60000,
     model=ResNet,
     data=load_fashion_split,
-    step_seconds=0.015,
+    step_seconds=0.04,
     # lngd tune fashion-resnet --optimizers sgd,adamw,muon,lngd,lngd-sample,lngd-paper
     rates={"sgd": 0.1, "adamw": 0.002, "muon": 0.01, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
     note="10,000 evaluation images",

@@ -15,7 +15,7 @@ TASK = Task(
     samples=31249,
     model=partial(GPT, VOCABULARY, CONTEXT),
     data=load_python_source,
-    step_seconds=0.2,
+    step_seconds=0.25,
     epoch_steps=200,
     mean_over="token",
     # lngd tune stdlib-charlm --optimizers sgd,adamw,muon,lngd,lngd-sample,lngd-paper

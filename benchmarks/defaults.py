@@ -1,0 +1,61 @@
+"""Measures the lr, damping and interval of LNGD together.
+
+    python benchmarks/defaults.py OUT.jsonl --steps 400 --lr 0.5 1 --damping 0.1 0.3 1
+
+Prints and appends one line a run: mean training loss of the last 100 steps and test metric.
+The seed is apart from those of the reports.
+"""
+
+import argparse
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import lngd
+from lngd.bench import train as runner
+from lngd.bench.optimizers import OPTIMIZERS, Competitor
+from lngd.bench.tasks import TASKS
+
+SEED = 1000
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--tasks", nargs="+", default=["fashion-mlp", "fashion-cnn", "fashion-resnet"], choices=list(TASKS))
+    parser.add_argument("--steps", type=int, default=400)
+    for name, default in (("lr", 0.5), ("damping", 0.3), ("curvature-every", 20)):
+        parser.add_argument(f"--{name}", nargs="+", type=type(default), default=[default])
+    parser.add_argument("--baseline", help="instead of LNGD, another optimizer; --lr are its rates")
+    return parser.parse_args()
+
+
+def measure(task_name: str, steps: int, lr: float, baseline: str | None, options: dict[str, float]) -> dict[str, object]:
+    """One run."""
+    task = replace(TASKS[task_name], steps=steps, epoch_steps=100)
+    row = Competitor("candidate", lambda model, s: lngd.LNGD(model, lr=s.lr, mean_over=s.mean_over, **options), 0.5, 1.0)
+    runner.OPTIMIZERS = {"candidate": OPTIMIZERS[baseline] if baseline else row}
+    *_, last = runner.train(runner.RunSpec(task, "candidate", lr, SEED), task.data(None))
+    about = {"task": task_name, "steps": steps, "optimizer": baseline or "lngd", "lr": lr, **({} if baseline else options)}
+    return {**about, "train_loss": last.train_loss, "metric": last.metric, "diverged": last.diverged}
+
+
+def main() -> None:
+    """Every combination, as it comes."""
+    given = arguments()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    for task, lr, damping, every in itertools.product(given.tasks, given.lr, given.damping, given.curvature_every):
+        options = {"damping": damping, "curvature_every": every, "inverse_every": every}
+        line = json.dumps(measure(task, given.steps, lr, given.baseline, options))
+        print(line, flush=True)
+        with given.out.open("a") as file:
+            file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
