@@ -76,7 +76,7 @@ def all_finite(tensors: list[Tensor]) -> Flag:
     """
     largest = torch._foreach_norm(tensors, ord=math.inf)  # no public counterpart; torch's own clip_grad_norm_ uses it
     device = largest[0].device
-    return torch.stack([value.to(device, torch.float32) for value in largest]).isfinite().all()
+    return torch.stack([value.isfinite().to(device) for value in largest]).all()
 
 
 def inner(x: Float[Tensor, "..."], y: Float[Tensor, "..."]) -> Scalar:
