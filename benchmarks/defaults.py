@@ -11,6 +11,7 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,11 +31,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=400)
     for name, default in (("lr", 0.5), ("damping", 0.3), ("curvature-every", 20)):
         parser.add_argument(f"--{name}", nargs="+", type=type(default), default=[default])
+    parser.add_argument(
+        "--revert", nargs="+", default=[""], metavar="NAME", help="one run each with this option as in lngd.PAPER"
+    )
     parser.add_argument("--baseline", help="instead of LNGD, another optimizer; --lr are its rates")
     return parser.parse_args()
 
 
-def measure(task_name: str, steps: int, lr: float, baseline: str | None, options: dict[str, float]) -> dict[str, object]:
+def measure(task_name: str, steps: int, lr: float, baseline: str | None, options: dict[str, Any]) -> dict[str, object]:
     """One run."""
     task = replace(TASKS[task_name], steps=steps, epoch_steps=100)
     row = Competitor("candidate", lambda model, s: lngd.LNGD(model, lr=s.lr, mean_over=s.mean_over, **options), 0.5, 1.0)
@@ -49,8 +53,11 @@ def main() -> None:
     given = arguments()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    for task, lr, damping, every in itertools.product(given.tasks, given.lr, given.damping, given.curvature_every):
+    grid = itertools.product(given.tasks, given.lr, given.damping, given.curvature_every, given.revert)
+    for task, lr, damping, every, reverted in grid:
         options = {"damping": damping, "curvature_every": every, "inverse_every": every}
+        if reverted:
+            options[reverted] = lngd.PAPER[reverted]
         line = json.dumps(measure(task, given.steps, lr, given.baseline, options))
         print(line, flush=True)
         with given.out.open("a") as file:
