@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from lngd.capture import Capture
 from lngd.curvature import CurvatureBlock
@@ -16,7 +15,7 @@ from lngd.optimizer import checkpoint
 from lngd.optimizer.fallback import Fallback
 from lngd.optimizer.groups import GROUP_DEFAULTS, move_to_fallback, split_group, user_groups
 from lngd.optimizer.layer_state import LayerState, Measurement, Recipe
-from lngd.optimizer.outcome import Summary, plan_model
+from lngd.optimizer.outcome import Summary, plan_model, unwrapped
 from lngd.optimizer.schedule import Schedule
 from lngd.optimizer.skips import SkipCounter
 from lngd.types import Flag
@@ -29,7 +28,7 @@ class NaturalGradient(torch.optim.Optimizer):
     learning-rate scheduler drives both.
 
     Args:
-        model: any module, DDP-wrapped or not.
+        model: any module; under DDP in one process only, for the time being.
         params: parameters or torch.optim-style groups; None for all of the model's. A parameter left out is frozen.
         block: the curvature of one layer.
         recipe: momentum, step size and scale, shared by all layers.
@@ -41,7 +40,7 @@ class NaturalGradient(torch.optim.Optimizer):
         max_factor_dim: a layer with more inputs than this falls back.
 
     Raises:
-        ValueError: a hyperparameter out of range, nothing to train, or `params` that are not the model's.
+        ValueError: a hyperparameter out of range, nothing to train, `params` that are not the model's, or several processes.
     """
 
     _step_supports_amp_scaling = True  # asks GradScaler to announce itself (`found_inf`), so that it can be refused
@@ -63,7 +62,7 @@ class NaturalGradient(torch.optim.Optimizer):
         max_factor_dim: int,
     ) -> None:
         assert set(defaults) == set(GROUP_DEFAULTS)
-        self._model: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+        self._model = unwrapped(model)
         groups = user_groups(self._model, params, defaults)
         trained = [p for group in groups for p in group["params"]]
         self._plan = plan_model(self._model, trained, max_factor_dim)

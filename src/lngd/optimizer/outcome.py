@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lngd.layers import Layer, adapter_of
 
@@ -63,6 +64,15 @@ class Plan:
             if outcome.layer == layer:
                 self.outcomes[name] = replace(outcome, kind="fallback", reason=reason, layer="")
         return self.layers.pop(layer).parameters
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside DDP. Several processes would each measure curvature on their own data and their weights drift apart."""
+    if not isinstance(model, DistributedDataParallel):
+        return model
+    if model.process_group.size() > 1:
+        raise ValueError("DDP over several processes is not supported yet: each would keep curvature of its own")
+    return model.module
 
 
 def plan_model(model: nn.Module, trained: Iterable[nn.Parameter], max_factor_dim: int) -> Plan:

@@ -16,7 +16,7 @@ TASK = Task(
     model=partial(mlp, 784, 256, 256, 128, 10),
     data=load_fashion_split,
     step_seconds=0.004,
-    # lngd tune fashion-mlp --optimizers sgd,adamw,muon,lngd,lngd-sample,lngd-paper
-    rates={"sgd": 0.1, "adamw": 0.002, "muon": 0.01, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    # lngd tune fashion-mlp --optimizers sgd,adamw,muon --trials 4 --steps 1000 --threads 1
+    rates={"sgd": 0.14, "adamw": 0.004, "muon": 0.0025, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
     note="10,000 evaluation images",
 )
