@@ -16,7 +16,7 @@ TASK = Task(
     model=partial(mlp, 64, 64, 64, 10),
     data=load_digits_split,
     step_seconds=0.001,
-    # lngd tune digits-mlp --optimizers sgd,adamw,muon,lngd,lngd-sample,lngd-paper
-    rates={"sgd": 0.1, "adamw": 0.002, "muon": 0.01, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    # lngd tune digits-mlp --optimizers sgd,adamw,muon --trials 4 --threads 1
+    rates={"sgd": 0.1, "adamw": 0.004, "muon": 0.02, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
     note="360 evaluation images",
 )

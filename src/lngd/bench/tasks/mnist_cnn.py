@@ -16,7 +16,7 @@ TASK = Task(
     model=partial(cnn, (8, 16, 32)),
     data=load_mnist_split,
     step_seconds=0.012,
-    # lngd tune mnist-cnn --optimizers sgd,adamw,muon,lngd,lngd-sample,lngd-paper
-    rates={"sgd": 0.1, "adamw": 0.002, "muon": 0.01, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    # lngd tune mnist-cnn --optimizers sgd,adamw,muon --trials 4 --threads 1
+    rates={"sgd": 0.1, "adamw": 0.004, "muon": 0.005, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
     note="1,000 evaluation images",
 )

@@ -16,7 +16,7 @@ TASK = Task(
     model=partial(mlp, 784, 128, 64, 10),
     data=load_mnist_split,
     step_seconds=0.0015,
-    # lngd tune mnist-mlp --optimizers sgd,adamw,muon,lngd,lngd-sample,lngd-paper
-    rates={"sgd": 0.1, "adamw": 0.002, "muon": 0.01, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    # lngd tune mnist-mlp --optimizers sgd,adamw,muon --trials 4 --threads 1
+    rates={"sgd": 0.05, "adamw": 0.0028, "muon": 0.005, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
     note="1,000 evaluation images",
 )
