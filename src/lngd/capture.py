@@ -10,7 +10,7 @@ to one measurement; `forward_id` tells the calls of one forward (the same sample
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -74,16 +74,14 @@ class Capture:
     _handles: list[Any] = field(default_factory=list)
     _pulling: bool = False
 
-    def attach(self, names: Sequence[str]) -> None:
-        """Puts hooks on some of the layers; the first call puts them on the model too."""
-        if not self._handles:
-            self._handles.append(self.model.register_forward_pre_hook(Hook(self, "begin_forward")))
-            self._handles.append(self.model.register_forward_hook(Hook(self, "end_forward")))
-        for name in names:
-            module = self.layers[name].module
+    def attach(self) -> None:
+        """Puts the hooks on the model and its layers."""
+        self._handles.append(self.model.register_forward_pre_hook(Hook(self, "begin_forward")))
+        self._handles.append(self.model.register_forward_hook(Hook(self, "end_forward")))
+        for name, layer in self.layers.items():
             before, after = Hook(self, "before_layer", name), Hook(self, "after_layer", name)
-            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+            self._handles.append(layer.module.register_forward_pre_hook(before, with_kwargs=True))
+            self._handles.append(layer.module.register_forward_hook(after, with_kwargs=True))
 
     def close(self) -> None:
         """Removes the hooks."""

@@ -28,16 +28,15 @@ class Fallback:
         fused = all(fusible(p) for group in mine for p in group["params"])
         if not mine or not (fused or accept):
             return
-        self._adamw.param_groups, self._adamw.state = [adamw_group(g, fused) for g in mine], state
+        self._adamw.param_groups, self._adamw.state = [self._complete(g, fused) for g in mine], state
         setattr(self._adamw, FOUND_INF, accept.logical_not().to(torch.float32))
         self._adamw.step()
+
+    def _complete(self, group: dict[str, Any], fused: bool) -> dict[str, Any]:
+        """A group as AdamW reads it; one that was added later may lack options."""
+        return {**self._adamw.defaults, **group, "fused": fused, "foreach": None}
 
 
 def fusible(p: nn.Parameter) -> bool:
     """Whether the fused kernel takes a parameter."""
     return p.device.type in FUSED_DEVICES and p.is_floating_point()
-
-
-def adamw_group(group: dict[str, Any], fused: bool) -> dict[str, Any]:
-    """A group as AdamW reads it."""
-    return {**torch.optim.AdamW([nn.Parameter(torch.zeros(1))]).defaults, **group, "fused": fused, "foreach": None}

@@ -75,7 +75,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._bind_groups()
         samples = rate_samples if recipe.step_size.needs_samples else 0
         self._capture = Capture(self._model, self._plan.layers, self._sample, noise, self._generator, samples)
-        self._capture.attach(list(self._states))
+        self._capture.attach()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -213,9 +213,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._capture.reset()
         for state in self._states.values():
             state.pending = Measurement()
-        self._next_measurement(any(not s.block.measured for s in active.values()))
-
-    def _next_measurement(self, missing: bool) -> None:
+        missing = any(not s.block.measured for s in active.values())
         self._capture.measuring = missing or self._curvature.due(self._steps)
 
     def _refuse_gradient_scaling(self) -> None:
