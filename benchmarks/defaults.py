@@ -1,6 +1,7 @@
-"""Measures the lr, damping and interval of LNGD together.
+"""Measures the lr, damping and interval of LNGD, or of another method of the family, together.
 
     python benchmarks/defaults.py OUT.jsonl --steps 400 --lr 0.5 1 --damping 0.1 0.3 1
+    python benchmarks/defaults.py OUT.jsonl --method KFAC --tasks mnist-cnn --lr 0.1 0.2 --damping 0.03 0.3 --kl-clip 0.001 0.01
 
 Prints and appends one line a run: mean training loss of the last 100 steps and test metric.
 The seed is apart from those of the reports.
@@ -29,7 +30,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path)
     parser.add_argument("--tasks", nargs="+", default=["fashion-mlp", "fashion-cnn", "fashion-resnet"], choices=list(TASKS))
     parser.add_argument("--steps", type=int, default=400)
-    for name, default in (("lr", 0.5), ("damping", 0.3), ("curvature-every", 20)):
+    parser.add_argument(
+        "--method", default="LNGD", choices=[name for name in lngd.__all__ if name not in ("PAPER", "FisherType")]
+    )
+    for name, default in (("lr", 0.5), ("damping", 0.3), ("curvature-every", 20), ("kl-clip", 1e-3)):
         parser.add_argument(f"--{name}", nargs="+", type=type(default), default=[default])
     parser.add_argument(
         "--revert", nargs="+", default=[""], metavar="NAME", help="one run each with this option as in lngd.PAPER"
@@ -38,14 +42,26 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(task_name: str, steps: int, lr: float, baseline: str | None, options: dict[str, Any]) -> dict[str, object]:
+def measure(given: argparse.Namespace, task_name: str, lr: float, options: dict[str, Any]) -> dict[str, object]:
     """One run."""
+    steps, baseline, method = given.steps, given.baseline, getattr(lngd, given.method)
     task = replace(TASKS[task_name], steps=steps, epoch_steps=100)
-    row = Competitor("candidate", lambda model, s: lngd.LNGD(model, lr=s.lr, mean_over=s.mean_over, **options), 0.5, 1.0)
+    row = Competitor("candidate", lambda model, s: method(model, lr=s.lr, mean_over=s.mean_over, **options), 0.5, 1.0)
     runner.OPTIMIZERS = {"candidate": OPTIMIZERS[baseline] if baseline else row}
     *_, last = runner.train(runner.RunSpec(task, "candidate", lr, SEED), task.data(None))
-    about = {"task": task_name, "steps": steps, "optimizer": baseline or "lngd", "lr": lr, **({} if baseline else options)}
+    about = {
+        "task": task_name,
+        "steps": steps,
+        "optimizer": baseline or given.method.lower(),
+        "lr": lr,
+        **({} if baseline else options),
+    }
     return {**about, "train_loss": last.train_loss, "metric": last.metric, "diverged": last.diverged}
+
+
+def intervals(method: str, every: int) -> dict[str, int]:
+    """EKFAC measures its eigenvalues between two refreshes of their basis."""
+    return {"curvature_every": max(1, every // 2) if method == "EKFAC" else every, "inverse_every": every}
 
 
 def main() -> None:
@@ -53,12 +69,12 @@ def main() -> None:
     given = arguments()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    grid = itertools.product(given.tasks, given.lr, given.damping, given.curvature_every, given.revert)
-    for task, lr, damping, every, reverted in grid:
-        options = {"damping": damping, "curvature_every": every, "inverse_every": every}
+    grid = itertools.product(given.tasks, given.lr, given.damping, given.curvature_every, given.kl_clip, given.revert)
+    for task, lr, damping, every, kl_clip, reverted in grid:
+        options = {"damping": damping, "kl_clip": kl_clip, **intervals(given.method, every)}
         if reverted:
             options[reverted] = lngd.PAPER[reverted]
-        line = json.dumps(measure(task, given.steps, lr, given.baseline, options))
+        line = json.dumps(measure(given, task, lr, options))
         print(line, flush=True)
         with given.out.open("a") as file:
             file.write(line + "\n")

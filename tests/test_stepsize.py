@@ -126,7 +126,7 @@ def move(curvature: float | None, *, slope: float = 1.0, accept: Tensor = ACCEPT
     """A move along a single coordinate with ⟨d,∇⟩ = slope."""
     one = torch.ones(1, 1, dtype=torch.float64)
     measured = None if curvature is None else torch.tensor(curvature, dtype=torch.float64)
-    return Move(slope * one, slope * one, one, measured, accept)
+    return Move(slope * one, slope * one, one, measured, accept, 1.0)
 
 
 def test_the_envelope_rises_at_once_and_falls_slowly():
@@ -165,7 +165,7 @@ def test_without_any_sample_the_last_curvature_serves_and_else_nothing_moves():
 @pytest.mark.parametrize("rule", [LayerwiseRate(mu=0.0, smoothing=0.9), LayerwiseRate(mu=1e-8, smoothing=0.0), Graft()])
 def test_a_zero_gradient_moves_nothing_and_leaves_a_finite_state(rule):
     zero, state = torch.zeros(2, 3), {}
-    rate = rule.rate(Move(zero, zero, zero, torch.tensor(0.0), ACCEPT), state)
+    rate = rule.rate(Move(zero, zero, zero, torch.tensor(0.0), ACCEPT, 1.0), state)
     assert rate.isfinite()
     assert rate.item() == 0.0
     assert all(value.isfinite().all() for value in state.values())
@@ -183,7 +183,7 @@ def test_grafting_makes_the_step_as_long_as_adams():
         before = weight.detach().clone()
         weight.grad = torch.randn(2, 3, dtype=torch.float64)
         d = torch.randn(2, 3, dtype=torch.float64)
-        rate = rule.rate(Move(weight.grad, weight.grad, d, None, ACCEPT), state)
+        rate = rule.rate(Move(weight.grad, weight.grad, d, None, ACCEPT, 1.0), state)
         adam.step()
         torch.testing.assert_close((rate * d).norm(), (weight.detach() - before).norm())
 

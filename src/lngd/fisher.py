@@ -1,6 +1,7 @@
 """Which `g` a Fisher matrix is made of, and at what scale: everything here is about samples, nothing about layers.
 
-Convention: a sample's log-likelihood is what the loss is the mean of, so per-sample gradients average to the loss's gradient.
+Convention: a sample's negative log-likelihood is what the loss is the mean of, so per-sample gradients average to the loss's.
+Every factor between what the graph holds and such a gradient (mean over the batch, over tokens, a sum) is in `fisher_weight`.
 """
 
 from enum import Enum
@@ -12,7 +13,10 @@ from torch import Tensor
 from lngd.types import AnyTensor
 
 Noise = Literal["rademacher", "gaussian"]
-MeanOver = Literal["batch", "token"]
+MeanOver = Literal["batch", "token", "none"]
+"""What the loss averages over; "none": it is a sum over samples."""
+Likelihood = Literal["categorical", "bernoulli", "gaussian"]
+"""What the model's output parametrises: logits of classes, logits of yes or no, or the mean of a unit normal."""
 
 
 class FisherType(Enum):
@@ -21,6 +25,13 @@ class FisherType(Enum):
     LAYERWISE = "layerwise"
     """g = Jᵩᵀ ε, E[ε εᵀ] = I: each layer samples what the next one receives, p(â|a) = N(a, I) (LNGD sec. 3.1).
     Ready in the forward pass. At the model's output nothing follows and g = ε."""
+
+    EMPIRICAL = "empirical"
+    """g = −∇ₛ log p(y|x) with the labels y of the data: the user's own backward brings it. No Fisher matrix in the proper sense,
+    since y is not drawn from the model; it vanishes as the data are fitted."""
+
+    SAMPLED = "sampled"
+    """g = −∇ₛ log p(ŷ|x) with ŷ drawn from the model (LNGD eq. 1), by a backward pass of our own at the end of the forward."""
 
 
 def draw(noise: Noise, generator: torch.Generator, *, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> AnyTensor:
@@ -37,15 +48,60 @@ def draw(noise: Noise, generator: torch.Generator, *, shape: torch.Size, dtype: 
     return epsilon.to(device)
 
 
-def curvature_along(slopes: Tensor, positions: int, mean_over: MeanOver) -> Tensor:
+def sampled_gradient(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """−∇ log p(ŷ|outputs), ŷ drawn from the model: softmax(z) − onehot(ŷ), σ(z) − ŷ, or −ε.
+
+    Classes are the last dimension of `[n, C]` and `[n, tokens, C]`, the second of `[n, C, height, width]`, as losses want them.
+    Never fails on a NaN: it comes back, and the step is skipped.
+
+    Raises:
+        ValueError: one class only, whose gradient is zero.
+    """
+    outputs = outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32))
+    if likelihood == "gaussian":
+        return draw("gaussian", generator, shape=outputs.shape, dtype=outputs.dtype, device=outputs.device)
+    if likelihood == "bernoulli":
+        p = outputs.sigmoid()
+        return p - (_uniform(p, generator) < p).to(p.dtype)
+    axis = 1 if outputs.dim() > 3 else -1
+    if outputs.shape[axis] < 2:
+        raise ValueError(
+            f"likelihood='categorical' needs two classes or more, the model's output has shape {tuple(outputs.shape)}: "
+            "for yes-or-no logits give likelihood='bernoulli', for regression 'gaussian'"
+        )
+    gumbel = -_uniform(outputs, generator).log().neg().log()  # argmax(z + gumbel) is distributed as softmax(z)
+    chosen = (outputs + gumbel).argmax(axis, keepdim=True)
+    return outputs.softmax(axis).scatter_add(axis, chosen, -torch.ones_like(chosen, dtype=outputs.dtype))
+
+
+def fisher_weight(fisher: FisherType, mean_over: MeanOver, *, batch: int, positions: int) -> float:
+    """c in F = c · (1/N) Σₙ gₙgₙᵀ, for g as the graph holds them.
+
+    LAYERWISE samples have a scale of their own: 1. SAMPLED ones are gradients of a sample's whole log-likelihood, EMPIRICAL ones
+    of the loss. With a mean over the batch the latter are 1/N of a sample's own. With a mean over tokens (`positions`: s) a
+    sequence's log-likelihood is s times what the loss takes for it, and F is that of one token. With a sum, the loss and its
+    curvature are N times the mean's.
+    """
+    if fisher is FisherType.LAYERWISE:
+        return 1.0
+    of_likelihood = {"batch": 1.0, "token": 1 / positions, "none": float(batch)}[mean_over]
+    share_in_loss = {"batch": 1 / batch, "token": 1 / (batch * positions), "none": 1.0}[mean_over]
+    return of_likelihood / share_in_loss**2 if fisher is FisherType.EMPIRICAL else of_likelihood
+
+
+def curvature_along(slopes: Tensor, positions: int, mean_over: MeanOver, *, batch: int) -> Tensor:
     """dᵀFd = (1/N) Σₙ ⟨d, ∇⁽ⁿ⟩², the empirical Fisher along d (LNGD eq. 13).
 
     Args:
-        slopes: `[n]`, ⟨d, ∇⁽ⁿ⟩ of a sub-batch, with ∇⁽ⁿ⟩ scaled so that its mean over the batch is the gradient.
-        positions: s, the tokens of a sample. Where the loss is a mean over tokens (`mean_over="token"`), a sequence's
-            log-likelihood is s times what the loss takes for it, and the Fisher matrix of one token is s times larger
-            than the outer products of mean gradients say.
+        slopes: `[n]`, ⟨d, ·⟩ of a sub-batch's gradients of the loss, as back-propagated.
+        positions: s, the tokens of a sample.
         mean_over: what the loss averages over.
+        batch: N, the samples of the whole batch.
     """
-    scale = positions if mean_over == "token" else 1
-    return slopes.square().mean() * scale
+    return slopes.square().mean() * fisher_weight(FisherType.EMPIRICAL, mean_over, batch=batch, positions=positions)
+
+
+def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
+    """In (0, 1)."""
+    u = torch.empty(like.shape, dtype=like.dtype, device=generator.device).uniform_(generator=generator)
+    return u.clamp(min=torch.finfo(u.dtype).tiny).to(like.device)

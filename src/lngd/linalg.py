@@ -9,6 +9,8 @@ from torch import Tensor
 
 from lngd.types import Flag, Scalar
 
+LinAlgError: type[RuntimeError] = vars(torch.linalg)["LinAlgError"]  # documented, but its module lists no exports
+
 
 class NotPositiveDefiniteError(ArithmeticError):
     """A Fisher factor has no Cholesky factor, even damped."""
@@ -27,14 +29,25 @@ class Damping:
 
     def of_matrix(self, factor: Float[Tensor, "*group i i"]) -> Float[Tensor, "*group"]:
         """λ of a dense factor."""
-        return self._clip(factor.diagonal(dim1=-2, dim2=-1).mean(-1))
+        return self.of_mean(mean_eigenvalue(factor))
 
     def of_diagonal(self, factor: Float[Tensor, "*group o"]) -> Float[Tensor, "*group"]:
         """λ of a factor stored as its diagonal."""
-        return self._clip(factor.mean(-1))
+        return self.of_mean(factor.mean(-1))
 
-    def _clip(self, mean_eigenvalue: Float[Tensor, "*group"]) -> Float[Tensor, "*group"]:
-        return (self.relative * mean_eigenvalue).clamp(*self.bounds)
+    def of_mean(self, mean: Float[Tensor, "*group"]) -> Float[Tensor, "*group"]:
+        """λ of whatever has this mean eigenvalue."""
+        return (self.relative * mean).clamp(*self.bounds)
+
+    def of_kronecker(self, A: Float[Tensor, "*group"], B: Float[Tensor, "*group"]) -> tuple[Tensor, Tensor]:
+        """λ of A ⊗ B, from the factors' mean eigenvalues, as a shift of each: π√λ for A, √λ/π for B, π² = mean A / mean B.
+
+        (A + π√λ I) ⊗ (B + √λ/π I) is the factorisation nearest to A ⊗ B + λI (Martens & Grosse 2015, sec. 6.3).
+        """
+        tiny = torch.finfo(A.dtype).tiny
+        A, B = A.clamp(min=tiny), B.clamp(min=tiny)
+        root, pi = self.of_mean(A * B).sqrt(), (A / B).sqrt()
+        return root * pi, root / pi
 
 
 def as_damping(damping: Damping | float) -> Damping:
@@ -42,11 +55,21 @@ def as_damping(damping: Damping | float) -> Damping:
     return damping if isinstance(damping, Damping) else Damping(damping)
 
 
+def mean_eigenvalue(factor: Float[Tensor, "*group i i"]) -> Float[Tensor, "*group"]:
+    """tr(F)/dim F."""
+    return factor.diagonal(dim1=-2, dim2=-1).mean(-1)
+
+
+def shifted(factor: Float[Tensor, "*group i i"], shift: Float[Tensor, "*group"]) -> Float[Tensor, "*group i i"]:
+    """F + shift · I."""
+    moved = factor.clone()
+    moved.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
+    return moved
+
+
 def damped_matrix(factor: Float[Tensor, "*group i i"], damping: Damping) -> Float[Tensor, "*group i i"]:
     """Φ + λI."""
-    damped = factor.clone()
-    damped.diagonal(dim1=-2, dim2=-1).add_(damping.of_matrix(factor).unsqueeze(-1))
-    return damped
+    return shifted(factor, damping.of_matrix(factor))
 
 
 def damped_diagonal(factor: Float[Tensor, "*group o"], damping: Damping) -> Float[Tensor, "*group o"]:
@@ -64,9 +87,43 @@ def inverse(matrix: Float[Tensor, "*group i i"]) -> Float[Tensor, "*group i i"]:
     """
     for candidate in (matrix, matrix.double()):
         factor, failed = torch.linalg.cholesky_ex(candidate)
-        if not failed.any():
-            return torch.cholesky_inverse(factor).to(matrix.dtype)
+        inverted = torch.cholesky_inverse(factor).to(matrix.dtype)
+        if not failed.any() and inverted.isfinite().all():
+            return inverted
     raise NotPositiveDefiniteError(f"a {matrix.shape[-1]}×{matrix.shape[-1]} matrix is not positive definite: raise the damping")
+
+
+def inverse_diagonal(diagonal: Float[Tensor, "*group o"]) -> Float[Tensor, "*group o"]:
+    """The inverse of a diagonal matrix.
+
+    Raises:
+        NotPositiveDefiniteError: an entry is zero, or so small that its inverse is infinite.
+    """
+    inverted = diagonal.reciprocal()
+    if not (inverted.isfinite() & (inverted > 0)).all():
+        raise NotPositiveDefiniteError("a diagonal factor has an entry of zero: raise the damping")
+    return inverted
+
+
+def eigenbasis(matrix: Float[Tensor, "*group i i"]) -> tuple[Float[Tensor, "*group i"], Float[Tensor, "*group i i"]]:
+    """Eigenvalues, rounding errors below zero set to zero, and eigenvectors (columns) of a positive semi-definite matrix.
+
+    Raises:
+        NotPositiveDefiniteError: the decomposition does not converge, in float64 neither.
+    """
+    for candidate in (matrix, matrix.double()):
+        try:
+            values, vectors = torch.linalg.eigh(candidate)
+        except LinAlgError:
+            continue
+        return values.clamp(min=0).to(matrix.dtype), vectors.to(matrix.dtype)
+    raise NotPositiveDefiniteError(f"a {matrix.shape[-1]}×{matrix.shape[-1]} matrix has no eigendecomposition: raise the damping")
+
+
+def kronecker(left: Float[Tensor, "*group o o"], right: Float[Tensor, "*group i i"]) -> Float[Tensor, "*group oi oi"]:
+    """left ⊗ right, the matrix that takes a row-major G to left G rightᵀ; one product a group."""
+    product = left[..., :, None, :, None] * right[..., None, :, None, :]  # [o, i, o, i]
+    return product.flatten(-4, -3).flatten(-2)
 
 
 def all_finite(tensors: list[Tensor]) -> Flag:

@@ -1,23 +1,26 @@
 """The methods: each is a block, a Fisher type and a step size, and no more."""
 
+import inspect
 import math
-from collections.abc import Iterable
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterable
+from functools import partial, partialmethod
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 
-from lngd.curvature import LNGDBlock
-from lngd.fisher import MeanOver, Noise
+from lngd.curvature import CurvatureBlock, EKFACBlock, KFACBlock, LNGDBlock, NGPlusBlock, THORBlock, TKFACBlock
+from lngd.fisher import FisherType, Likelihood, MeanOver, Noise
 from lngd.optimizer import NaturalGradient
 from lngd.optimizer.groups import GROUP_DEFAULTS
 from lngd.optimizer.hyperparameters import check_hyperparameters
 from lngd.optimizer.layer_state import Recipe
 from lngd.optimizer.momentum import MOMENTA
 from lngd.optimizer.schedule import Schedule
-from lngd.stepsize import Constant, Graft, LayerwiseRate, StepSize
+from lngd.stepsize import Constant, Graft, KLClip, LayerwiseRate, StepSize
 
-Rate: TypeAlias = Literal["layerwise", "graft", "constant"]
+Rate: TypeAlias = Literal["layerwise", "graft", "kl_clip", "constant"]
+M = TypeVar("M", bound="type[Method]")
 
 PAPER: dict[str, Any] = {
     "momentum": 0.9,
@@ -40,45 +43,43 @@ PAPER: dict[str, Any] = {
 The paper finds lr by a grid over {1e-4, 3e-4, …, 1, 3}; it never gives µ."""
 
 
-def step_size(rate: Rate, mu: float, smoothing: float) -> StepSize:
-    """The step size by its name."""
-    if rate == "layerwise":
-        return LayerwiseRate(mu, smoothing)
-    return Graft() if rate == "graft" else Constant()
-
-
-class LNGD(NaturalGradient):
-    """Layer-wise natural gradient descent (LNGD, NeurIPS 2024): W ← W − lr·α_l·(Ψ̂⁻¹ M Φ̂⁻¹) for each layer.
-
-    Φ and Ψ come from the forward pass by layer-wise sampling (eqs. 3–5), α_l from a few samples' gradients (eqs. 12–13).
+class Method(NaturalGradient):
+    """What all methods share: W ← W − lr·α_l·F̂⁻¹M for each layer, AdamW for what has no curvature.
 
     Args:
         model: the model to train; its forward is watched by hooks.
         params: parameters or torch.optim-style groups; None for all. A parameter left out is frozen.
-        lr: the share of the layer's best step (1 is a Newton step) with `rate="layerwise"`; an Adam rate with "graft".
+        lr: the share of the layer's best step (1 is a Newton step) with `rate="layerwise"`; an Adam rate with "graft"; the
+            length of the natural gradient, at most that of the trust region, with "kl_clip"; that length itself with "constant".
         momentum: β of the gradient's average, or τ of the update's.
         weight_decay: decoupled: W ← (1 − lr·weight_decay) W. Without effect on layers whose norm is kept.
-        mu: µ of eq. 12.
-        damping: λ of each factor in units of its mean eigenvalue.
+        mu: µ of LNGD eq. 12.
+        damping: λ in units of the block's mean eigenvalue; with LNGD's block, of each factor's.
         damping_bounds: (ν₁, ν₂), absolute bounds of λ.
-        decay: ϵ of eq. 14, the weight on past statistics.
+        decay: ϵ of LNGD eq. 14, the weight on past statistics.
         curvature_every, inverse_every: steps between measurements (T_FIM) and between refreshes (T_INV).
         curvature_ramp: measure and refresh at steps 1, 2, 4, … below the interval too.
-        rate: "layerwise" (eqs. 12–13), "graft" (the length of Adam's step per layer) or "constant".
+        fisher: where g comes from: LAYERWISE, EMPIRICAL or SAMPLED.
+        likelihood: what labels are drawn from with SAMPLED: "categorical" (the output holds logits), "bernoulli" (logits of
+            yes or no) or "gaussian" (the output is a mean).
+        rate: "layerwise" (LNGD eqs. 12–13), "graft" (the length of Adam's step per layer), "kl_clip" or "constant".
+        kl_clip: κ, the KL divergence a step may cause, with `rate="kl_clip"`.
         warmup: steps over which lr rises linearly.
         smoothing: how slowly the curvature along the step is forgotten; 0 is eq. 12 as printed.
         rate_samples: samples of a batch that measure the rate; None for all.
         noise: of layer-wise sampling, "rademacher" or "gaussian".
-        momentum_on: "gradient" (averaged, then preconditioned) or "update" (Algorithm 1).
-        mean_over: what the loss averages over, "batch" or "token"; fixes the scale of per-sample gradients.
+        momentum_on: "gradient" (averaged, then preconditioned) or "update" (LNGD Algorithm 1).
+        mean_over: what the loss averages over, "batch", "token" or "none" (a sum); fixes the scale of per-sample gradients.
         keep_norms: restore the norm of scale-invariant layers after each step.
-        max_factor_dim: a layer with more inputs than this falls back to AdamW.
+        max_factor_dim: a layer with a larger dense factor falls back to AdamW; THOR splits its factors instead.
         fallback_lr: AdamW's rate for the parameters without curvature.
-        generator: randomness of the noise; saved in `state_dict`.
+        generator: randomness of noise and labels; saved in `state_dict`.
 
     Raises:
         ValueError: a hyperparameter out of its range, nothing to train, or `params` that are not the model's.
     """
+
+    block: ClassVar[type[CurvatureBlock]]
 
     def __init__(
         self,
@@ -95,7 +96,10 @@ class LNGD(NaturalGradient):
         curvature_every: int = 20,
         inverse_every: int = 20,
         curvature_ramp: bool = True,
+        fisher: FisherType = FisherType.LAYERWISE,
+        likelihood: Likelihood = "categorical",
         rate: Rate = "layerwise",
+        kl_clip: float = 1e-3,
         warmup: int = 30,
         smoothing: float = 0.9,
         rate_samples: int | None = 32,
@@ -109,56 +113,99 @@ class LNGD(NaturalGradient):
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "model", "params", "generator", "__class__")}
         check_hyperparameters(given)
+        steps: dict[Rate, Callable[[], StepSize]] = {
+            "layerwise": lambda: LayerwiseRate(mu, smoothing),
+            "graft": Graft,
+            "kl_clip": lambda: KLClip(kl_clip),
+            "constant": Constant,
+        }
         super().__init__(
             model,
             params,
-            block=LNGDBlock,
-            recipe=Recipe(MOMENTA[momentum_on](), step_size(rate, mu, smoothing), mean_over, keep_norms),
+            block=self._block(max_factor_dim),
+            recipe=Recipe(MOMENTA[momentum_on](), steps[rate](), fisher, mean_over, keep_norms),
             curvature=Schedule(curvature_every, curvature_ramp),
             inverses=Schedule(inverse_every, curvature_ramp),
             defaults={name: given[name] for name in GROUP_DEFAULTS},
             warmup=warmup,
             rate_samples=rate_samples,
             noise=noise,
+            likelihood=likelihood,
             generator=generator,
             max_factor_dim=max_factor_dim,
         )
 
+    @classmethod
+    def _block(cls, max_factor_dim: int) -> Callable[[], CurvatureBlock]:  # noqa: ARG003
+        return cls.block
 
-class LNGDSample(LNGD):
-    """LNGD without its adaptive rate: layer-wise sampling alone (the ablation LNGD-sample of Table 5). lr is an SGD-like rate.
 
-    Args and errors are LNGD's, less those of the rate.
+def defaults(**own: Any) -> Callable[[M], M]:
+    """A class decorator: the constructor's defaults that are the method's own. `inspect.signature` and `help` show them."""
+
+    def decorate(cls: M) -> M:
+        unknown = own.keys() - inspect.signature(Method).parameters.keys()
+        assert not unknown, f"no such argument: {unknown}"
+        setattr(cls, "__init__", partialmethod(Method.__init__, **own))  # noqa: B010
+        return cls
+
+    return decorate
+
+
+@defaults()
+class LNGD(Method):
+    """Layer-wise natural gradient descent (LNGD, NeurIPS 2024): F ≈ Φ ⊗ Ψ from the forward pass, one adaptive rate per layer.
+
+    Φ and Ψ come from layer-wise sampling (eqs. 3–5), α_l from a few samples' gradients (eqs. 12–13). Arguments: see `Method`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        params: Iterable[Any] | None = None,
-        *,
-        lr: float = 0.1,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        damping: float = 0.3,
-        decay: float = 0.95,
-        curvature_every: int = 20,
-        inverse_every: int = 20,
-        fallback_lr: float = 3e-3,
-        mean_over: MeanOver = "batch",
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(
-            model,
-            params,
-            rate="constant",
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            damping=damping,
-            decay=decay,
-            curvature_every=curvature_every,
-            inverse_every=inverse_every,
-            fallback_lr=fallback_lr,
-            mean_over=mean_over,
-            generator=generator,
-        )
+    block = LNGDBlock
+
+
+@defaults(rate="constant", lr=0.1)
+class LNGDSample(LNGD):
+    """LNGD without its adaptive rate: layer-wise sampling alone (the ablation LNGD-sample of Table 5)."""
+
+
+@defaults(fisher=FisherType.SAMPLED)
+class LNGDLr(LNGD):
+    """LNGD without layer-wise sampling: Φ and Ψ from back-propagated model samples (the ablation LNGD-lr of Table 5)."""
+
+
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1)
+class KFAC(Method):
+    """Kronecker-factored approximate curvature (Martens & Grosse 2015): F ≈ A ⊗ B, π-adjusted damping, KL clip."""
+
+    block = KFACBlock
+
+
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, curvature_every=10, inverse_every=40)
+class EKFAC(Method):
+    """K-FAC's eigenbasis with re-estimated eigenvalues (George et al. 2018); measures more often than the basis moves."""
+
+    block = EKFACBlock
+
+
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1)
+class TKFAC(Method):
+    """Trace-restricted K-FAC (Gao et al., AAAI 2021): F ≈ δ P ⊗ Q with the trace of F."""
+
+    block = TKFACBlock
+
+
+@defaults(fisher=FisherType.EMPIRICAL, rate="kl_clip", lr=0.1)
+class NGPlus(Method):
+    """NG+ (Yang et al., TPAMI 2022): L = E[G Gᵀ] of per-sample gradient matrices, direction (L + λI)⁻¹ ∇."""
+
+    block = NGPlusBlock
+
+
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, max_factor_dim=128)
+class THOR(Method):
+    """THOR (Chen et al., AAAI 2021): K-FAC's factors in blocks of at most `max_factor_dim`, refreshed by the trace rule."""
+
+    block = THORBlock
+
+    @classmethod
+    def _block(cls, max_factor_dim: int) -> Callable[[], CurvatureBlock]:
+        return partial(THORBlock, max_factor_dim)

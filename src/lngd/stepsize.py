@@ -6,6 +6,7 @@ it is false the step is being skipped and no state may change.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -31,16 +32,24 @@ class Move:
     curvature: Scalar | None
     """dᵀFd of this batch's empirical Fisher; None if no sample of the layer was caught."""
     accept: Flag
+    lr: float
+    """What α_l is multiplied with: the group's lr and the share that the warm-up leaves of it."""
 
 
 class StepSize(ABC):
     """α_l of one layer."""
 
     needs_samples: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
+    """Whether `common` has a factor."""
 
     @abstractmethod
     def rate(self, move: Move, state: State) -> Scalar:
         """α_l ≥ 0; 0 where it would not be finite. Updates `state`."""
+
+    def common(self, moves: Sequence[Move]) -> Scalar | None:
+        """A factor on every α_l that depends on all layers together, if `joint`; None for 1."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ class LayerwiseRate(StepSize):
 
     def rate(self, move: Move, state: State) -> Scalar:
         slope = inner(move.direction, move.average)  # ⟨d,∇⟩ > 0: F̂ is positive definite
+        state["slope"] = torch.where(move.accept, slope, state.get("slope", torch.zeros_like(slope)))
         kappa = self._envelope(move, slope, state)
         alpha = (kappa + self.mu / slope).reciprocal()
         return torch.where(alpha.isfinite() & (kappa > 0), alpha, 0.0)
@@ -113,3 +123,27 @@ class Graft(StepSize):
         state["square"] = square.lerp(torch.where(move.accept, new, 0.0), share)
         state["weight"] = weight.lerp(torch.ones_like(weight), share)
         return state["square"], state["weight"]
+
+
+@dataclass(frozen=True)
+class KLClip(StepSize):
+    """α = min(1, √(κ / Σ_l lr² ⟨d_l,∇_l⟩)) for all layers: no step changes the model's predictions by more than about κ.
+
+    d = F̂⁻¹∇ makes ⟨d,∇⟩ = dᵀF̂d, so lr² Σ_l ⟨d_l,∇_l⟩ is twice the KL divergence between the predictions before and
+    after the step, as F̂ sees it (Ba, Grosse, Martens 2017, sec. 5; the trust region of the K-FAC family).
+
+    Args:
+        kl: κ, in nats.
+    """
+
+    joint: ClassVar[bool] = True
+    kl: float
+
+    def rate(self, move: Move, state: State) -> Scalar:
+        return move.direction.new_ones(())
+
+    def common(self, moves: Sequence[Move]) -> Scalar | None:
+        device = moves[0].direction.device
+        slopes = [move.lr**2 * inner(move.direction, move.average).to(device) for move in moves]
+        share = (self.kl / torch.stack(slopes).sum()).sqrt().clamp(max=1.0)
+        return torch.where(share.isfinite(), share, 0.0)

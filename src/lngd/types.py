@@ -20,6 +20,9 @@ GradientMatrix = Float[Tensor, "*group o i"]
 InputFactor = Float[Tensor, "*group i i"]
 """A dense Fisher factor over the inputs, such as Φ."""
 
+OutputFactor = Float[Tensor, "*group o o"]
+"""A dense Fisher factor over the outputs."""
+
 OutputDiagonal = Float[Tensor, "*group o"]
 """A diagonal Fisher factor over the outputs, such as Ψ."""
 

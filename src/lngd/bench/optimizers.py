@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 import lngd
 from lngd.bench.muon import MuonWithAdamW
 from lngd.bench.task import MeanOver
+from lngd.methods import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,9 @@ def _muon(model: nn.Module, setting: Setting) -> Optimizer:
     return MuonWithAdamW(model, lr=setting.lr, weight_decay=setting.weight_decay)
 
 
-def _lngd(model: nn.Module, setting: Setting) -> Optimizer:
-    return lngd.LNGD(model, lr=setting.lr, weight_decay=setting.weight_decay, mean_over=setting.mean_over)
-
-
-def _lngd_sample(model: nn.Module, setting: Setting) -> Optimizer:
-    return lngd.LNGDSample(model, lr=setting.lr, weight_decay=setting.weight_decay, mean_over=setting.mean_over)
+def _family(method: type[Method]) -> Callable[[nn.Module, Setting], Optimizer]:
+    """A method of this library at its own defaults."""
+    return lambda model, s: method(model, lr=s.lr, weight_decay=s.weight_decay, mean_over=s.mean_over)
 
 
 def _lngd_paper(model: nn.Module, setting: Setting) -> Optimizer:
@@ -66,8 +64,14 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "sgd": Competitor("SGD", _sgd, 0.1, 1.0),
     "adamw": Competitor("AdamW", _adamw, 0.002, 1.1),
     "muon": Competitor("Muon", _muon, 0.01, 1.5),
-    "lngd": Competitor("LNGD", _lngd, 0.5, 2.0),
-    "lngd-sample": Competitor("LNGD-sample", _lngd_sample, 0.1, 1.7),
+    "kfac": Competitor("K-FAC", _family(lngd.KFAC), 0.1, 2.0),
+    "ekfac": Competitor("EKFAC", _family(lngd.EKFAC), 0.1, 2.5),
+    "tkfac": Competitor("TKFAC", _family(lngd.TKFAC), 0.1, 2.0),
+    "ngplus": Competitor("NG+", _family(lngd.NGPlus), 0.5, 1.8),
+    "thor": Competitor("THOR", _family(lngd.THOR), 0.1, 2.0),
+    "lngd-lr": Competitor("LNGD-lr", _family(lngd.LNGDLr), 0.5, 2.0),
+    "lngd-sample": Competitor("LNGD-sample", _family(lngd.LNGDSample), 0.1, 1.7),
+    "lngd": Competitor("LNGD", _family(lngd.LNGD), 0.5, 2.0),
     "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0),
 }
 DEFAULT_OPTIMIZERS = "sgd,adamw,muon,lngd"  # as the command line writes them

@@ -15,8 +15,7 @@ from lngd.bench.records import Epoch, finite
 from lngd.bench.schedule import linear_schedule
 from lngd.bench.scoring import Score
 from lngd.bench.task import Task
-
-LinAlgError: type[RuntimeError] = vars(torch.linalg)["LinAlgError"]  # documented, but its module lists no exports
+from lngd.linalg import LinAlgError
 
 
 @dataclass(frozen=True)

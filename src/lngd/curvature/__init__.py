@@ -1,6 +1,11 @@
 """What a method keeps of each layer's Fisher matrix: one file per approximation."""
 
 from lngd.curvature.block import CurvatureBlock
+from lngd.curvature.ekfac import EKFACBlock
+from lngd.curvature.kfac import KFACBlock
 from lngd.curvature.lngd import LNGDBlock
+from lngd.curvature.ngplus import NGPlusBlock
+from lngd.curvature.thor import THORBlock
+from lngd.curvature.tkfac import TKFACBlock
 
-__all__ = ["CurvatureBlock", "LNGDBlock"]
+__all__ = ["CurvatureBlock", "EKFACBlock", "KFACBlock", "LNGDBlock", "NGPlusBlock", "THORBlock", "TKFACBlock"]

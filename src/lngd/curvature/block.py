@@ -17,10 +17,23 @@ class CurvatureBlock(ABC):
     """One layer's approximate Fisher matrix F. Every shape may carry a leading group dimension."""
 
     statistics: ClassVar[tuple[str, ...]]
+    quadratic: ClassVar[tuple[bool, ...]]
+    """Which of the measured tensors are quadratic in g; the others don't depend on its scale."""
     inverses: ClassVar[tuple[str, ...]]
+
+    shape: tuple[int, int]
+    """(o, i) of the gradient, per group; set by the owner, or by the first measurement of a block that needs it."""
 
     def __init__(self) -> None:
         self.updates = 0
+
+    @abstractmethod
+    def dims(self, inputs: int, outputs: int) -> tuple[int, ...]:
+        """Sizes of the dense matrices that have to be factorised."""
+
+    @abstractmethod
+    def numbers(self, inputs: int, outputs: int) -> int:
+        """How many numbers statistics and inverses hold, per group."""
 
     @abstractmethod
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
@@ -41,6 +54,10 @@ class CurvatureBlock(ABC):
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """From what one step measured to what is averaged over steps."""
         return measured
+
+    def weighted(self, measured: tuple[Tensor, ...], weight: float) -> tuple[Tensor, ...]:
+        """What `measure` would have given for √weight · g."""
+        return tuple(m * weight if squares else m for m, squares in zip(measured, self.quadratic, strict=True))
 
     def update(self, measured: tuple[Tensor, ...], decay: float) -> None:
         """F ← βF + (1−β)F_new (LNGD eq. 14), started at zero and corrected for that, so the first measurement counts whole."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lngd.curvature.block import CurvatureBlock
-from lngd.linalg import Damping, as_damping, damped_diagonal, damped_matrix, inverse
+from lngd.linalg import Damping, as_damping, damped_diagonal, damped_matrix, inverse, inverse_diagonal, kronecker
 from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputDiagonal
 
 
@@ -16,12 +16,19 @@ class LNGDBlock(CurvatureBlock):
     """
 
     statistics = ("phi", "psi")
+    quadratic = (True, True)
     inverses = ("phi_inverse", "psi_inverse")
 
     phi: InputFactor
     psi: OutputDiagonal
     phi_inverse: InputFactor
     psi_inverse: OutputDiagonal
+
+    def dims(self, inputs: int, outputs: int) -> tuple[int, ...]:
+        return (inputs,)
+
+    def numbers(self, inputs: int, outputs: int) -> int:
+        return 2 * (inputs**2 + outputs)
 
     def measure(self, a: Activations, g: Gradients) -> tuple[InputFactor, OutputDiagonal]:
         n = a.shape[-3]
@@ -38,8 +45,8 @@ class LNGDBlock(CurvatureBlock):
         return phi, psi / total.clamp(min=torch.finfo(psi.dtype).tiny)
 
     def refresh(self, damping: Damping) -> None:
-        self.phi_inverse = inverse(damped_matrix(self.phi, damping))
-        self.psi_inverse = damped_diagonal(self.psi, damping).reciprocal()
+        phi_inverse, psi_inverse = inverse(damped_matrix(self.phi, damping)), inverse_diagonal(damped_diagonal(self.psi, damping))
+        self.phi_inverse, self.psi_inverse = phi_inverse, psi_inverse
 
     def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
         """Ψ̂⁻¹ ∇ Φ̂⁻¹."""
@@ -49,5 +56,4 @@ class LNGDBlock(CurvatureBlock):
         """(Ψ + λ_Ψ I) ⊗ (Φ + λ_Φ I)."""
         damping = as_damping(damping)
         phi, psi = damped_matrix(self.phi, damping), damped_diagonal(self.psi, damping)
-        product = torch.diag_embed(psi)[..., :, None, :, None] * phi[..., None, :, None, :]  # [o, i, o, i]
-        return product.flatten(-4, -3).flatten(-2)
+        return kronecker(torch.diag_embed(psi), phi)

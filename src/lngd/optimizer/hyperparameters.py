@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lngd.fisher import FisherType
+
 
 def is_number(value: object) -> bool:
     """A finite real number; a bool is not one."""
@@ -46,7 +48,13 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "curvature_every": (is_count(1), "a whole number of 1 or more"),
     "inverse_every": (is_count(1), "a whole number of 1 or more"),
     "curvature_ramp": (lambda value: isinstance(value, bool), "True or False"),
-    "rate": (one_of("layerwise", "graft", "constant"), "'layerwise', 'graft' or 'constant'"),
+    "fisher": (
+        lambda value: isinstance(value, FisherType),
+        "FisherType.LAYERWISE, FisherType.EMPIRICAL or FisherType.SAMPLED (from lngd import FisherType)",
+    ),
+    "likelihood": (one_of("categorical", "bernoulli", "gaussian"), "'categorical', 'bernoulli' or 'gaussian'"),
+    "rate": (one_of("layerwise", "graft", "kl_clip", "constant"), "'layerwise', 'graft', 'kl_clip' or 'constant'"),
+    "kl_clip": (lambda value: is_number(value) and value > 0, "a number greater than 0"),
     "warmup": (is_count(0), "a whole number of 0 or more"),
     "smoothing": (is_fraction, "a number in [0, 1)"),
     "rate_samples": (
@@ -55,7 +63,7 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "noise": (one_of("rademacher", "gaussian"), "'rademacher' or 'gaussian'"),
     "momentum_on": (one_of("gradient", "update"), "'gradient' or 'update'"),
-    "mean_over": (one_of("batch", "token"), "'batch' or 'token'"),
+    "mean_over": (one_of("batch", "token", "none"), "'batch', 'token' or 'none' (the loss is a sum)"),
     "keep_norms": (lambda value: isinstance(value, bool), "True or False"),
     "max_factor_dim": (is_count(1), "a whole number of 1 or more"),
     "fallback_lr": (at_least_zero, "a number of 0 or more"),

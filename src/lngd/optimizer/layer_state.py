@@ -10,12 +10,12 @@ from torch import Tensor
 
 from lngd.capture import RateSample
 from lngd.curvature import CurvatureBlock
-from lngd.fisher import MeanOver, curvature_along
+from lngd.fisher import FisherType, MeanOver, curvature_along, fisher_weight
 from lngd.layers import Layer
 from lngd.linalg import inner
 from lngd.optimizer.momentum import Momentum, running_mean
 from lngd.stepsize import Move, State, StepSize
-from lngd.types import Flag, GradientMatrix, Scalar
+from lngd.types import Flag, GradientMatrix, Gradients, Scalar
 
 INVARIANCE_DECAY = 0.9
 INVARIANCE_THRESHOLD = 0.1
@@ -31,6 +31,7 @@ class Recipe:
 
     momentum: Momentum
     step_size: StepSize
+    fisher: FisherType
     mean_over: MeanOver
     keep_norms: bool
 
@@ -41,13 +42,17 @@ class Measurement:
 
     sums: tuple[Tensor, ...] = ()
     samples: int = 0
+    positions: int = 0
     forward_id: int = -1
 
-    def add(self, measured: tuple[Tensor, ...], n: int, forward_id: int) -> None:
-        """Adds a mean over n samples. A second call in the same forward adds to the same samples, as another position would."""
+    def add(self, measured: tuple[Tensor, ...], g: Gradients, forward_id: int) -> None:
+        """Adds a mean over samples. A second call in the same forward adds to the same samples, as further positions would."""
+        n, positions = g.shape[-3:-1]
         scaled = tuple(m * n for m in measured)
         self.sums = tuple(s + m for s, m in zip(self.sums, scaled, strict=True)) if self.sums else scaled
-        self.samples += n if forward_id != self.forward_id else 0
+        again = forward_id == self.forward_id
+        self.samples += 0 if again else n
+        self.positions = self.positions + positions if again else positions
         self.forward_id = forward_id
 
     def mean(self) -> tuple[Tensor, ...]:
@@ -68,28 +73,32 @@ class LayerState:
     pending: Measurement = field(default_factory=Measurement)
     rate: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        self.block.shape = self.layer.outputs, self.layer.inputs
+
     @property
     def curvature_bytes(self) -> int:
-        """Bytes of Φ, Ψ and their inverses."""
-        i, o = self.layer.inputs, self.layer.outputs
-        return 2 * self.layer.groups * (i * i + o) * self.layer.dtype.itemsize
+        """Bytes of all statistics and inverses."""
+        return self.layer.groups * self.block.numbers(self.layer.inputs, self.layer.outputs) * self.layer.dtype.itemsize
 
     def has_gradient(self) -> bool:
         """Whether there is anything to do."""
         return any(p.grad is not None for p in self.layer.parameters)
 
     def take_measurement(self) -> None:
-        """Moves the pending measurement into the averages."""
-        if self.pending.samples:
-            self.block.update(self.pending.mean(), self.groups[0]["decay"])
+        """Moves the pending measurement into the averages, at the Fisher matrix's scale."""
+        pending = self.pending
+        if pending.samples:
+            fisher, mean_over = self.recipe.fisher, self.recipe.mean_over
+            weight = fisher_weight(fisher, mean_over, batch=pending.samples, positions=pending.positions)
+            self.block.update(self.block.weighted(pending.mean(), weight), self.groups[0]["decay"])
 
-    @torch.no_grad()
-    def step(self, warmup: float, accept: Flag, samples: list[RateSample]) -> None:
-        """Moves the weights: M, d = F̂⁻¹M, α_l, W ← W − lr·α_l·d (LNGD Algorithm 1, lines 11–16).
+    def move(self, warmup: float, accept: Flag, samples: list[RateSample]) -> Move:
+        """Where to: M, d = F̂⁻¹M, dᵀFd (LNGD Algorithm 1, lines 11–12).
 
         Args:
             warmup: the share of lr that this step may use.
-            accept: where false, nothing changes.
+            accept: where false, no state changes.
             samples: what was caught for the rate.
         """
         beta, recipe = self.groups[0]["momentum"], self.recipe
@@ -98,10 +107,23 @@ class LayerState:
         average = recipe.momentum.before(gradient, beta, self.state, accept)
         direction = self.block.precondition(average) if self.block.ready else average
         curvature = directional_curvature(self.layer, direction, samples, recipe.mean_over)
-        rate = recipe.step_size.rate(Move(gradient, average, direction, curvature, accept), self.state)
+        return Move(gradient, average, direction, curvature, accept, warmup * self.groups[0]["lr"])
+
+    def step(self, move: Move, warmup: float, common: Scalar | None) -> None:
+        """How far: α_l, W ← W − lr·α_l·d (LNGD Algorithm 1, lines 13–16).
+
+        Args:
+            move: of this step.
+            warmup: the share of lr that this step may use.
+            common: the factor of all layers' rates.
+        """
+        beta, recipe, accept = self.groups[0]["momentum"], self.recipe, move.accept
+        rate = recipe.step_size.rate(move, self.state)
+        if common is not None:
+            rate = rate * common.to(rate.device)
         self.rate = torch.where(accept, rate, 0.0)
-        update = recipe.momentum.after(-warmup * rate * self._scaled_by_lr(direction), beta, self.state, accept)
-        self._apply(torch.where(accept, update, 0.0), gradient, accept)
+        update = recipe.momentum.after(-warmup * rate * self._scaled_by_lr(move.direction), beta, self.state, accept)
+        self._apply(torch.where(accept, update, 0.0), move.gradient, accept)
 
     def _scaled_by_lr(self, direction: GradientMatrix) -> GradientMatrix:
         """lr·d. Weight and bias may have rates of their own; lr belongs inside ζ, so that momentum keeps the rate of its time."""
@@ -135,6 +157,20 @@ class LayerState:
         return (mean < INVARIANCE_THRESHOLD) & (seen >= INVARIANCE_STEPS)
 
 
+@torch.no_grad()
+def step_layers(states: dict[str, LayerState], warmup: float, accept: Flag, rates: dict[str, list[RateSample]]) -> None:
+    """Steps every layer, one after the other; a joint step size sees all directions first."""
+    if not states:
+        return
+    step_size = next(iter(states.values())).recipe.step_size
+    moves: Iterable[Move] = (state.move(warmup, accept, rates.get(name, [])) for name, state in states.items())
+    if step_size.joint:
+        moves = list(moves)
+    common = step_size.common(moves) if isinstance(moves, list) else None
+    for state, move in zip(states.values(), moves, strict=True):
+        state.step(move, warmup, common)
+
+
 def directional_curvature(
     layer: Layer, direction: GradientMatrix, samples: list[RateSample], mean_over: MeanOver
 ) -> Scalar | None:
@@ -146,7 +182,7 @@ def directional_curvature(
         slopes[key] = torch.stack([_slopes(layer, direction, s) for s in group]).sum(0)
     batch = sum(n for _, n in slopes)  # micro-batches are parts of one batch
     positions = samples[0].g[0].numel() // layer.weight.shape[0]
-    return curvature_along(torch.cat([*slopes.values()]) * batch, positions, mean_over)
+    return curvature_along(torch.cat([*slopes.values()]), positions, mean_over, batch=batch)
 
 
 def by_forward(samples: list[RateSample]) -> Iterable[tuple[tuple[int, int], list[RateSample]]]:

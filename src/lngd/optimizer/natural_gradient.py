@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lngd.capture import Capture
+from lngd.capture import Capture, source_of
 from lngd.curvature import CurvatureBlock
-from lngd.fisher import Noise
+from lngd.fisher import Likelihood, Noise
 from lngd.linalg import Damping, NotPositiveDefiniteError, all_finite
 from lngd.optimizer import checkpoint
 from lngd.optimizer.fallback import Fallback
 from lngd.optimizer.groups import GROUP_DEFAULTS, move_to_fallback, split_group, user_groups
-from lngd.optimizer.layer_state import LayerState, Measurement, Recipe
-from lngd.optimizer.outcome import Summary, plan_model, unwrapped
+from lngd.optimizer.layer_state import LayerState, Measurement, Recipe, step_layers
+from lngd.optimizer.outcome import Limit, Summary, plan_model, unwrapped
+from lngd.optimizer.refusals import refuse_gradient_scaling, refuse_parts_of_a_model
 from lngd.optimizer.schedule import Schedule
 from lngd.optimizer.skips import SkipCounter
 from lngd.types import Flag
@@ -36,8 +37,10 @@ class NaturalGradient(torch.optim.Optimizer):
         defaults: the group-level hyperparameters, `GROUP_DEFAULTS`.
         warmup: steps over which lr rises linearly for the layers with curvature.
         rate_samples: samples of a batch that measure the rate; None for all.
-        noise, generator: ε of layer-wise sampling.
-        max_factor_dim: a layer with more inputs than this falls back.
+        noise: ε of layer-wise sampling.
+        likelihood: what labels are drawn from with FisherType.SAMPLED.
+        generator: the randomness of both.
+        max_factor_dim: a layer with a larger dense factor falls back.
 
     Raises:
         ValueError: a hyperparameter out of range, nothing to train, `params` that are not the model's, or several processes.
@@ -58,6 +61,7 @@ class NaturalGradient(torch.optim.Optimizer):
         warmup: int,
         rate_samples: int | None,
         noise: Noise,
+        likelihood: Likelihood,
         generator: torch.Generator | None,
         max_factor_dim: int,
     ) -> None:
@@ -65,16 +69,18 @@ class NaturalGradient(torch.optim.Optimizer):
         self._model = unwrapped(model)
         groups = user_groups(self._model, params, defaults)
         trained = [p for group in groups for p in group["params"]]
-        self._plan = plan_model(self._model, trained, max_factor_dim)
+        self._plan = plan_model(self._model, trained, Limit(block().dims, max_factor_dim))
+        self._recipe = recipe
         self._states = {name: LayerState(layer, block(), recipe) for name, layer in self._plan.layers.items()}
         self._curvature, self._inverses, self._warmup = curvature, inverses, warmup
         self._steps, self._skips, self._fallback = 0, SkipCounter(), Fallback()
-        self._demoted: list[str] = []
+        self._demoted: dict[str, str] = {}
         self._generator = generator or torch.Generator(trained[0].device).manual_seed(torch.initial_seed() % 2**63)
         super().__init__([half for group in groups for half in split_group(group, self._plan.layers)], defaults)
         self._bind_groups()
         samples = rate_samples if recipe.step_size.needs_samples else 0
-        self._capture = Capture(self._model, self._plan.layers, self._sample, noise, self._generator, samples)
+        source = source_of(recipe.fisher, self._sample, noise=noise, likelihood=likelihood, generator=self._generator)
+        self._capture = Capture(self._model, self._plan.layers, source, samples)
         self._capture.attach()
 
     @torch.no_grad()
@@ -84,7 +90,7 @@ class NaturalGradient(torch.optim.Optimizer):
         Raises:
             RuntimeError: no parameter has a gradient, or torch.amp.GradScaler drives the step.
         """
-        self._refuse_gradient_scaling()
+        refuse_gradient_scaling(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -96,8 +102,7 @@ class NaturalGradient(torch.optim.Optimizer):
         active = {name: s for name, s in self._states.items() if s.has_gradient()}
         accept = self._measure(all_finite(grads))
         self._refresh_blocks()
-        for name, state in active.items():
-            state.step(self._warmup_share(), accept, self._capture.rates.get(name, []))
+        step_layers(active, self._warmup_share(), accept, self._capture.rates)
         self._fallback.step(self.param_groups, self.state, accept)
         self._finish_step(accept, active)
         return loss
@@ -142,9 +147,9 @@ class NaturalGradient(torch.optim.Optimizer):
             ValueError: it belongs to another model or optimizer (the first difference is named); nothing is changed.
         """
         saved = checkpoint.validated(state_dict, self._header(), self._states)
-        for name in saved["demoted"]:
+        for name, reason in saved["demoted"].items():
             if name in self._states:
-                self._demote(name)
+                self._demote(name, reason)
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         checkpoint.restore(saved, self._states, self._generator)
         self._steps = saved["steps"]
@@ -165,7 +170,7 @@ class NaturalGradient(torch.optim.Optimizer):
             "parameters": outcomes,
             "steps": self._steps,
             "skipped": self._skips.count(),
-            "demoted": [*self._demoted],
+            "demoted": dict(self._demoted),
             "measuring": self._capture.measuring,
             "groups": [len(group["params"]) for group in self.param_groups],
         }
@@ -179,14 +184,16 @@ class NaturalGradient(torch.optim.Optimizer):
         state = self._states[name]
         if len(x):
             with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-                measured = state.block.measure(state.layer.activations(x), state.layer.gradients(g))
-            state.pending.add(measured, len(x), forward_id)
+                rows = state.layer.gradients(g)
+                measured = state.block.measure(state.layer.activations(x), rows)
+            state.pending.add(measured, rows, forward_id)
 
     def _measure(self, accept: Flag) -> Flag:
         """At a measuring step, takes the statistics; else changes nothing and waits for nothing."""
-        self._capture.end_forward()
+        self._capture.source.finished(None)
         pending = [s for state in self._states.values() for s in state.pending.sums]
         if not pending:
+            refuse_parts_of_a_model(self._recipe.fisher, self._capture.called, self.blocks.values())
             return accept
         accept = accept & all_finite(pending).to(accept.device)
         if accept:
@@ -216,25 +223,20 @@ class NaturalGradient(torch.optim.Optimizer):
         missing = any(not s.block.measured for s in active.values())
         self._capture.measuring = missing or self._curvature.due(self._steps)
 
-    def _refuse_gradient_scaling(self) -> None:
-        """Gradients inside the graph stay scaled by a factor that the optimizer is not told: α_l would be wrong by its square."""
-        if getattr(self, "found_inf", None) is not None:
-            raise RuntimeError("torch.amp.GradScaler is not supported: use autocast with bfloat16, which needs no scaling")
-
     def _warmup_share(self) -> float:
         return min(1.0, (self._steps + 1) / self._warmup) if self._warmup else 1.0
 
     def _demote_unseen_layers(self) -> None:
-        """A weight with a gradient whose module was never called (attention's output projection) has no inputs to measure."""
-        unseen = [
-            n for n, s in self._states.items() if s.has_gradient() and n not in self._capture.called and not s.block.measured
-        ]
-        for name in unseen:
-            self._demote(name)
+        """Layers that have a gradient and can't be measured: attention's output projection, a head beside the model's output."""
+        for name in [n for n, s in self._states.items() if s.has_gradient() and not s.block.measured]:
+            if name not in self._capture.called:
+                self._demote(name, "its weight is used without calling the module (in training mode)")
+            elif name in self._capture.source.unreached and not self._states[name].pending.samples:
+                self._demote(name, "the model's output, from which labels are drawn, does not depend on it")
 
-    def _demote(self, name: str) -> None:
+    def _demote(self, name: str, reason: str) -> None:
         groups = self._states.pop(name).groups
-        moved = self._plan.fall_back(name, "its weight is used without calling the module (in training mode)")
+        moved = self._plan.fall_back(name, reason)
         for p, group in zip(moved, groups, strict=True):
             move_to_fallback(self.param_groups, p, group)
-        self._demoted.append(name)
+        self._demoted[name] = reason

@@ -1,7 +1,7 @@
 """What becomes of every parameter: curvature, fallback (AdamW) or frozen, with the reason."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -75,25 +75,41 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.module
 
 
-def plan_model(model: nn.Module, trained: Iterable[nn.Parameter], max_factor_dim: int) -> Plan:
+@dataclass(frozen=True)
+class Limit:
+    """The largest dense factor. `dims`: the sizes of a block's factors, from inputs and outputs."""
+
+    dims: Callable[[int, int], tuple[int, ...]]
+    max_factor_dim: int
+
+    def exceeded(self, inputs: int, outputs: int) -> str | None:
+        """The reason to fall back, if there is one."""
+        largest = max(self.dims(inputs, outputs))
+        if largest <= self.max_factor_dim:
+            return None
+        side = "inputs" if largest == inputs else "outputs"
+        return f"{largest} {side} are more than max_factor_dim={self.max_factor_dim}"
+
+
+def plan_model(model: nn.Module, trained: Iterable[nn.Parameter], limit: Limit) -> Plan:
     """Decides the outcome of every parameter.
 
     Args:
         model: the model.
         trained: the parameters to train; a parameter left out is frozen.
-        max_factor_dim: the largest dense factor; a layer with more inputs falls back.
+        limit: a layer with a larger factor falls back.
     """
     chosen = {id(p) for p in trained if p.requires_grad}
     users = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
     plan = Plan({}, {})
     for name, module in model.named_modules():
-        _plan_module(plan, name, module, chosen=chosen, users=users, max_factor_dim=max_factor_dim)
+        _plan_module(plan, name, module, chosen=chosen, users=users, limit=limit)
     return plan
 
 
-def _plan_module(plan: Plan, name: str, module: nn.Module, *, chosen: set[int], users: Counter[int], max_factor_dim: int) -> None:
+def _plan_module(plan: Plan, name: str, module: nn.Module, *, chosen: set[int], users: Counter[int], limit: Limit) -> None:
     trainable = {k: p for k, p in module._parameters.items() if p is not None and id(p) in chosen}
-    reason = _why_not(module, trainable, users, max_factor_dim)
+    reason = _why_not(module, trainable, users, limit)
     if reason is None:
         adapter = adapter_of(module)
         assert adapter is not None
@@ -114,7 +130,7 @@ def _outcome(full: str, p: nn.Parameter, layer: str, chosen: bool, reason: str |
     return Outcome(full, shape, "curvature", "", layer)
 
 
-def _why_not(module: nn.Module, trainable: dict[str, nn.Parameter], users: Counter[int], max_dim: int) -> str | None:
+def _why_not(module: nn.Module, trainable: dict[str, nn.Parameter], users: Counter[int], limit: Limit) -> str | None:
     """Why a module has no curvature; None if it has."""
     kind = type(module).__name__
     adapter = adapter_of(module)
@@ -128,6 +144,4 @@ def _why_not(module: nn.Module, trainable: dict[str, nn.Parameter], users: Count
     if not weight.is_floating_point():
         return f"{weight.dtype} is no real floating-point dtype"
     inputs = weight[0].numel() + ("bias" in trainable)
-    if inputs > max_dim:
-        return f"{inputs} inputs are more than max_factor_dim={max_dim}"
-    return None
+    return limit.exceeded(inputs, len(weight) // getattr(module, "groups", 1))

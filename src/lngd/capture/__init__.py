@@ -1,0 +1,7 @@
+"""Watching a model train: which inputs reach its layers and which gradients come back."""
+
+from lngd.capture.graph import spread
+from lngd.capture.hooks import Capture, RateSample
+from lngd.capture.sources import source_of
+
+__all__ = ["Capture", "RateSample", "source_of", "spread"]

@@ -1,0 +1,152 @@
+"""One class per Fisher type: when g of a layer's output is known, and where from.
+
+A source is told when a layer's output is there, when the next layer's input arrives, and when the model's forward has ended; it
+delivers each g, shaped like the layer's output, as soon as it has it.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from lngd.capture.graph import OpenActivation, when_gradient_arrives
+from lngd.fisher import FisherType, Likelihood, Noise, draw, sampled_gradient
+
+OnSample: TypeAlias = Callable[[str, Tensor, Tensor, int], None]
+"""Receives a layer's name, its input x, g shaped like its output, and the forward_id."""
+
+
+class Source:
+    """What the sources share: the pre-activations of the running forward that have no g yet."""
+
+    def __init__(self, deliver: OnSample) -> None:
+        self.deliver = deliver
+        self.open: list[OpenActivation] = []
+        self.pulling = False
+        """Whether a backward pass of our own is running: hooks on the graph look away."""
+        self.unreached: set[str] = set()
+        """Layers from which the source could not get a g so far."""
+
+    def opened(self, pre: OpenActivation) -> None:
+        """A layer's output is there."""
+        self.open.append(pre)
+
+    def arriving(self, x: Tensor) -> None:
+        """The input of a layer is there."""
+
+    def finished(self, output: Any) -> None:
+        """The model's forward has ended, with this output; with None if it was left without ending."""
+
+    def forget(self) -> None:
+        """What is open will never be closed."""
+        self.open.clear()
+
+    def pull_back(self, outputs: Tensor, grads: Tensor, edges: Sequence[GradientEdge]) -> tuple[Tensor | None, ...]:
+        """Jᵀ·grads at each edge; the graph and every `.grad` stay as they are."""
+        self.pulling = True
+        try:
+            return torch.autograd.grad(outputs, edges, grads, retain_graph=True, allow_unused=True)
+        finally:
+            self.pulling = False
+
+    def give(self, pre: OpenActivation, g: Tensor) -> None:
+        """Delivers one g."""
+        self.deliver(pre.name, pre.x, g.detach().reshape(pre.shape), pre.forward_id)
+
+
+class LayerwiseSource(Source):
+    """Noise on a layer's input is pulled back to every pre-activation it was made from, whatever lies between (LNGD sec. 3.1)."""
+
+    def __init__(self, deliver: OnSample, *, noise: Noise, generator: torch.Generator) -> None:
+        super().__init__(deliver)
+        self.noise, self.generator = noise, generator
+
+    def arriving(self, x: Tensor) -> None:
+        """Closes the pre-activations that x was made from: g = Jᵩᵀ ε."""
+        if not self.open or x.grad_fn is None:
+            return
+        opened, self.open = self.open, []
+        for pre, g in zip(opened, self.pull_back(x, self._epsilon(x), [pre.edge for pre in opened]), strict=True):
+            if g is None:
+                self.open.append(pre)
+            else:
+                self.give(pre, g)
+
+    def finished(self, output: Any) -> None:
+        """What is still open receives g = ε: its own output is what the next layer would get."""
+        for pre in self.open:
+            self.give(pre, self._epsilon(pre))
+        self.open.clear()
+
+    def _epsilon(self, like: Tensor | OpenActivation) -> Tensor:
+        return draw(self.noise, self.generator, shape=like.shape, dtype=like.dtype, device=like.device)
+
+
+class SampledSource(Source):
+    """Labels are drawn from the model's output, and their gradient is pulled back through the whole model (LNGD eq. 1)."""
+
+    def __init__(self, deliver: OnSample, *, likelihood: Likelihood, generator: torch.Generator) -> None:
+        super().__init__(deliver)
+        self.likelihood: Likelihood = likelihood
+        self.generator = generator
+
+    def finished(self, output: Any) -> None:
+        """One backward pass of our own; layers that the output does not depend on are noted."""
+        opened, self.open = self.open, []
+        if not opened or output is None:
+            return
+        predictions = predictions_of(output)
+        grads = sampled_gradient(self.likelihood, predictions, self.generator).to(predictions.dtype)
+        for pre, g in zip(opened, self.pull_back(predictions, grads, [pre.edge for pre in opened]), strict=True):
+            if g is None:
+                self.unreached.add(pre.name)
+            else:
+                self.give(pre, g)
+
+
+class EmpiricalSource(Source):
+    """The user's own backward brings g."""
+
+    def opened(self, pre: OpenActivation) -> None:
+        """Waits for the gradient of this call."""
+        owner, name, x, forward_id = weakref.ref(self), pre.name, pre.x, pre.forward_id
+
+        def receive(g: Tensor) -> None:
+            source = owner()
+            if source is not None and not source.pulling:
+                source.deliver(name, x, g, forward_id)
+
+        when_gradient_arrives(pre.edge, pre.shape, receive)
+
+
+def predictions_of(output: Any) -> Tensor:
+    """The tensor that labels are drawn from: the output itself, its `.logits`, `["logits"]`, or the first of a tuple.
+
+    Raises:
+        TypeError: there is none that depends on the model's weights.
+    """
+    found = output
+    if isinstance(output, tuple | list) and not hasattr(output, "logits") and output:
+        found = output[0]
+    elif not isinstance(output, Tensor):
+        found = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+    if isinstance(found, Tensor) and found.requires_grad:
+        return found
+    raise TypeError(
+        f"the model's output, a {type(output).__name__}, holds no tensor to draw labels from: return the logits, "
+        "an object with .logits, or use fisher=FisherType.EMPIRICAL or LAYERWISE"
+    )
+
+
+def source_of(
+    fisher: FisherType, deliver: OnSample, *, noise: Noise, likelihood: Likelihood, generator: torch.Generator
+) -> Source:
+    """The source of a Fisher type."""
+    if fisher is FisherType.LAYERWISE:
+        return LayerwiseSource(deliver, noise=noise, generator=generator)
+    if fisher is FisherType.SAMPLED:
+        return SampledSource(deliver, likelihood=likelihood, generator=generator)
+    return EmpiricalSource(deliver)

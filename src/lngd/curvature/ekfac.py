@@ -1,0 +1,70 @@
+"""EKFAC's Fisher block: K-FAC's eigenvectors with the gradient's true second moments along them as eigenvalues."""
+
+import torch
+from torch import Tensor
+
+from lngd.curvature.kfac import KFACBlock
+from lngd.curvature.per_sample import second_moments
+from lngd.linalg import Damping, NotPositiveDefiniteError, as_damping, eigenbasis, kronecker, mean_eigenvalue
+from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputFactor
+
+
+class EKFACBlock(KFACBlock):
+    """F ≈ (U_A ⊗ U_B) S (U_A ⊗ U_B)ᵀ, S = E[(U_Bᵀ Gₙ U_A)²] elementwise (George et al. 2018, eq. 8).
+
+    U_A, U_B are the eigenvectors of K-FAC's averaged A and B, renewed by `refresh`. S is the diagonal that is nearest to F in
+    that basis, so the block is never farther from F (Frobenius norm) than K-FAC's. It belongs to its basis: when the basis moves,
+    S starts again from K-FAC's own eigenvalues and the next measurement replaces them. So measure more often than you refresh.
+    """
+
+    quadratic = (False, True, False, True)
+    inverses = ("A_basis", "B_basis", "scales", "scales_weight", "shift")
+
+    A_basis: InputFactor
+    B_basis: OutputFactor
+    scales: GradientMatrix
+    scales_weight: Tensor
+    shift: Tensor
+
+    def numbers(self, inputs: int, outputs: int) -> int:
+        return super().numbers(inputs, outputs) + inputs * outputs + 2
+
+    def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
+        return *super().measure(a, g), self._moments(a, g) if self.ready else a.new_zeros(())
+
+    def update(self, measured: tuple[Tensor, ...], decay: float) -> None:
+        """A and B as ever; S since the basis last moved."""
+        *factors, scales = measured
+        super().update(tuple(factors), decay)
+        if self.ready:
+            weight = 1 - decay * (1 - self.scales_weight)  # 1 − βᵏ after k measurements
+            self.scales = self.scales.lerp(scales, (1 - decay) / weight)
+            self.scales_weight = weight
+
+    def refresh(self, damping: Damping) -> None:
+        (A_values, A_basis), (B_values, B_basis) = map(eigenbasis, self.factors())
+        scales = B_values.unsqueeze(-1) * A_values.unsqueeze(-2)
+        shift = damping.of_mean(scales.mean((-2, -1)))
+        if not (scales.amin((-2, -1)) + shift > 0).all():
+            raise NotPositiveDefiniteError("an eigenvalue is zero: raise the damping")
+        self.A_basis, self.B_basis, self.scales, self.shift = A_basis, B_basis, scales, shift
+        self.scales_weight = shift.new_zeros(())
+
+    def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
+        """U_B [(U_Bᵀ ∇ U_A) / (S + λ)] U_Aᵀ; λ is that of the last refresh."""
+        rotated = self.B_basis.mT @ gradient @ self.A_basis
+        damped = (self.scales + self.shift[..., None, None]).clamp(min=torch.finfo(rotated.dtype).tiny)
+        return self.B_basis @ (rotated / damped) @ self.A_basis.mT
+
+    def dense(self, damping: Damping | float = 0.0) -> Dense:
+        """U (S + λI) Uᵀ with λ relative to K-FAC's mean eigenvalue, as at a refresh; before the first refresh, K-FAC's block."""
+        if not self.ready:
+            return super().dense(damping)
+        A, B = self.factors()
+        mean = mean_eigenvalue(A) * mean_eigenvalue(B)
+        basis = kronecker(self.B_basis, self.A_basis)
+        diagonal = (self.scales + as_damping(damping).of_mean(mean)[..., None, None]).flatten(-2)
+        return (basis * diagonal.unsqueeze(-2)) @ basis.mT
+
+    def _moments(self, a: Activations, g: Gradients) -> GradientMatrix:
+        return second_moments(a @ self.A_basis.unsqueeze(-3), g @ self.B_basis.unsqueeze(-3))

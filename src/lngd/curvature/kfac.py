@@ -1,0 +1,64 @@
+"""K-FAC's Fisher block: second moments of what enters a layer and of what comes back to it, as if the two were independent."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from lngd.curvature.block import CurvatureBlock
+from lngd.linalg import Damping, as_damping, inverse, kronecker, mean_eigenvalue, shifted
+from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputFactor
+
+
+class KFACBlock(CurvatureBlock):
+    """F ≈ A ⊗ B (Martens & Grosse 2015; with positions Grosse & Martens 2016, eq. 35).
+
+    A = E[Σₛ aₛ aₛᵀ] is `[i, i]`; B = E[Σₛ gₛ gₛᵀ] / S is `[o, o]`. Sums run over the S positions of a sample, means over samples:
+    gradients of different positions count as uncorrelated, so F sums over positions. Exact for one sample with one position.
+    """
+
+    statistics = ("A", "B")
+    quadratic: ClassVar[tuple[bool, ...]] = (False, True, False)
+    inverses: ClassVar[tuple[str, ...]] = ("A_inverse", "B_inverse")
+
+    A: InputFactor
+    B: OutputFactor
+    A_inverse: InputFactor
+    B_inverse: OutputFactor
+
+    def dims(self, inputs: int, outputs: int) -> tuple[int, ...]:
+        return inputs, outputs
+
+    def numbers(self, inputs: int, outputs: int) -> int:
+        return 2 * (inputs**2 + outputs**2)
+
+    def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
+        """Σₛ aaᵀ, Σₛ ggᵀ and S: a layer that is called twice has twice as many positions."""
+        n, positions = a.shape[-3:-1]
+        rows, grads = a.flatten(-3, -2), g.flatten(-3, -2)
+        return rows.mT @ rows / n, grads.mT @ grads / n, a.new_full((), positions)
+
+    def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        A, B, positions = measured
+        return A, B / positions
+
+    def factors(self) -> tuple[InputFactor, OutputFactor]:
+        """A and B with F ≈ A ⊗ B."""
+        return self.A, self.B
+
+    def refresh(self, damping: Damping) -> None:
+        A, B = self._damped(damping)
+        self.A_inverse, self.B_inverse = inverse(A), inverse(B)
+
+    def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
+        """B̂⁻¹ ∇ Â⁻¹."""
+        return self.B_inverse @ gradient @ self.A_inverse
+
+    def dense(self, damping: Damping | float = 0.0) -> Dense:
+        """(B + √λ/π I) ⊗ (A + π√λ I)."""
+        A, B = self._damped(as_damping(damping))
+        return kronecker(B, A)
+
+    def _damped(self, damping: Damping) -> tuple[InputFactor, OutputFactor]:
+        A, B = self.factors()
+        shift_A, shift_B = damping.of_kronecker(mean_eigenvalue(A), mean_eigenvalue(B))
+        return shifted(A, shift_A), shifted(B, shift_B)
