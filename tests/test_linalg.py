@@ -5,7 +5,19 @@ import math
 import pytest
 import torch
 
-from lngd.linalg import Damping, NotPositiveDefiniteError, all_finite, as_damping, damped_diagonal, damped_matrix, inner, inverse
+from lngd.linalg import (
+    Damping,
+    NotPositiveDefiniteError,
+    all_finite,
+    as_damping,
+    damped_diagonal,
+    damped_matrix,
+    eigenbasis,
+    inner,
+    inverse,
+    inverse_diagonal,
+    kronecker,
+)
 
 
 def spd(n: int, *group: int) -> torch.Tensor:
@@ -82,3 +94,53 @@ def test_all_finite_accepts_tensors_whose_squares_overflow_and_mixed_dtypes():
 def test_inner_is_the_sum_of_products_for_any_layout():
     x, y = torch.randn(3, 4).T, torch.randn(4, 3)
     torch.testing.assert_close(inner(x, y), (x * y).sum())
+
+
+@pytest.mark.parametrize("group", [(), (3,)])
+def test_an_eigenbasis_rebuilds_the_matrix(group):
+    matrix = spd(4, *group)
+    values, vectors = eigenbasis(matrix)
+    torch.testing.assert_close((vectors * values.unsqueeze(-2)) @ vectors.mT, matrix)
+    torch.testing.assert_close(vectors.mT @ vectors, torch.eye(4, dtype=torch.float64).expand_as(matrix))
+
+
+def test_eigenvalues_are_never_negative():
+    column = torch.randn(6, 1)
+    values, _ = eigenbasis(column @ column.mT)
+    assert (values >= 0).all()
+
+
+def test_a_matrix_of_nan_has_no_eigenbasis():
+    with pytest.raises(NotPositiveDefiniteError, match="3×3"):
+        eigenbasis(torch.full((3, 3), math.nan))
+
+
+@pytest.mark.parametrize("group", [(), (3,)])
+def test_the_kronecker_product_acts_on_row_major_matrices(group):
+    left, right, matrix = spd(3, *group), spd(4, *group), torch.randn(*group, 3, 4, dtype=torch.float64)
+    product = kronecker(left, right) @ matrix.flatten(-2).unsqueeze(-1)
+    torch.testing.assert_close(product.squeeze(-1), (left @ matrix @ right.mT).flatten(-2))
+
+
+@pytest.mark.parametrize("bounds", [(0.0, math.inf), (0.5, math.inf), (0.0, 1e-3)])
+def test_the_damping_of_a_kronecker_product_is_shared_in_proportion_to_the_factors(bounds):
+    A, B, damping = torch.tensor(8.0), torch.tensor(0.5), Damping(0.3, bounds)
+    shift_A, shift_B = damping.of_kronecker(A, B)
+    assert (shift_A * shift_B).item() == pytest.approx(damping.of_mean(A * B).item())
+    assert (shift_A / A).item() == pytest.approx((shift_B / B).item())
+
+
+def test_the_damping_of_a_dead_factor_is_finite():
+    shifts = Damping(0.3, (1e-5, math.inf)).of_kronecker(torch.tensor(2.0), torch.tensor(0.0))
+    assert all(shift.isfinite() and shift > 0 for shift in shifts)
+
+
+@pytest.mark.parametrize("entry", [0.0, 1e-46, math.inf, math.nan, -1.0])
+def test_a_diagonal_that_has_no_inverse_is_refused(entry):
+    with pytest.raises(NotPositiveDefiniteError, match="raise the damping"):
+        inverse_diagonal(torch.tensor([1.0, entry]))
+
+
+def test_an_inverse_that_overflows_is_refused():
+    with pytest.raises(NotPositiveDefiniteError):
+        inverse(torch.eye(2) * 1e-39)

@@ -122,7 +122,7 @@ class Method(NaturalGradient):
         super().__init__(
             model,
             params,
-            block=self._block(max_factor_dim),
+            block=partial(self.block, max_factor_dim),
             recipe=Recipe(MOMENTA[momentum_on](), steps[rate](), fisher, mean_over, keep_norms),
             curvature=Schedule(curvature_every, curvature_ramp),
             inverses=Schedule(inverse_every, curvature_ramp),
@@ -135,10 +135,6 @@ class Method(NaturalGradient):
             max_factor_dim=max_factor_dim,
         )
 
-    @classmethod
-    def _block(cls, max_factor_dim: int) -> Callable[[], CurvatureBlock]:  # noqa: ARG003
-        return cls.block
-
 
 def defaults(**own: Any) -> Callable[[M], M]:
     """A class decorator: the constructor's defaults that are the method's own. `inspect.signature` and `help` show them."""
@@ -146,7 +142,7 @@ def defaults(**own: Any) -> Callable[[M], M]:
     def decorate(cls: M) -> M:
         unknown = own.keys() - inspect.signature(Method).parameters.keys()
         assert not unknown, f"no such argument: {unknown}"
-        setattr(cls, "__init__", partialmethod(Method.__init__, **own))  # noqa: B010
+        setattr(cls, "__init__", partialmethod(Method.__init__, **own))  # noqa: B010  mypy takes no partialmethod for a method
         return cls
 
     return decorate
@@ -205,7 +201,3 @@ class THOR(Method):
     """THOR (Chen et al., AAAI 2021): K-FAC's factors in blocks of at most `max_factor_dim`, refreshed by the trace rule."""
 
     block = THORBlock
-
-    @classmethod
-    def _block(cls, max_factor_dim: int) -> Callable[[], CurvatureBlock]:
-        return partial(THORBlock, max_factor_dim)

@@ -11,6 +11,7 @@ from lngd.cli.data import data
 from lngd.cli.doctor import doctor
 from lngd.cli.race import race
 from lngd.cli.show import figure, table
+from lngd.cli.theory import theory
 from lngd.cli.tune import tune
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app.command()(race)
 app.command()(tune)
 app.command()(table)
 app.command()(figure)
+app.command()(theory)
 app.command()(doctor)
 app.add_typer(data, name="data")
 

@@ -12,9 +12,15 @@ from torch import Tensor
 from lngd.linalg import Damping
 from lngd.types import Activations, AnyTensor, Dense, GradientMatrix, Gradients
 
+UNLIMITED = 2**31
+
 
 class CurvatureBlock(ABC):
-    """One layer's approximate Fisher matrix F. Every shape may carry a leading group dimension."""
+    """One layer's approximate Fisher matrix F. Every shape may carry a leading group dimension.
+
+    Args:
+        max_dim: the largest dense factor, for a block that can split its factors.
+    """
 
     statistics: ClassVar[tuple[str, ...]]
     quadratic: ClassVar[tuple[bool, ...]]
@@ -24,7 +30,8 @@ class CurvatureBlock(ABC):
     shape: tuple[int, int]
     """(o, i) of the gradient, per group; set by the owner, or by the first measurement of a block that needs it."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_dim: int = UNLIMITED) -> None:
+        self.max_dim = max_dim
         self.updates = 0
 
     @abstractmethod

@@ -40,11 +40,10 @@ class THORBlock(CurvatureBlock):
     settled: Flag
 
     def __init__(self, split: int = 128) -> None:
-        super().__init__()
-        self.split = split
+        super().__init__(split)
 
     def dims(self, inputs: int, outputs: int) -> tuple[int, ...]:
-        return min(inputs, self.split), min(outputs, self.split)
+        return min(inputs, self.max_dim), min(outputs, self.max_dim)
 
     def numbers(self, inputs: int, outputs: int) -> int:
         sides = zip((inputs, outputs), self.dims(inputs, outputs), strict=True)
@@ -84,7 +83,7 @@ class THORBlock(CurvatureBlock):
         return kronecker(_assembled(B)[..., :o, :o], _assembled(A)[..., :i, :i])
 
     def _moments(self, rows: Float[Tensor, "*group n d"]) -> Pieces:
-        pieces = _cut(rows, min(self.split, rows.shape[-1])).movedim(-2, -3)  # [k, n, b]
+        pieces = _cut(rows, min(self.max_dim, rows.shape[-1])).movedim(-2, -3)  # [k, n, b]
         return pieces.mT @ pieces
 
     def _means(self) -> tuple[Tensor, Tensor]:
