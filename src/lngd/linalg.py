@@ -12,6 +12,10 @@ from lngd.types import Flag, Scalar
 LinAlgError: type[RuntimeError] = vars(torch.linalg)["LinAlgError"]  # documented, but its module lists no exports
 
 
+LARGEST_PI = 1e10
+"""Where a factor is zero, because its layer is dead, π would be infinite."""
+
+
 class NotPositiveDefiniteError(ArithmeticError):
     """A Fisher factor has no Cholesky factor, even damped."""
 
@@ -44,9 +48,7 @@ class Damping:
 
         (A + π√λ I) ⊗ (B + √λ/π I) is the factorisation nearest to A ⊗ B + λI (Martens & Grosse 2015, sec. 6.3).
         """
-        tiny = torch.finfo(A.dtype).tiny
-        A, B = A.clamp(min=tiny), B.clamp(min=tiny)
-        root, pi = self.of_mean(A * B).sqrt(), (A / B).sqrt()
+        root, pi = self.of_mean(A * B).sqrt(), (A.sqrt() / B.sqrt()).nan_to_num(1.0).clamp(1 / LARGEST_PI, LARGEST_PI)
         return root * pi, root / pi
 
 
@@ -87,8 +89,10 @@ def inverse(matrix: Float[Tensor, "*group i i"]) -> Float[Tensor, "*group i i"]:
     """
     for candidate in (matrix, matrix.double()):
         factor, failed = torch.linalg.cholesky_ex(candidate)
+        if failed.any():
+            continue
         inverted = torch.cholesky_inverse(factor).to(matrix.dtype)
-        if not failed.any() and inverted.isfinite().all():
+        if inverted.isfinite().all():
             return inverted
     raise NotPositiveDefiniteError(f"a {matrix.shape[-1]}×{matrix.shape[-1]} matrix is not positive definite: raise the damping")
 
@@ -106,7 +110,7 @@ def inverse_diagonal(diagonal: Float[Tensor, "*group o"]) -> Float[Tensor, "*gro
 
 
 def eigenbasis(matrix: Float[Tensor, "*group i i"]) -> tuple[Float[Tensor, "*group i"], Float[Tensor, "*group i i"]]:
-    """Eigenvalues, rounding errors below zero set to zero, and eigenvectors (columns) of a positive semi-definite matrix.
+    """Eigenvalues, those within rounding error of zero set to zero, and eigenvectors (columns) of a semi-definite matrix.
 
     Raises:
         NotPositiveDefiniteError: the decomposition does not converge, in float64 neither.
@@ -116,7 +120,8 @@ def eigenbasis(matrix: Float[Tensor, "*group i i"]) -> tuple[Float[Tensor, "*gro
             values, vectors = torch.linalg.eigh(candidate)
         except LinAlgError:
             continue
-        return values.clamp(min=0).to(matrix.dtype), vectors.to(matrix.dtype)
+        noise = torch.finfo(matrix.dtype).eps * matrix.shape[-1] * values[..., -1:]
+        return torch.where(values > noise, values, 0.0).to(matrix.dtype), vectors.to(matrix.dtype)
     raise NotPositiveDefiniteError(f"a {matrix.shape[-1]}×{matrix.shape[-1]} matrix has no eigendecomposition: raise the damping")
 
 

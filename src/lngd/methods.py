@@ -175,7 +175,7 @@ class KFAC(Method):
     block = KFACBlock
 
 
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, curvature_every=10, inverse_every=40)
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, curvature_every=5, inverse_every=100)
 class EKFAC(Method):
     """K-FAC's eigenbasis with re-estimated eigenvalues (George et al. 2018); measures more often than the basis moves."""
 

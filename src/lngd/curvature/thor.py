@@ -30,7 +30,7 @@ class THORBlock(CurvatureBlock):
 
     statistics = ("A", "B")
     quadratic = (False, True, False)
-    inverses = ("A_inverse", "B_inverse", "trace", "settled")
+    inverses = ("A_inverse", "B_inverse", "trace", "settled", "seen")
 
     A: Pieces
     B: Pieces
@@ -38,6 +38,8 @@ class THORBlock(CurvatureBlock):
     B_inverse: Pieces
     trace: Scalar
     settled: Flag
+    seen: Tensor
+    """`updates` at the last refresh: a trace that nobody has measured again says nothing."""
 
     def __init__(self, split: int = 128) -> None:
         super().__init__(split)
@@ -47,7 +49,7 @@ class THORBlock(CurvatureBlock):
 
     def numbers(self, inputs: int, outputs: int) -> int:
         sides = zip((inputs, outputs), self.dims(inputs, outputs), strict=True)
-        return 2 * sum(ceil(dim / block) * block**2 for dim, block in sides) + 2
+        return 2 * sum(ceil(dim / block) * block**2 for dim, block in sides) + 3
 
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
         """K-FAC's moments, within blocks only."""
@@ -65,11 +67,12 @@ class THORBlock(CurvatureBlock):
         trace = self._trace(damping)
         if not self.ready:
             self._invert(damping, trace, settled=torch.zeros_like(trace, dtype=torch.bool))
-            return
-        change = (trace - self.trace).abs() / self.trace
-        self.settled = self.settled | (change < SETTLE_BELOW)
-        if change > REFRESH_ABOVE and not self.settled:
-            self._invert(damping, trace, self.settled)
+        elif self.seen != self.updates:
+            change = (trace - self.trace).abs() / self.trace
+            self.settled = self.settled | (change < SETTLE_BELOW)
+            if change > REFRESH_ABOVE and not self.settled:
+                self._invert(damping, trace, self.settled)
+        self.seen = trace.new_full((), self.updates)
 
     def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
         """B̂⁻¹ ∇ Â⁻¹, block by block."""
@@ -94,7 +97,8 @@ class THORBlock(CurvatureBlock):
 
     def _damped(self, damping: Damping) -> tuple[Tensor, Tensor]:
         shift_A, shift_B = damping.of_kronecker(*self._means())
-        return _shifted(self.A, shift_A), _shifted(self.B, shift_B)
+        o, i = self.shape
+        return _shifted(self.A, shift_A, i), _shifted(self.B, shift_B, o)
 
     def _trace(self, damping: Damping) -> Scalar:
         """tr(F + λI) / dim F, over all groups."""
@@ -107,8 +111,10 @@ class THORBlock(CurvatureBlock):
         self.A_inverse, self.B_inverse, self.trace, self.settled = A, B, trace, settled
 
 
-def _shifted(pieces: Pieces, shift: Float[Tensor, "*group"]) -> Pieces:
-    return shifted(pieces, shift.unsqueeze(-1).expand(pieces.shape[:-2]))
+def _shifted(pieces: Pieces, shift: Float[Tensor, "*group"], dim: int) -> Pieces:
+    """pieces + shift · I, and I where the last one is padded: what is no input must not make it singular."""
+    padding = 1 - _cut(pieces.new_ones(1, dim), pieces.shape[-1])[0]
+    return shifted(pieces, shift.unsqueeze(-1).expand(pieces.shape[:-2])) + torch.diag_embed(padding)
 
 
 def _cut(x: Float[Tensor, "*group n d"], block: int) -> Float[Tensor, "*group n k b"]:
