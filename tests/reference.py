@@ -100,3 +100,72 @@ def through_a_file(state: dict) -> dict:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+def by_position(module: nn.Module, t: Tensor) -> Tensor:
+    """A tensor shaped like a layer's output as `[n, s, o]`."""
+    if isinstance(module, nn.Linear):
+        return t.reshape(len(t), -1, t.shape[-1])
+    return t.flatten(2).mT
+
+
+def unrolled(module: nn.Module, x: Tensor) -> Tensor:
+    """What W multiplies at each position, `[groups, n, s, i]`: the output's Jacobian by the weight, and the bias's constant."""
+    groups = getattr(module, "groups", 1)
+
+    def output(weight: Tensor, sample: Tensor) -> Tensor:
+        return by_position(module, torch.func.functional_call(module, {"weight": weight}, sample.unsqueeze(0)))[0]
+
+    outputs = module.weight.shape[0]
+    samples = []
+    for sample in x.detach():
+        jacobian = torch.func.jacrev(output)(module.weight.detach(), sample)  # [s, o, *weight]
+        first = range(0, outputs, outputs // groups)  # the first output of each group
+        samples.append(torch.stack([jacobian[:, o, o].flatten(1) for o in first]))
+    a = torch.stack(samples, dim=1)
+    return a if module.bias is None else with_ones(a)
+
+
+def backpropagated(module: nn.Module, grad: Tensor) -> Tensor:
+    """A gradient with respect to a layer's output as `[groups, n, s, o]`."""
+    groups = getattr(module, "groups", 1)
+    return torch.stack(by_position(module, grad).chunk(groups, dim=-1))
+
+
+def sample_gradients(a: Tensor, g: Tensor) -> list[Tensor]:
+    """Gₙ = Σₛ gₛ aₛᵀ, one `[o, i]` a sample."""
+    n, positions = a.shape[:2]
+    return [sum(torch.outer(g[k, s], a[k, s]) for s in range(positions)) for k in range(n)]
+
+
+def exact_fisher(a: Tensor, g: Tensor) -> Tensor:
+    """E[vec G vec Gᵀ], row-major, cross terms between positions included."""
+    gradients = [G.flatten() for G in sample_gradients(a, g)]
+    return sum(torch.outer(v, v) for v in gradients) / len(gradients)
+
+
+def positionwise_fisher(a: Tensor, g: Tensor) -> Tensor:
+    """E[Σₛ (gₛ ⊗ aₛ)(gₛ ⊗ aₛ)ᵀ]: positions count as independent."""
+    n, positions = a.shape[:2]
+    rows = [torch.kron(g[k, s], a[k, s]) for k in range(n) for s in range(positions)]
+    return sum(torch.outer(v, v) for v in rows) / n
+
+
+def statistics(kind: str, a: Tensor, g: Tensor) -> dict[str, Tensor]:
+    """A block's statistics by loops over samples and positions, from `[n, s, i]` and `[n, s, o]`, as its paper defines them."""
+    n, positions = a.shape[:2]
+    rows = [(a[k, s], g[k, s]) for k in range(n) for s in range(positions)]
+    match kind:
+        case "LNGD":
+            phi, psi = factors(a, g.square())
+            return {"phi": phi, "psi": psi}
+        case "KFAC" | "EKFAC" | "THOR":
+            A = sum(torch.outer(x, x) for x, _ in rows) / n
+            B = sum(torch.outer(y, y) for _, y in rows) / (n * positions)
+            return {"A": A, "B": B}
+        case "TKFAC":
+            A = sum(y.dot(y) * torch.outer(x, x) for x, y in rows) / n
+            B = sum(x.dot(x) * torch.outer(y, y) for x, y in rows) / n
+            return {"A": A, "B": B}
+        case _:
+            return {"L": sum(G @ G.T for G in sample_gradients(a, g)) / n}

@@ -55,7 +55,7 @@ def sampled_gradient(likelihood: Likelihood, outputs: Tensor, generator: torch.G
     Never fails on a NaN: it comes back, and the step is skipped.
 
     Raises:
-        ValueError: one class only, whose gradient is zero.
+        ValueError: no dimension of classes, or one class only, whose gradient is zero.
     """
     outputs = outputs.detach().to(torch.promote_types(outputs.dtype, torch.float32))
     if likelihood == "gaussian":
@@ -64,7 +64,7 @@ def sampled_gradient(likelihood: Likelihood, outputs: Tensor, generator: torch.G
         p = outputs.sigmoid()
         return p - (_uniform(p, generator) < p).to(p.dtype)
     axis = 1 if outputs.dim() > 3 else -1
-    if outputs.shape[axis] < 2:
+    if outputs.dim() < 2 or outputs.shape[axis] < 2:
         raise ValueError(
             f"likelihood='categorical' needs two classes or more, the model's output has shape {tuple(outputs.shape)}: "
             "for yes-or-no logits give likelihood='bernoulli', for regression 'gaussian'"

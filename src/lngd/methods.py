@@ -168,35 +168,35 @@ class LNGDLr(LNGD):
     """LNGD without layer-wise sampling: Φ and Ψ from back-propagated model samples (the ablation LNGD-lr of Table 5)."""
 
 
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1)
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0)
 class KFAC(Method):
     """Kronecker-factored approximate curvature (Martens & Grosse 2015): F ≈ A ⊗ B, π-adjusted damping, KL clip."""
 
     block = KFACBlock
 
 
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, curvature_every=5, inverse_every=100)
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0, curvature_every=5, inverse_every=100)
 class EKFAC(Method):
     """K-FAC's eigenbasis with re-estimated eigenvalues (George et al. 2018); measures more often than the basis moves."""
 
     block = EKFACBlock
 
 
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1)
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0)
 class TKFAC(Method):
     """Trace-restricted K-FAC (Gao et al., AAAI 2021): F ≈ δ P ⊗ Q with the trace of F."""
 
     block = TKFACBlock
 
 
-@defaults(fisher=FisherType.EMPIRICAL, rate="kl_clip", lr=0.1)
+@defaults(fisher=FisherType.EMPIRICAL, rate="kl_clip", lr=0.5, damping=0.01)
 class NGPlus(Method):
     """NG+ (Yang et al., TPAMI 2022): L = E[G Gᵀ] of per-sample gradient matrices, direction (L + λI)⁻¹ ∇."""
 
     block = NGPlusBlock
 
 
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, max_factor_dim=128)
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0, max_factor_dim=128)
 class THOR(Method):
     """THOR (Chen et al., AAAI 2021): K-FAC's factors in blocks of at most `max_factor_dim`, refreshed by the trace rule."""
 

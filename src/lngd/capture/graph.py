@@ -58,6 +58,11 @@ def when_gradient_arrives(edge: GradientEdge, shape: torch.Size, receive: Callab
     edge.node.register_prehook(hook)
 
 
+def inside_backward() -> bool:
+    """Whether autograd is running a backward pass; torch's own checkpointing asks the same private question."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def spread(n: int, wanted: int | None) -> slice:
     """At most `wanted` of n samples at even distances, so that a batch sorted by class is still sampled fairly."""
     return slice(None) if wanted is None or wanted >= n else slice(None, None, -(-n // wanted))

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from lngd.capture.graph import OpenActivation, layer_input, pre_activation, spread, sub_batch, when_gradient_arrives
+from lngd.capture.graph import (
+    OpenActivation,
+    inside_backward,
+    layer_input,
+    pre_activation,
+    spread,
+    sub_batch,
+    when_gradient_arrives,
+)
 from lngd.capture.sources import Source
 from lngd.layers import Layer
 
@@ -50,6 +58,7 @@ class Capture:
     called: set[str] = field(default_factory=set)
     rates: dict[str, list[RateSample]] = field(default_factory=dict)
     forward_id: int = 0
+    _called_now: set[str] = field(default_factory=set)
     _handles: list[Any] = field(default_factory=list)
 
     def attach(self) -> None:
@@ -71,12 +80,14 @@ class Capture:
     def reset(self) -> None:
         """Forgets what was captured since the last step."""
         self.rates.clear()
-        self.source.forget()
+        self._called_now.clear()
+        self.source.discard()
 
     def begin_forward(self, _module: nn.Module, _args: tuple) -> None:
         """A new forward of the model: what an interrupted one left open will never be closed."""
         if not self.source.pulling:
             self.forward_id += 1
+            self._called_now.clear()
             self.source.forget()
 
     def end_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
@@ -98,6 +109,7 @@ class Capture:
         if not (self._watches(name, module) and output.requires_grad):
             return output
         self.called.add(name)
+        self._called_now.add(name)
         x = layer_input(args, kwargs).detach()
         output, edge = pre_activation(output)
         if self.measuring:
@@ -108,8 +120,10 @@ class Capture:
         return output
 
     def _watches(self, name: str, module: nn.Module) -> bool:
-        """Not where activation checkpointing runs a forward again for a backward pass of our own."""
-        return module.training and torch.is_grad_enabled() and name in self.layers and not self.source.pulling
+        """Not where activation checkpointing runs a forward again, for a backward pass of our own or of the user."""
+        if not (module.training and torch.is_grad_enabled() and name in self.layers) or self.source.pulling:
+            return False
+        return not (name in self._called_now and inside_backward())
 
     def _await_gradient(self, name: str, x: Tensor, edge: GradientEdge, shape: torch.Size) -> None:
         chosen = spread(len(x), self.rate_samples)

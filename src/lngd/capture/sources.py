@@ -5,7 +5,8 @@ delivers each g, shaped like the layer's output, as soon as it has it.
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -15,8 +16,10 @@ from torch.autograd.graph import GradientEdge
 from lngd.capture.graph import OpenActivation, when_gradient_arrives
 from lngd.fisher import FisherType, Likelihood, Noise, draw, sampled_gradient
 
-OnSample: TypeAlias = Callable[[str, Tensor, Tensor, int], None]
-"""Receives a layer's name, its input x, g shaped like its output, and the forward_id."""
+Calls: TypeAlias = list[tuple[Tensor, Tensor]]
+"""Calls of a layer in one forward: its input x, and g shaped like its output."""
+OnSample: TypeAlias = Callable[[str, Calls, int], None]
+"""Receives a layer's name, its calls, whose gradients add up to one sample's, and the forward_id."""
 
 
 class Source:
@@ -44,6 +47,10 @@ class Source:
         """What is open will never be closed."""
         self.open.clear()
 
+    def discard(self) -> None:
+        """A step has ended: nothing from before it counts any more."""
+        self.forget()
+
     def pull_back(self, outputs: Tensor, grads: Tensor, edges: Sequence[GradientEdge]) -> tuple[Tensor | None, ...]:
         """Jᵀ·grads at each edge; the graph and every `.grad` stay as they are."""
         self.pulling = True
@@ -53,8 +60,8 @@ class Source:
             self.pulling = False
 
     def give(self, pre: OpenActivation, g: Tensor) -> None:
-        """Delivers one g."""
-        self.deliver(pre.name, pre.x, g.detach().reshape(pre.shape), pre.forward_id)
+        """Delivers one call's g, which has nothing to do with that of another call."""
+        self.deliver(pre.name, [(pre.x, g.detach().reshape(pre.shape))], pre.forward_id)
 
 
 class LayerwiseSource(Source):
@@ -100,41 +107,67 @@ class SampledSource(Source):
             return
         predictions = predictions_of(output)
         grads = sampled_gradient(self.likelihood, predictions, self.generator).to(predictions.dtype)
+        found: defaultdict[str, Calls] = defaultdict(list)
         for pre, g in zip(opened, self.pull_back(predictions, grads, [pre.edge for pre in opened]), strict=True):
             if g is None:
                 self.unreached.add(pre.name)
             else:
-                self.give(pre, g)
+                found[pre.name].append((pre.x, g.detach().reshape(pre.shape)))
+        for name, calls in found.items():
+            self.deliver(name, calls, opened[0].forward_id)
 
 
 class EmpiricalSource(Source):
-    """The user's own backward brings g."""
+    """The user's own backward brings g; what several backward passes bring adds up until the step."""
+
+    def __init__(self, deliver: OnSample) -> None:
+        super().__init__(deliver)
+        self.received: dict[tuple[str, int], dict[int, tuple[Tensor, Tensor]]] = {}
+        self.calls = 0
 
     def opened(self, pre: OpenActivation) -> None:
         """Waits for the gradient of this call."""
-        owner, name, x, forward_id = weakref.ref(self), pre.name, pre.x, pre.forward_id
+        self.calls += 1
+        owner, key, call, x = weakref.ref(self), (pre.name, pre.forward_id), self.calls, pre.x
 
         def receive(g: Tensor) -> None:
             source = owner()
             if source is not None and not source.pulling:
-                source.deliver(name, x, g, forward_id)
+                calls = source.received.setdefault(key, {})
+                calls[call] = (x, calls[call][1] + g if call in calls else g)
 
         when_gradient_arrives(pre.edge, pre.shape, receive)
+
+    def finished(self, output: Any) -> None:
+        """At the step, delivers what has arrived."""
+        if output is None:
+            received, self.received = self.received, {}
+            for (name, forward_id), calls in received.items():
+                self.deliver(name, [*calls.values()], forward_id)
+
+    def discard(self) -> None:
+        """A step has ended."""
+        super().discard()
+        self.received.clear()
 
 
 def predictions_of(output: Any) -> Tensor:
     """The tensor that labels are drawn from: the output itself, its `.logits`, `["logits"]`, or the first of a tuple.
 
+    A tuple's scalars don't count: one of them is the loss.
+
     Raises:
         TypeError: there is none that depends on the model's weights.
     """
-    found = output
-    if isinstance(output, tuple | list) and not hasattr(output, "logits") and output:
-        found = output[0]
-    elif not isinstance(output, Tensor):
-        found = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
-    if isinstance(found, Tensor) and found.requires_grad:
-        return found
+    if isinstance(output, dict):
+        candidates: Iterable[Any] = [output.get("logits")]
+    elif isinstance(output, tuple | list) and not hasattr(output, "logits"):
+        candidates = [entry for entry in output if isinstance(entry, Tensor) and entry.dim()]
+    else:
+        candidates = [output if isinstance(output, Tensor) else getattr(output, "logits", None)]
+    for found in candidates:
+        if isinstance(found, Tensor) and found.requires_grad:
+            return found
     raise TypeError(
         f"the model's output, a {type(output).__name__}, holds no tensor to draw labels from: return the logits, "
         "an object with .logits, or use fisher=FisherType.EMPIRICAL or LAYERWISE"

@@ -9,6 +9,9 @@ from rich.console import Console
 from lngd.bench.errors import BenchError
 from lngd.cli.data import data
 from lngd.cli.doctor import doctor
+from lngd.cli.fisher import fisher
+from lngd.cli.gaussian import gaussian
+from lngd.cli.overhead import overhead
 from lngd.cli.race import race
 from lngd.cli.show import figure, table
 from lngd.cli.theory import theory
@@ -24,6 +27,9 @@ app.command()(race)
 app.command()(tune)
 app.command()(table)
 app.command()(figure)
+app.command()(overhead)
+app.command()(fisher)
+app.command()(gaussian)
 app.command()(theory)
 app.command()(doctor)
 app.add_typer(data, name="data")

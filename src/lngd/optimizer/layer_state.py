@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lngd.capture import RateSample
+from lngd.capture import Calls, RateSample
 from lngd.curvature import CurvatureBlock
 from lngd.fisher import FisherType, MeanOver, curvature_along, fisher_weight
 from lngd.layers import Layer
 from lngd.linalg import inner
 from lngd.optimizer.momentum import Momentum, running_mean
 from lngd.stepsize import Move, State, StepSize
-from lngd.types import Flag, GradientMatrix, Gradients, Scalar
+from lngd.types import Flag, GradientMatrix, Scalar
 
 INVARIANCE_DECAY = 0.9
 INVARIANCE_THRESHOLD = 0.1
@@ -45,14 +45,13 @@ class Measurement:
     positions: int = 0
     forward_id: int = -1
 
-    def add(self, measured: tuple[Tensor, ...], g: Gradients, forward_id: int) -> None:
-        """Adds a mean over samples. A second call in the same forward adds to the same samples, as further positions would."""
-        n, positions = g.shape[-3:-1]
+    def add(self, measured: tuple[Tensor, ...], n: int, positions: int, forward_id: int) -> None:
+        """Adds a mean over n samples. A second call in the same forward adds to the same samples, as further positions would."""
         scaled = tuple(m * n for m in measured)
         self.sums = tuple(s + m for s, m in zip(self.sums, scaled, strict=True)) if self.sums else scaled
         again = forward_id == self.forward_id
         self.samples += 0 if again else n
-        self.positions = self.positions + positions if again else positions
+        self.positions = max(self.positions, positions) if again else positions
         self.forward_id = forward_id
 
     def mean(self) -> tuple[Tensor, ...]:
@@ -84,6 +83,23 @@ class LayerState:
     def has_gradient(self) -> bool:
         """Whether there is anything to do."""
         return any(p.grad is not None for p in self.layer.parameters)
+
+    @torch.no_grad()
+    def measure(self, calls: Calls, forward_id: int) -> None:
+        """Measures the calls of one forward: further calls on the same samples are further positions."""
+        by_size: defaultdict[int, Calls] = defaultdict(list)
+        for x, g in calls:
+            by_size[len(x)].append((x, g))
+        for n, same in by_size.items():
+            if n:
+                with torch.autocast(same[0][0].device.type, enabled=False):
+                    a = torch.cat([self.layer.activations(x) for x, _ in same], dim=-2)
+                    g = torch.cat([self.layer.gradients(g) for _, g in same], dim=-2)
+                    self.pending.add(self.block.measure(a, g), n, self._tokens(same), forward_id)
+
+    def _tokens(self, calls: Calls) -> int:
+        """Positions of a call."""
+        return max(g[0].numel() for _, g in calls) // (self.layer.outputs * self.layer.groups)
 
     def take_measurement(self) -> None:
         """Moves the pending measurement into the averages, at the Fisher matrix's scale."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lngd.capture import Capture, source_of
+from lngd.capture import Calls, Capture, source_of
 from lngd.curvature import CurvatureBlock
 from lngd.fisher import Likelihood, Noise
 from lngd.linalg import Damping, NotPositiveDefiniteError, all_finite
@@ -180,13 +180,8 @@ class NaturalGradient(torch.optim.Optimizer):
         for state in self._states.values():
             state.groups = [owner[id(p)] for p in state.layer.parameters]
 
-    def _sample(self, name: str, x: Tensor, g: Tensor, forward_id: int) -> None:
-        state = self._states[name]
-        if len(x):
-            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-                rows = state.layer.gradients(g)
-                measured = state.block.measure(state.layer.activations(x), rows)
-            state.pending.add(measured, rows, forward_id)
+    def _sample(self, name: str, calls: Calls, forward_id: int) -> None:
+        self._states[name].measure(calls, forward_id)
 
     def _measure(self, accept: Flag) -> Flag:
         """At a measuring step, takes the statistics; else changes nothing and waits for nothing."""

@@ -1,0 +1,177 @@
+"""`lngd gaussian`: the paper's Fig. 6 on a task of the benchmark."""
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lngd.bench.data import Split, chunks
+from lngd.bench.errors import BenchError
+from lngd.bench.machine import header
+from lngd.bench.race import rate_of
+from lngd.bench.randomness import PrivateRandomness
+from lngd.bench.scoring import EVALUATION_CHUNK, Score
+from lngd.bench.task import Changes
+from lngd.bench.train import DivergenceError, Learner, RunSpec
+from lngd.cli import options
+from lngd.cli.names import lookup, tasks_named
+from lngd.cli.running import command_line, console
+from lngd.diagnostics.gaussian_figure import Sample, Stage, draw, layers_of, observe
+from lngd.diagnostics.normality import aggregate
+
+WIDTH = 100
+MISSING = "–"
+
+
+def gaussian(
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where gaussian.png and gaussian.jsonl go.")] = Path("runs/gaussian"),
+    task: Annotated[str, typer.Option(metavar="TASK", help="A task of lngd race.")] = "fashion-resnet",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps with LNGD before the layers are looked at.")] = 300,
+    layers: Annotated[
+        str | None, typer.Option(metavar="NAME,…", help="Layers by module name. [those at one and two thirds of the depth]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 0,
+    data_dir: options.DataDir = None,
+    threads: options.Threads = None,
+) -> None:
+    """Draw the paper's Fig. 6: are the outputs of layers Gaussian over the samples?"""
+    if threads:
+        torch.set_num_threads(threads)
+    spec = _spec(task, steps, seed)
+    split = spec.task.data(data_dir).first(spec.task.samples)
+    names = _layers_named(layers, spec)
+    learner, score = _trained(spec, split)
+    inputs = [x for x, _ in chunks(split, EVALUATION_CHUNK)]
+    stages = [stage for name in names for stage in _observed(learner, inputs, name)]
+    console.print(
+        f"{spec.task.title}, LNGD, {steps} steps, evaluation accuracy {100 * score.accuracy:.1f} %; {len(split.test_x)} samples",
+        markup=False,
+        soft_wrap=True,
+    )
+    _print(_sample_table(stages))
+    _print(_coordinate_table(stages))
+    out.mkdir(parents=True, exist_ok=True)
+    records = _write(out / "gaussian.jsonl", spec, score, stages)
+    figure = draw(stages, out / "gaussian.png", f"{spec.task.title}: {len(split.test_x):,} samples after {steps} steps")
+    console.print(f"Written: {figure}, {records}", soft_wrap=True, markup=False)
+
+
+def _spec(name: str, steps: int, seed: int) -> RunSpec:
+    task = Changes(steps=steps).apply(tasks_named([name])[0])
+    return RunSpec(task, "lngd", rate_of(task, "lngd"), seed)
+
+
+def _layers_named(listed: str | None, spec: RunSpec) -> list[str]:
+    modules = layers_of(spec.task.model())
+    if listed is None:
+        every = list(modules)
+        return list(dict.fromkeys([every[len(every) // 3], every[2 * len(every) // 3]]))
+    names = list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
+    for name in names:
+        lookup("layer", name, modules)
+    if not names:
+        raise BenchError(f"no layer named; valid: {', '.join(modules)}")
+    return names
+
+
+def _trained(spec: RunSpec, split: Split) -> tuple[Learner, Score]:
+    with PrivateRandomness(spec.seed).active():
+        learner = Learner(spec, split)
+        try:
+            while learner.steps_done < spec.task.total_steps:
+                learner.train_epoch()
+            return learner, learner.score()
+        except DivergenceError as error:
+            raise BenchError(f"the training diverged: {error}; try another --seed") from error
+
+
+def _observed(learner: Learner, inputs: list[torch.Tensor], layer: str) -> list[Stage]:
+    try:
+        return observe(learner.model, inputs, layer)
+    except ValueError as error:
+        raise BenchError(f"layer {layer}: {error}") from error
+
+
+def _sample_table(stages: list[Stage]) -> Table:
+    """One row a histogram of the figure."""
+    headings = ("layer", "stage", "sample", "skew", "ex.kurt.", "KS", "KS > 0", "zeros %", "p")
+    rows = [[s.layer, s.stage, sample.quantity, *_sample_cells(sample)] for s in stages for sample in (s.coordinate, s.norm)]
+    return _table(headings, rows, words=3)
+
+
+def _sample_cells(sample: Sample) -> list[str]:
+    fit = sample.fit
+    moments = [_text(value.item(), ".2f") for value in (fit.skewness, fit.excess_kurtosis)]
+    distances = [_text(value.item(), ".3f") for value in (fit.distance, fit.rectified_distance)]
+    return [*moments, *distances, _text(100 * fit.zeros.item(), ".1f"), _p_text(fit.p_value.item())]
+
+
+def _coordinate_table(stages: list[Stage]) -> Table:
+    """One row a layer and stage, the median over every coordinate, not one that was picked."""
+    headings = ("layer", "stage", "coordinates", "constant", "KS", "< 0.05 %", "KS > 0", "< 0.05 %")
+    return _table(headings, [[s.layer, s.stage, *_coordinate_cells(s)] for s in stages], words=2)
+
+
+def _coordinate_cells(stage: Stage) -> list[str]:
+    normal, rectified = _aggregates(stage)
+    counts = [str(stage.every["distance"].numel()), str(stage.every["distance"].numel() - int(normal["known"]))]
+    ends = [[_text(part["median"], ".3f"), _text(100 * part["close"], ".1f")] for part in (normal, rectified)]
+    return [*counts, *ends[0], *ends[1]]
+
+
+def _aggregates(stage: Stage) -> list[dict[str, float]]:
+    return [aggregate(stage.every[name]) for name in ("distance", "rectified_distance")]
+
+
+def _text(value: float, shape: str) -> str:
+    return format(value, shape) if math.isfinite(value) else MISSING
+
+
+def _p_text(value: float) -> str:
+    return "< 1e-99" if value < 1e-99 else _text(value, ".1e")
+
+
+def _table(headings: tuple[str, ...], rows: list[list[str]], *, words: int) -> Table:
+    """`words`: the first so many columns are text; a long name in the first takes two lines."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index < words else "right", no_wrap=index > 0)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _print(table: Table) -> None:
+    Console(width=WIDTH, highlight=False).print(table, "")
+
+
+def _write(path: Path, spec: RunSpec, score: Score, stages: list[Stage]) -> Path:
+    start = {"event": "start", **asdict(header(spec, torch.device("cpu"), command_line())), "accuracy": score.accuracy}
+    lines = [start, *(line for stage in stages for line in _lines(stage))]
+    path.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def _lines(stage: Stage) -> list[dict[str, object]]:
+    place: dict[str, object] = {"layer": stage.layer, "stage": stage.stage}
+    samples = [_sample_line(place, sample) for sample in (stage.coordinate, stage.norm)]
+    normal, rectified = (_finite(part) for part in _aggregates(stage))
+    count = stage.every["distance"].numel()
+    return [*samples, {"event": "coordinates", **place, "count": count, "normal": normal, "rectified": rectified}]
+
+
+def _sample_line(place: dict[str, object], sample: Sample) -> dict[str, object]:
+    numbers = _finite({name: value.item() for name, value in sample.fit.numbers().items()})
+    return {"event": "sample", **place, "quantity": sample.quantity, "n": len(sample.values), **numbers}
+
+
+def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}

@@ -1,0 +1,501 @@
+"""Every method in training: its defaults, its checkpoints, its skipped steps, its bytes, and K-FAC line by line."""
+
+import copy
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import lngd
+from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, FisherType, LNGDLr, LNGDSample, NGPlus
+from lngd.optimizer import NaturalGradient
+from reference import batch, differences, mlp, snapshot, through_a_file, train_step, with_ones
+
+DOUBLE, SINGLE = torch.float64, torch.float32
+METHODS = {
+    "LNGD": LNGD,
+    "LNGDSample": LNGDSample,
+    "LNGDLr": LNGDLr,
+    "KFAC": KFAC,
+    "EKFAC": EKFAC,
+    "TKFAC": TKFAC,
+    "NGPlus": NGPlus,
+    "THOR": THOR,
+}
+every_method = pytest.mark.parametrize("kind", METHODS)
+
+
+def plain() -> nn.Module:
+    return mlp(4, 6, 5, 3, dtype=SINGLE)
+
+
+def convolutional() -> nn.Module:
+    """Curvature with and without groups, and a fallback."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)),
+        nn.Conv2d(1, 4, 2, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 4, 2, groups=2, bias=False),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"plain": plain, "convolutional": convolutional}
+
+
+def run(model: nn.Module, optimizer: NaturalGradient, steps: range) -> None:
+    for step in steps:
+        train_step(model, optimizer, *batch(16, 4, seed=step, dtype=SINGLE))
+
+
+def learnable(n: int = 64) -> tuple[Tensor, Tensor]:
+    """The label is the largest of the first three inputs."""
+    x, _ = batch(n, 4, dtype=SINGLE)
+    return x, x[:, :3].argmax(1)
+
+
+OWN = {
+    "LNGD": {"lr": 0.5, "rate": "layerwise", "fisher": FisherType.LAYERWISE},
+    "LNGDSample": {"rate": "constant", "fisher": FisherType.LAYERWISE},
+    "LNGDLr": {"rate": "layerwise", "fisher": FisherType.SAMPLED},
+    "KFAC": {"rate": "kl_clip", "fisher": FisherType.SAMPLED},
+    "EKFAC": {"rate": "kl_clip", "fisher": FisherType.SAMPLED},
+    "TKFAC": {"rate": "kl_clip", "fisher": FisherType.SAMPLED},
+    "NGPlus": {"rate": "kl_clip", "fisher": FisherType.EMPIRICAL},
+    "THOR": {"rate": "kl_clip", "fisher": FisherType.SAMPLED},
+}
+
+
+def test_every_method_of_the_package_is_tested_here():
+    found = {name for name in lngd.__all__ if inspect.isclass(getattr(lngd, name)) and name != "FisherType"}
+    assert found == set(METHODS)
+
+
+@every_method
+def test_the_signature_shows_the_methods_own_defaults(kind):
+    parameters = inspect.signature(METHODS[kind]).parameters
+    assert list(parameters)[:2] == ["model", "params"]
+    for name, value in OWN[kind].items():
+        assert parameters[name].default == value
+    assert all(p.kind is p.KEYWORD_ONLY for p in list(parameters.values())[2:])
+
+
+@every_method
+def test_what_the_signature_shows_is_what_is_used(kind):
+    parameters = inspect.signature(METHODS[kind]).parameters
+    shown = {name: p.default for name, p in parameters.items() if name not in ("model", "params", "generator")}
+    one, two = plain(), plain()
+    torch.manual_seed(0)
+    first = METHODS[kind](one)
+    torch.manual_seed(0)
+    second = METHODS[kind](two, **shown)
+    for model, optimizer in ((one, first), (two, second)):
+        run(model, optimizer, range(4))
+    assert differences(snapshot(one, first), snapshot(two, second)) == []
+
+
+def test_ekfac_measures_more_often_than_its_basis_moves():
+    parameters = inspect.signature(EKFAC).parameters
+    assert parameters["curvature_every"].default < parameters["inverse_every"].default
+
+
+@pytest.mark.parametrize("model", MODELS)
+@every_method
+def test_the_loss_falls(kind, model):
+    net, (x, y) = MODELS[model](), learnable()
+    optimizer = METHODS[kind](net, warmup=5)
+    losses = [train_step(net, optimizer, x, y).item() for _ in range(40)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert optimizer.stats()["skipped"] == 0
+
+
+SCHEDULES = {
+    "default": {},
+    "often": {"curvature_every": 2, "inverse_every": 2, "curvature_ramp": False},
+    "inverses apart": {"curvature_every": 2, "inverse_every": 5, "curvature_ramp": False},
+    "inverses between": {"curvature_every": 4, "inverse_every": 3, "curvature_ramp": False},
+    "momentum of the update": {"momentum_on": "update", "curvature_every": 2, "inverse_every": 4, "weight_decay": 0.1},
+}
+
+
+@pytest.mark.parametrize("stop", [1, 3, 8])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("model", MODELS)
+@every_method
+def test_a_resumed_run_is_bit_equal(kind, model, schedule, stop):
+    net = MODELS[model]()
+    optimizer = METHODS[kind](net, **SCHEDULES[schedule])
+    run(net, optimizer, range(stop))
+    weights, state = copy.deepcopy(net.state_dict()), through_a_file(optimizer.state_dict())
+    run(net, optimizer, range(stop, stop + 5))
+    torch.manual_seed(99)
+    resumed = MODELS[model]()
+    resumed.load_state_dict(weights)
+    again = METHODS[kind](resumed, generator=torch.Generator().manual_seed(1234), **SCHEDULES[schedule])
+    again.load_state_dict(state)
+    run(resumed, again, range(stop, stop + 5))
+    assert differences(snapshot(net, optimizer), snapshot(resumed, again)) == []
+
+
+@every_method
+def test_what_was_measured_before_loading_is_forgotten(kind):
+    """A forward to try the model out, before the checkpoint is read."""
+    net = plain()
+    optimizer = METHODS[kind](net, curvature_every=2, inverse_every=4)
+    run(net, optimizer, range(4))
+    weights, state = copy.deepcopy(net.state_dict()), through_a_file(optimizer.state_dict())
+    run(net, optimizer, range(4, 6))
+    resumed = plain()
+    again = METHODS[kind](resumed, curvature_every=2, inverse_every=4)
+    x, y = batch(16, 4, seed=77, dtype=SINGLE)
+    F.cross_entropy(resumed(x), y).backward()
+    resumed.load_state_dict(weights)
+    again.load_state_dict(state)
+    run(resumed, again, range(4, 6))
+    assert differences(snapshot(net, optimizer), snapshot(resumed, again)) == []
+
+
+BLOCK_OF = {kind: method.block.__name__ for kind, method in METHODS.items()}
+MISMATCHES = [(kind, other) for kind in METHODS for other in METHODS if BLOCK_OF[kind] != BLOCK_OF[other]]
+
+
+@pytest.mark.parametrize(("kind", "other"), MISMATCHES)
+def test_a_checkpoint_of_another_method_is_refused_and_changes_nothing(kind, other):
+    foreign, net = plain(), plain()
+    foreign_optimizer, optimizer = METHODS[other](foreign), METHODS[kind](net)
+    run(foreign, foreign_optimizer, range(2))
+    run(net, optimizer, range(3))
+    before = snapshot(net, optimizer)
+    with pytest.raises(ValueError, match=f"{BLOCK_OF[other]} in the checkpoint, a {BLOCK_OF[kind]} here"):
+        optimizer.load_state_dict(through_a_file(foreign_optimizer.state_dict()))
+    assert differences(before, snapshot(net, optimizer)) == []
+
+
+def test_a_checkpoint_with_blocks_of_another_size_is_refused_and_changes_nothing():
+    foreign, net = plain(), plain()
+    foreign_optimizer, optimizer = THOR(foreign, max_factor_dim=2), THOR(net, max_factor_dim=3)
+    run(foreign, foreign_optimizer, range(2))
+    run(net, optimizer, range(3))
+    before = snapshot(net, optimizer)
+    with pytest.raises(ValueError, match="layer '0'"):
+        optimizer.load_state_dict(through_a_file(foreign_optimizer.state_dict()))
+    assert differences(before, snapshot(net, optimizer)) == []
+
+
+COUNTS = ("steps", "skipped", "measuring", "generator", "num_batches_tracked", "running_mean", "running_var")
+"""What a skipped step may change: counts, labels and noise drawn in its forward, and what the model's own forward changed."""
+
+
+@pytest.mark.filterwarnings("ignore:a gradient or a statistic was not finite")
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("model", MODELS)
+@every_method
+def test_a_skipped_step_changes_nothing_at_whatever_step_it_comes(kind, model, schedule):
+    for before_it in range(1, 7):
+        net = MODELS[model]()
+        optimizer = METHODS[kind](net, **SCHEDULES[schedule])
+        run(net, optimizer, range(before_it))
+        x, y = batch(16, 4, seed=50, dtype=SINGLE)
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        next(net.parameters()).grad.view(-1)[1] = math.nan
+        before = snapshot(net, optimizer)
+        optimizer.step()
+        assert differences(before, snapshot(net, optimizer), ignoring=COUNTS) == [], f"at step {before_it}"
+        assert optimizer.stats()["skipped"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:a gradient or a statistic was not finite")
+@every_method
+def test_a_skipped_first_step_leaves_the_run_as_if_it_had_not_been(kind):
+    weights, options = [], {"fisher": FisherType.EMPIRICAL, "warmup": 0, "curvature_ramp": False}
+    for poisoned in (False, True):
+        net, (x, y) = plain(), batch(16, 4, dtype=SINGLE)
+        optimizer = METHODS[kind](net, **options)
+        if poisoned:
+            train_step(net, optimizer, x * torch.tensor([1.0, 1.0, torch.nan, 1.0]), y)
+        train_step(net, optimizer, x, y)
+        weights.append([p.detach().clone() for p in net.parameters()])
+    assert all(torch.equal(one, two) for one, two in zip(*weights, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:a gradient or a statistic was not finite")
+@every_method
+def test_training_goes_on_after_skipped_steps(kind):
+    """Every measuring step of the schedule among them."""
+    net, (x, y) = plain(), learnable()
+    optimizer = METHODS[kind](net, curvature_every=3, inverse_every=3, warmup=5)
+    losses = []
+    for step in range(36):
+        poisoned = x.clone()
+        poisoned[0, 0] = torch.nan if step % 3 == 0 else x[0, 0]
+        losses.append(train_step(net, optimizer, poisoned, y).item())
+    assert optimizer.stats()["skipped"] == 12
+    kept = [loss for loss in losses if not math.isnan(loss)]
+    assert sum(kept[-5:]) < 0.9 * sum(kept[:5])
+
+
+class CountSyncs(TorchDispatchMode):
+    """Counts the operators that bring a tensor's value to the host."""
+
+    NAMES = ("aten::_local_scalar_dense", "aten::item", "aten::equal", "aten::is_nonzero", "aten::nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name().split(".")[0] in self.NAMES:
+            self.found.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+SKIP_COUNTERS_OWN = 1
+"""The host copy of the skip count is read at every step: it is a host tensor, and reading it waits for nothing."""
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("momentum_on", ["gradient", "update"])
+@every_method
+def test_an_ordinary_step_waits_for_nothing(kind, momentum_on, model):
+    net, (x, y) = MODELS[model](), batch(16, 4, dtype=SINGLE)
+    optimizer = METHODS[kind](net, momentum_on=momentum_on)
+    for _ in range(6):
+        train_step(net, optimizer, x, y)
+    optimizer.zero_grad()
+    with CountSyncs() as counter:
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    assert len(counter.found) <= SKIP_COUNTERS_OWN
+
+
+@every_method
+def test_the_forward_of_a_measuring_step_waits_for_nothing(kind):
+    net, (x, y) = plain(), batch(16, 4, dtype=SINGLE)
+    optimizer = METHODS[kind](net, curvature_every=1)
+    train_step(net, optimizer, x, y)
+    with CountSyncs() as counter:
+        F.cross_entropy(net(x), y).backward()
+    assert counter.found == []
+
+
+@pytest.mark.parametrize("model", MODELS)
+@every_method
+def test_the_summary_counts_the_bytes_of_curvature(kind, model):
+    net = MODELS[model]()
+    optimizer = METHODS[kind](net)
+    run(net, optimizer, range(2))
+    held = sum(t.numel() * t.element_size() for block in optimizer.blocks.values() for t in block.tensors().values())
+    assert abs(optimizer.summary().state_bytes - held) <= 16 * len(optimizer.blocks)
+
+
+ON_INPUTS, ON_OUTPUTS = ("LNGD", "LNGDSample", "LNGDLr"), ("NGPlus",)
+BOTH = ("KFAC", "EKFAC", "TKFAC")
+
+
+@every_method
+def test_the_largest_dense_factor_decides_who_falls_back(kind):
+    """Layers of 4+1 → 6, 6+1 → 5 and 5+1 → 3."""
+    limits = {limit: set(METHODS[kind](plain(), max_factor_dim=limit).blocks) for limit in (3, 5, 6, 7)}
+    if kind in ON_INPUTS:
+        assert limits == {3: set(), 5: {"0"}, 6: {"0", "4"}, 7: {"0", "2", "4"}}
+    elif kind in ON_OUTPUTS:
+        assert limits == {3: {"4"}, 5: {"2", "4"}, 6: {"0", "2", "4"}, 7: {"0", "2", "4"}}
+    elif kind in BOTH:
+        assert limits == {3: set(), 5: set(), 6: {"0", "4"}, 7: {"0", "2", "4"}}
+    else:
+        assert all(blocks == {"0", "2", "4"} for blocks in limits.values())
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("KFAC", "6 outputs are more"), ("LNGD", "7 inputs are more")])
+def test_the_reason_names_the_side_that_is_too_large(kind, reason):
+    optimizer = METHODS[kind](plain(), max_factor_dim=5)
+    reasons = {o.name: o.reason for o in optimizer.summary()}
+    assert reason in reasons["0.weight" if kind == "KFAC" else "2.weight"]
+
+
+@pytest.mark.parametrize("split", [1, 2, 3, 100])
+@pytest.mark.parametrize("model", MODELS)
+def test_thor_trains_with_blocks_of_any_size(model, split):
+    net, (x, y) = MODELS[model](), learnable()
+    optimizer = THOR(net, max_factor_dim=split, curvature_every=2, inverse_every=2, warmup=5)
+    losses = [train_step(net, optimizer, x, y).item() for _ in range(40)]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    shapes = [t.shape[-1] for block in optimizer.blocks.values() for name in ("A", "B") for t in [getattr(block, name)]]
+    assert max(shapes) <= split
+
+
+@every_method
+def test_groups_have_options_of_their_own_and_what_is_frozen_stays(kind):
+    net = plain()
+    net[0].bias.requires_grad_(False)
+    groups = [{"params": net[0].weight, "lr": 0.0}, {"params": net[2].parameters(), "damping": 3.0, "decay": 0.5}]
+    optimizer = METHODS[kind](net, groups, curvature_every=1, inverse_every=1, keep_norms=False)
+    before = copy.deepcopy(net.state_dict())
+    run(net, optimizer, range(3))
+    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"2.weight", "2.bias"}
+    assert set(optimizer.blocks) == {"0", "2"}
+    assert {o.name for o in optimizer.summary() if o.kind == "frozen"} == {"0.bias", "4.weight", "4.bias"}
+
+
+@every_method
+def test_a_groups_damping_is_that_of_its_layers(kind):
+    net = mlp(4, 6, 3)
+    groups = [{"params": net[0].parameters(), "damping": 5.0}, {"params": net[2].parameters()}]
+    optimizer = METHODS[kind](net, groups, damping=0.01, damping_bounds=(0.0, math.inf))
+    train_step(net, optimizer, *batch(16, 4))
+    for name, damping in (("0", 5.0), ("2", 0.01)):
+        block, module = optimizer.blocks[name], net.get_submodule(name)
+        gradient = torch.randn(module.out_features, module.in_features + 1, dtype=DOUBLE)
+        solved = torch.linalg.solve(block.dense(damping), gradient.flatten())
+        torch.testing.assert_close(block.precondition(gradient).flatten(), solved)
+
+
+class Late(nn.Module):
+    """A branch that joins in later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.body, self.late, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
+        self.use_late = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x) + self.late(x) if self.use_late else self.body(x)
+        return self.head(h.tanh())
+
+
+@every_method
+def test_a_layer_does_not_move_before_it_was_measured(kind):
+    """Its gradient is no direction of the method, and lr is no rate for it."""
+    net = Late()
+    optimizer = METHODS[kind](net)
+    run(net, optimizer, range(6))
+    net.use_late, before = True, net.late.weight.detach().clone()
+    for step in range(6, 9):
+        run(net, optimizer, range(step, step + 1))
+        assert optimizer.blocks["late"].ready or torch.equal(before, net.late.weight)
+    assert optimizer.blocks["late"].ready
+    assert not torch.equal(before, net.late.weight)
+
+
+@pytest.mark.parametrize("kind", ["KFAC", "EKFAC", "TKFAC", "NGPlus", "THOR"])
+def test_a_model_whose_head_starts_at_zero_trains(kind):
+    """Nothing comes back from a zero head: B = 0 for all layers below, at the first step."""
+    net, (x, y) = plain(), learnable()
+    nn.init.zeros_(net[4].weight)
+    optimizer = METHODS[kind](net, warmup=5)
+    losses = [train_step(net, optimizer, x, y).item() for _ in range(40)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+WIDTHS = (4, 6, 5, 3)
+
+
+@dataclass
+class Layer:
+    """Averages of one layer of K-FAC."""
+
+    weight: Tensor
+    A: Tensor | float = 0.0
+    B: Tensor | float = 0.0
+    updates: int = 0
+    average: Tensor | float = 0.0
+    inverses: tuple[Tensor, Tensor] = field(default_factory=tuple)
+
+
+class Transcription:
+    """K-FAC on an MLP with tanh and cross-entropy: Martens & Grosse 2015, with the KL clip of Ba, Grosse, Martens 2017."""
+
+    def __init__(self, model: nn.Sequential, fisher: FisherType, kl: float, lr: float, weight_decay: float) -> None:
+        linear = [m for m in model if isinstance(m, nn.Linear)]
+        self.layers = [Layer(torch.cat([m.weight, m.bias[:, None]], 1).detach().clone()) for m in linear]
+        self.fisher, self.kl, self.lr, self.weight_decay = fisher, kl, lr, weight_decay
+        self.generator, self.count = torch.Generator().manual_seed(3), 0
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        inputs = []
+        for layer in self.layers:
+            inputs.append(with_ones(x))
+            s = inputs[-1] @ layer.weight.T
+            x = s.tanh()
+        if self.count % 2 == 0:
+            self.measure(inputs, self.backward(inputs, s, self.labels(s, y)))
+        if self.count % 4 == 0:
+            self.invert()
+        self.move(inputs, self.backward(inputs, s, y))
+        self.count += 1
+
+    def labels(self, logits: Tensor, y: Tensor) -> Tensor:
+        if self.fisher is FisherType.EMPIRICAL:
+            return y
+        u = torch.empty_like(logits).uniform_(generator=self.generator)
+        return (logits - (-u.log()).log()).argmax(1)
+
+    def backward(self, inputs: list[Tensor], logits: Tensor, y: Tensor) -> list[Tensor]:
+        g = logits.softmax(1) - F.one_hot(y, WIDTHS[-1])
+        found = [g]
+        for layer, a in zip(self.layers[:0:-1], inputs[:0:-1], strict=True):
+            g = (g @ layer.weight[:, :-1]) * (1 - a[:, :-1] ** 2)
+            found.insert(0, g)
+        return found
+
+    def measure(self, inputs: list[Tensor], upstream: list[Tensor], decay: float = 0.95) -> None:
+        for layer, a, g in zip(self.layers, inputs, upstream, strict=True):
+            layer.updates += 1
+            keep, total = decay * (1 - decay ** (layer.updates - 1)), 1 - decay**layer.updates
+            layer.A = (keep * layer.A + (1 - decay) * a.T @ a / len(a)) / total
+            layer.B = (keep * layer.B + (1 - decay) * g.T @ g / len(g)) / total
+
+    def invert(self, damping: float = 0.3) -> None:
+        for layer in self.layers:
+            mean_A, mean_B = layer.A.trace() / len(layer.A), layer.B.trace() / len(layer.B)
+            root, pi = math.sqrt(max(damping * mean_A * mean_B, 1e-5)), math.sqrt(mean_A / mean_B)
+            A = layer.A + pi * root * torch.eye(len(layer.A), dtype=DOUBLE)
+            B = layer.B + root / pi * torch.eye(len(layer.B), dtype=DOUBLE)
+            layer.inverses = torch.linalg.inv(A), torch.linalg.inv(B)
+
+    def move(self, inputs: list[Tensor], upstream: list[Tensor]) -> None:
+        rate = self.lr * min(1.0, (self.count + 1) / 6)
+        directions, change = [], 0.0
+        for layer, a, g in zip(self.layers, inputs, upstream, strict=True):
+            layer.average = 0.9 * layer.average + 0.1 * g.T @ a / len(a)
+            corrected = layer.average / (1 - 0.9 ** (self.count + 1))
+            A_inverse, B_inverse = layer.inverses
+            directions.append(B_inverse @ corrected @ A_inverse)
+            change += rate**2 * (directions[-1] * corrected).sum().item()
+        clip = min(1.0, math.sqrt(self.kl / change))
+        self.clipped = clip < 1
+        for layer, d in zip(self.layers, directions, strict=True):
+            layer.weight = (1 - self.lr * self.weight_decay) * layer.weight - rate * clip * d
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("kl", [1e-3, 0.3])
+@pytest.mark.parametrize("fisher", [FisherType.EMPIRICAL, FisherType.SAMPLED])
+def test_kfac_is_its_own_transcription(fisher, kl, weight_decay):
+    model = mlp(*WIDTHS)
+    expected, clipped = Transcription(model, fisher, kl, 0.5, weight_decay), []
+    options = {"curvature_every": 2, "inverse_every": 4, "curvature_ramp": False, "warmup": 6, "weight_decay": weight_decay}
+    optimizer = KFAC(model, lr=0.5, damping=0.3, fisher=fisher, kl_clip=kl, generator=torch.Generator().manual_seed(3), **options)
+    for step in range(14):
+        x, y = batch(32, 4, seed=step)
+        train_step(model, optimizer, x, y)
+        expected.step(x, y)
+        clipped.append(expected.clipped)
+        for module, layer in zip([m for m in model if isinstance(m, nn.Linear)], expected.layers, strict=True):
+            weight = torch.cat([module.weight, module.bias[:, None]], 1).detach()
+            torch.testing.assert_close(weight, layer.weight, rtol=1e-9, atol=1e-9, msg=f"after step {step}")
+    assert any(clipped)
+    assert all(clipped) is (kl == 1e-3)
