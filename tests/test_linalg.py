@@ -17,6 +17,7 @@ from lngd.linalg import (
     inverse,
     inverse_diagonal,
     kronecker,
+    second_moments,
 )
 
 
@@ -144,3 +145,14 @@ def test_a_diagonal_that_has_no_inverse_is_refused(entry):
 def test_an_inverse_that_overflows_is_refused():
     with pytest.raises(NotPositiveDefiniteError):
         inverse(torch.eye(2) * 1e-39)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize(("group", "inputs"), [((), 5), ((3,), 4), ((), 257), ((2,), 300)])
+def test_second_moments_are_the_sum_of_outer_products(group, inputs, weighted):
+    rows, weights = torch.randn(*group, 7, inputs, dtype=torch.float64), torch.rand(*group, 7, dtype=torch.float64)
+    scale = weights if weighted else torch.ones_like(weights)
+    expected = torch.einsum("...n,...ni,...nj->...ij", scale, rows, rows)
+    found = second_moments(rows, weights if weighted else None)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(found, found.mT) or inputs < 256

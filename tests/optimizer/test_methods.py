@@ -94,14 +94,13 @@ def test_the_signature_shows_the_methods_own_defaults(kind):
 def test_what_the_signature_shows_is_what_is_used(kind):
     parameters = inspect.signature(METHODS[kind]).parameters
     shown = {name: p.default for name, p in parameters.items() if name not in ("model", "params", "generator")}
-    one, two = plain(), plain()
-    torch.manual_seed(0)
-    first = METHODS[kind](one)
-    torch.manual_seed(0)
-    second = METHODS[kind](two, **shown)
-    for model, optimizer in ((one, first), (two, second)):
-        run(model, optimizer, range(4))
-    assert differences(snapshot(one, first), snapshot(two, second)) == []
+    runs = []
+    for options in ({}, shown):
+        net = plain()
+        optimizer = METHODS[kind](net, generator=torch.Generator().manual_seed(0), **options)
+        run(net, optimizer, range(3))
+        runs.append(snapshot(net, optimizer))
+    assert differences(*runs) == []
 
 
 def test_ekfac_measures_more_often_than_its_basis_moves():
@@ -114,9 +113,21 @@ def test_ekfac_measures_more_often_than_its_basis_moves():
 def test_the_loss_falls(kind, model):
     net, (x, y) = MODELS[model](), learnable()
     optimizer = METHODS[kind](net, warmup=5)
-    losses = [train_step(net, optimizer, x, y).item() for _ in range(40)]
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    losses = [train_step(net, optimizer, x, y).item() for _ in range(25)]
+    assert sum(losses[-3:]) < 0.85 * sum(losses[:3])
     assert optimizer.stats()["skipped"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, DOUBLE])
+@every_method
+def test_statistics_are_in_single_precision_or_better_whatever_the_weights_are(kind, dtype):
+    net, (x, y) = plain().to(dtype), learnable()
+    optimizer = METHODS[kind](net, warmup=5, curvature_every=3, inverse_every=3)
+    losses = [train_step(net, optimizer, x.to(dtype), y).item() for _ in range(20)]
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
+    kinds = {t.dtype for block in optimizer.blocks.values() for t in block.tensors().values()}
+    assert kinds <= {torch.promote_types(dtype, SINGLE), torch.bool}
+    assert {p.dtype for p in net.parameters()} == {dtype}
 
 
 SCHEDULES = {
@@ -128,22 +139,22 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("stop", [1, 3, 8])
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("schedule", "stop"), [("default", 1), ("default", 6), *((schedule, 3) for schedule in SCHEDULES if schedule != "default")]
+)
 @every_method
-def test_a_resumed_run_is_bit_equal(kind, model, schedule, stop):
-    net = MODELS[model]()
+def test_a_resumed_run_is_bit_equal(kind, schedule, stop):
+    net = convolutional()
     optimizer = METHODS[kind](net, **SCHEDULES[schedule])
     run(net, optimizer, range(stop))
     weights, state = copy.deepcopy(net.state_dict()), through_a_file(optimizer.state_dict())
-    run(net, optimizer, range(stop, stop + 5))
+    run(net, optimizer, range(stop, stop + 4))
     torch.manual_seed(99)
-    resumed = MODELS[model]()
+    resumed = convolutional()
     resumed.load_state_dict(weights)
     again = METHODS[kind](resumed, generator=torch.Generator().manual_seed(1234), **SCHEDULES[schedule])
     again.load_state_dict(state)
-    run(resumed, again, range(stop, stop + 5))
+    run(resumed, again, range(stop, stop + 4))
     assert differences(snapshot(net, optimizer), snapshot(resumed, again)) == []
 
 
@@ -166,15 +177,16 @@ def test_what_was_measured_before_loading_is_forgotten(kind):
 
 
 BLOCK_OF = {kind: method.block.__name__ for kind, method in METHODS.items()}
-MISMATCHES = [(kind, other) for kind in METHODS for other in METHODS if BLOCK_OF[kind] != BLOCK_OF[other]]
+ONE_OF_EACH = [kind for kind in METHODS if kind not in ("LNGDSample", "LNGDLr")]
+MISMATCHES = [(kind, other) for kind in ONE_OF_EACH for other in ONE_OF_EACH if kind != other]
 
 
 @pytest.mark.parametrize(("kind", "other"), MISMATCHES)
 def test_a_checkpoint_of_another_method_is_refused_and_changes_nothing(kind, other):
     foreign, net = plain(), plain()
     foreign_optimizer, optimizer = METHODS[other](foreign), METHODS[kind](net)
-    run(foreign, foreign_optimizer, range(2))
-    run(net, optimizer, range(3))
+    run(foreign, foreign_optimizer, range(1))
+    run(net, optimizer, range(2))
     before = snapshot(net, optimizer)
     with pytest.raises(ValueError, match=f"{BLOCK_OF[other]} in the checkpoint, a {BLOCK_OF[kind]} here"):
         optimizer.load_state_dict(through_a_file(foreign_optimizer.state_dict()))
@@ -198,21 +210,22 @@ COUNTS = ("steps", "skipped", "measuring", "generator", "num_batches_tracked", "
 
 @pytest.mark.filterwarnings("ignore:a gradient or a statistic was not finite")
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("model", MODELS)
 @every_method
-def test_a_skipped_step_changes_nothing_at_whatever_step_it_comes(kind, model, schedule):
-    for before_it in range(1, 7):
-        net = MODELS[model]()
-        optimizer = METHODS[kind](net, **SCHEDULES[schedule])
-        run(net, optimizer, range(before_it))
-        x, y = batch(16, 4, seed=50, dtype=SINGLE)
+def test_a_skipped_step_changes_nothing_at_whatever_step_it_comes(kind, schedule):
+    """Among steps 1 to 9 there is one of every kind: measuring, refreshing, both, neither."""
+    net = convolutional()
+    optimizer, skipped = METHODS[kind](net, **SCHEDULES[schedule]), (1, 2, 5, 6, 8, 9)
+    for step in range(10):
+        x, y = batch(16, 4, seed=step, dtype=SINGLE)
         optimizer.zero_grad()
         F.cross_entropy(net(x), y).backward()
-        next(net.parameters()).grad.view(-1)[1] = math.nan
+        if step in skipped:
+            next(net.parameters()).grad.view(-1)[1] = math.nan
         before = snapshot(net, optimizer)
         optimizer.step()
-        assert differences(before, snapshot(net, optimizer), ignoring=COUNTS) == [], f"at step {before_it}"
-        assert optimizer.stats()["skipped"] == 1
+        if step in skipped:
+            assert differences(before, snapshot(net, optimizer), ignoring=COUNTS) == [], f"at step {step}"
+    assert optimizer.stats()["skipped"] == len(skipped)
 
 
 @pytest.mark.filterwarnings("ignore:a gradient or a statistic was not finite")
@@ -236,13 +249,13 @@ def test_training_goes_on_after_skipped_steps(kind):
     net, (x, y) = plain(), learnable()
     optimizer = METHODS[kind](net, curvature_every=3, inverse_every=3, warmup=5)
     losses = []
-    for step in range(36):
+    for step in range(24):
         poisoned = x.clone()
         poisoned[0, 0] = torch.nan if step % 3 == 0 else x[0, 0]
         losses.append(train_step(net, optimizer, poisoned, y).item())
-    assert optimizer.stats()["skipped"] == 12
+    assert optimizer.stats()["skipped"] == 8
     kept = [loss for loss in losses if not math.isnan(loss)]
-    assert sum(kept[-5:]) < 0.9 * sum(kept[:5])
+    assert sum(kept[-3:]) < 0.9 * sum(kept[:3])
 
 
 class CountSyncs(TorchDispatchMode):
@@ -264,11 +277,10 @@ SKIP_COUNTERS_OWN = 1
 """The host copy of the skip count is read at every step: it is a host tensor, and reading it waits for nothing."""
 
 
-@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("momentum_on", ["gradient", "update"])
 @every_method
-def test_an_ordinary_step_waits_for_nothing(kind, momentum_on, model):
-    net, (x, y) = MODELS[model](), batch(16, 4, dtype=SINGLE)
+def test_an_ordinary_step_waits_for_nothing(kind, momentum_on):
+    net, (x, y) = convolutional(), batch(16, 4, dtype=SINGLE)
     optimizer = METHODS[kind](net, momentum_on=momentum_on)
     for _ in range(6):
         train_step(net, optimizer, x, y)
@@ -325,12 +337,11 @@ def test_the_reason_names_the_side_that_is_too_large(kind, reason):
 
 
 @pytest.mark.parametrize("split", [1, 2, 3, 100])
-@pytest.mark.parametrize("model", MODELS)
-def test_thor_trains_with_blocks_of_any_size(model, split):
-    net, (x, y) = MODELS[model](), learnable()
+def test_thor_trains_with_blocks_of_any_size(split):
+    net, (x, y) = convolutional(), learnable()
     optimizer = THOR(net, max_factor_dim=split, curvature_every=2, inverse_every=2, warmup=5)
-    losses = [train_step(net, optimizer, x, y).item() for _ in range(40)]
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    losses = [train_step(net, optimizer, x, y).item() for _ in range(25)]
+    assert sum(losses[-3:]) < 0.85 * sum(losses[:3])
     shapes = [t.shape[-1] for block in optimizer.blocks.values() for name in ("A", "B") for t in [getattr(block, name)]]
     assert max(shapes) <= split
 
@@ -396,7 +407,7 @@ def test_a_model_whose_head_starts_at_zero_trains(kind):
     net, (x, y) = plain(), learnable()
     nn.init.zeros_(net[4].weight)
     optimizer = METHODS[kind](net, warmup=5)
-    losses = [train_step(net, optimizer, x, y).item() for _ in range(40)]
+    losses = [train_step(net, optimizer, x, y).item() for _ in range(25)]
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -482,7 +493,7 @@ class Transcription:
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize("kl", [1e-3, 0.3])
+@pytest.mark.parametrize("kl", [1e-3, 0.02])
 @pytest.mark.parametrize("fisher", [FisherType.EMPIRICAL, FisherType.SAMPLED])
 def test_kfac_is_its_own_transcription(fisher, kl, weight_decay):
     model = mlp(*WIDTHS)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lngd.curvature.kfac import KFACBlock
-from lngd.curvature.per_sample import second_moments
+from lngd.curvature.per_sample import squared_gradients
 from lngd.linalg import Damping, NotPositiveDefiniteError, as_damping, eigenbasis, kronecker, mean_eigenvalue
 from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputFactor
 
@@ -67,4 +67,4 @@ class EKFACBlock(KFACBlock):
         return (basis * diagonal.unsqueeze(-2)) @ basis.mT
 
     def _moments(self, a: Activations, g: Gradients) -> GradientMatrix:
-        return second_moments(a @ self.A_basis.unsqueeze(-3), g @ self.B_basis.unsqueeze(-3))
+        return squared_gradients(a @ self.A_basis.unsqueeze(-3), g @ self.B_basis.unsqueeze(-3))

@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from lngd.curvature.block import CurvatureBlock
-from lngd.linalg import Damping, as_damping, inverse, kronecker, mean_eigenvalue, shifted
+from lngd.linalg import Damping, as_damping, inverse, kronecker, mean_eigenvalue, second_moments, shifted
 from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputFactor
 
 
@@ -35,7 +35,7 @@ class KFACBlock(CurvatureBlock):
         """Σₛ aaᵀ, Σₛ ggᵀ and S: a layer that is called twice has twice as many positions."""
         n, positions = a.shape[-3:-1]
         rows, grads = a.flatten(-3, -2), g.flatten(-3, -2)
-        return rows.mT @ rows / n, grads.mT @ grads / n, a.new_full((), positions)
+        return second_moments(rows) / n, second_moments(grads) / n, a.new_full((), positions)
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         A, B, positions = measured

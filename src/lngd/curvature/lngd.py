@@ -4,7 +4,16 @@ import torch
 from torch import Tensor
 
 from lngd.curvature.block import CurvatureBlock
-from lngd.linalg import Damping, as_damping, damped_diagonal, damped_matrix, inverse, inverse_diagonal, kronecker
+from lngd.linalg import (
+    Damping,
+    as_damping,
+    damped_diagonal,
+    damped_matrix,
+    inverse,
+    inverse_diagonal,
+    kronecker,
+    second_moments,
+)
 from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputDiagonal
 
 
@@ -33,9 +42,9 @@ class LNGDBlock(CurvatureBlock):
     def measure(self, a: Activations, g: Gradients) -> tuple[InputFactor, OutputDiagonal]:
         n = a.shape[-3]
         rows, energies = a.flatten(-3, -2), g.square().flatten(-3, -2)  # one row per sample and position
-        weighted = rows * energies.sum(-1, keepdim=True)  # ‖gₛ‖² aₛ
-        phi = weighted.mT @ rows / n
-        psi = (energies.mT @ rows.square().sum(-1, keepdim=True)).squeeze(-1) / n
+        phi = second_moments(rows, energies.sum(-1)) / n
+        norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)  # one pass over the largest tensor, no copy of it
+        psi = (energies.mT @ norms.square()).squeeze(-1) / n
         return phi, psi
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[InputFactor, OutputDiagonal]:

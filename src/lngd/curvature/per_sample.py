@@ -10,7 +10,7 @@ CHUNK = 2**23
 """Numbers in an intermediate result: 32 MiB in float32."""
 
 
-def second_moments(a: Activations, g: Gradients) -> GradientMatrix:
+def squared_gradients(a: Activations, g: Gradients) -> GradientMatrix:
     """E[Gₙ ∘ Gₙ], `[o, i]`, cross terms between positions included."""
     n, positions = a.shape[-3:-1]
     if positions == 1:

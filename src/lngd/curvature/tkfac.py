@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lngd.curvature.kfac import KFACBlock
+from lngd.linalg import second_moments
 from lngd.types import Activations, Gradients, InputFactor, OutputFactor
 
 
@@ -19,8 +20,8 @@ class TKFACBlock(KFACBlock):
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
         n = a.shape[-3]
         rows, grads = a.flatten(-3, -2), g.flatten(-3, -2)
-        A = (rows * grads.square().sum(-1, keepdim=True)).mT @ rows / n
-        B = (grads * rows.square().sum(-1, keepdim=True)).mT @ grads / n
+        A = second_moments(rows, torch.linalg.vector_norm(grads, dim=-1).square()) / n
+        B = second_moments(grads, torch.linalg.vector_norm(rows, dim=-1).square()) / n
         return A, B
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

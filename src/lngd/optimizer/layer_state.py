@@ -93,8 +93,8 @@ class LayerState:
         for n, same in by_size.items():
             if n:
                 with torch.autocast(same[0][0].device.type, enabled=False):
-                    a = torch.cat([self.layer.activations(x) for x, _ in same], dim=-2)
-                    g = torch.cat([self.layer.gradients(g) for _, g in same], dim=-2)
+                    a = joined([self.layer.activations(x) for x, _ in same])
+                    g = joined([self.layer.gradients(g) for _, g in same])
                     self.pending.add(self.block.measure(a, g), n, self._tokens(same), forward_id)
 
     def _tokens(self, calls: Calls) -> int:
@@ -199,6 +199,11 @@ def directional_curvature(
     batch = sum(n for _, n in slopes)  # micro-batches are parts of one batch
     positions = samples[0].g[0].numel() // layer.weight.shape[0]
     return curvature_along(torch.cat([*slopes.values()]), positions, mean_over, batch=batch)
+
+
+def joined(rows: list[Tensor]) -> Tensor:
+    """Several calls' rows as positions of one; one call's are not copied."""
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=-2)
 
 
 def by_forward(samples: list[RateSample]) -> Iterable[tuple[tuple[int, int], list[RateSample]]]:
