@@ -155,4 +155,3 @@ def test_second_moments_are_the_sum_of_outer_products(group, inputs, weighted):
     expected = torch.einsum("...n,...ni,...nj->...ij", scale, rows, rows)
     found = second_moments(rows, weights if weighted else None)
     torch.testing.assert_close(found, expected)
-    assert torch.equal(found, found.mT) or inputs < 256

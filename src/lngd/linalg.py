@@ -132,8 +132,8 @@ def second_moments(
 ) -> Float[Tensor, "*group i i"]:
     """Σ w x xᵀ over rows x; without weights Σ x xᵀ.
 
-    Only panels on the diagonal and right of it are multiplied: with four of them 10/16 of the work, exactly symmetric, and never more
-    than a quarter of the rows copied for their weights.
+    Only panels on the diagonal and right of it are multiplied: with four of them 10/16 of the work, and never more than a quarter
+    of the rows copied for their weights.
     """
     i = rows.shape[-1]
     width = i if i < SMALL else -(-i // PANELS)

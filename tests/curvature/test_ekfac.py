@@ -132,13 +132,13 @@ def test_lambda_is_that_of_the_last_refresh():
 @pytest.mark.parametrize("group", [(), (3,)])
 def test_portions_of_samples_give_the_same_second_moments(monkeypatch, group, chunk):
     a, g = torch.randn(*group, 7, 4, 5, dtype=DOUBLE), torch.randn(*group, 7, 4, 3, dtype=DOUBLE)
-    whole = per_sample.second_moments(a, g)
+    whole = per_sample.squared_gradients(a, g)
     monkeypatch.setattr(per_sample, "CHUNK", chunk)
-    torch.testing.assert_close(per_sample.second_moments(a, g), whole)
+    torch.testing.assert_close(per_sample.squared_gradients(a, g), whole)
 
 
 @pytest.mark.parametrize("group", [(), (3,)])
 def test_second_moments_of_a_single_position_take_the_short_way(group):
     a, g = torch.randn(*group, 7, 1, 5, dtype=DOUBLE), torch.randn(*group, 7, 1, 3, dtype=DOUBLE)
     padded = (torch.cat([x, torch.zeros_like(x)], -2) for x in (a, g))
-    torch.testing.assert_close(per_sample.second_moments(a, g), per_sample.second_moments(*padded))
+    torch.testing.assert_close(per_sample.squared_gradients(a, g), per_sample.squared_gradients(*padded))

@@ -43,7 +43,7 @@ class LNGDBlock(CurvatureBlock):
         n = a.shape[-3]
         rows, energies = a.flatten(-3, -2), g.square().flatten(-3, -2)  # one row per sample and position
         phi = second_moments(rows, energies.sum(-1)) / n
-        norms = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)  # one pass over the largest tensor, no copy of it
+        norms = rows.norm(dim=-1, keepdim=True)  # one pass over the largest tensor, no copy of it
         psi = (energies.mT @ norms.square()).squeeze(-1) / n
         return phi, psi
 

@@ -20,8 +20,8 @@ class TKFACBlock(KFACBlock):
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
         n = a.shape[-3]
         rows, grads = a.flatten(-3, -2), g.flatten(-3, -2)
-        A = second_moments(rows, torch.linalg.vector_norm(grads, dim=-1).square()) / n
-        B = second_moments(grads, torch.linalg.vector_norm(rows, dim=-1).square()) / n
+        A = second_moments(rows, grads.norm(dim=-1).square()) / n
+        B = second_moments(grads, rows.norm(dim=-1).square()) / n
         return A, B
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
