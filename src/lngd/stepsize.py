@@ -33,7 +33,7 @@ class Move:
     """dᵀFd of this batch's empirical Fisher; None if no sample of the layer was caught."""
     accept: Flag
     lr: float
-    """What α_l is multiplied with: the group's lr and the share that the warm-up leaves of it."""
+    """What α_l is multiplied with: the larger lr of weight and bias, and the share that the warm-up leaves of it."""
 
 
 class StepSize(ABC):

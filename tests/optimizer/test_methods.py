@@ -118,30 +118,25 @@ def test_the_loss_falls(kind, model):
     assert optimizer.stats()["skipped"] == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, DOUBLE])
 @every_method
-def test_statistics_are_in_single_precision_or_better_whatever_the_weights_are(kind, dtype):
-    net, (x, y) = plain().to(dtype), learnable()
+def test_statistics_of_low_precision_weights_are_in_single_precision(kind):
+    net, (x, y), dtype = plain().bfloat16(), learnable(), torch.bfloat16
     optimizer = METHODS[kind](net, warmup=5, curvature_every=3, inverse_every=3)
     losses = [train_step(net, optimizer, x.to(dtype), y).item() for _ in range(20)]
     assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
     kinds = {t.dtype for block in optimizer.blocks.values() for t in block.tensors().values()}
-    assert kinds <= {torch.promote_types(dtype, SINGLE), torch.bool}
+    assert kinds <= {SINGLE, torch.bool}
     assert {p.dtype for p in net.parameters()} == {dtype}
 
 
 SCHEDULES = {
     "default": {},
-    "often": {"curvature_every": 2, "inverse_every": 2, "curvature_ramp": False},
     "inverses apart": {"curvature_every": 2, "inverse_every": 5, "curvature_ramp": False},
-    "inverses between": {"curvature_every": 4, "inverse_every": 3, "curvature_ramp": False},
     "momentum of the update": {"momentum_on": "update", "curvature_every": 2, "inverse_every": 4, "weight_decay": 0.1},
 }
 
 
-@pytest.mark.parametrize(
-    ("schedule", "stop"), [("default", 1), ("default", 6), *((schedule, 3) for schedule in SCHEDULES if schedule != "default")]
-)
+@pytest.mark.parametrize(("schedule", "stop"), [("default", 1), *((schedule, 3) for schedule in SCHEDULES)])
 @every_method
 def test_a_resumed_run_is_bit_equal(kind, schedule, stop):
     net = convolutional()
@@ -204,7 +199,7 @@ def test_a_checkpoint_with_blocks_of_another_size_is_refused_and_changes_nothing
     assert differences(before, snapshot(net, optimizer)) == []
 
 
-COUNTS = ("steps", "skipped", "measuring", "generator", "num_batches_tracked", "running_mean", "running_var")
+COUNTS = ("steps", "skipped", "measuring", "refreshing", "generator", "num_batches_tracked", "running_mean", "running_var")
 """What a skipped step may change: counts, labels and noise drawn in its forward, and what the model's own forward changed."""
 
 

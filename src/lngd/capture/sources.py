@@ -7,7 +7,7 @@ delivers each g, shaped like the layer's output, as soon as it has it.
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,11 +25,12 @@ OnSample: TypeAlias = Callable[[str, Calls, int], None]
 class Source:
     """What the sources share: the pre-activations of the running forward that have no g yet."""
 
+    pulling: ClassVar[bool] = False
+    """Whether a backward pass of ours is running, whichever optimizer's: all hooks on the graph look away."""
+
     def __init__(self, deliver: OnSample) -> None:
         self.deliver = deliver
         self.open: list[OpenActivation] = []
-        self.pulling = False
-        """Whether a backward pass of our own is running: hooks on the graph look away."""
         self.unreached: set[str] = set()
         """Layers from which the source could not get a g so far."""
 
@@ -52,12 +53,15 @@ class Source:
         self.forget()
 
     def pull_back(self, outputs: Tensor, grads: Tensor, edges: Sequence[GradientEdge]) -> tuple[Tensor | None, ...]:
-        """Jᵀ·grads at each edge; the graph and every `.grad` stay as they are."""
-        self.pulling = True
+        """Jᵀ·grads at each edge; the graph and the `.grad` of every parameter stay as they are.
+
+        Hooks that a user has put on tensors inside the graph, `retain_grad` among them, do see this pass.
+        """
+        Source.pulling = True
         try:
             return torch.autograd.grad(outputs, edges, grads, retain_graph=True, allow_unused=True)
         finally:
-            self.pulling = False
+            Source.pulling = False
 
     def give(self, pre: OpenActivation, g: Tensor) -> None:
         """Delivers one call's g, which has nothing to do with that of another call."""

@@ -15,6 +15,7 @@ def save(header: dict[str, Any], states: dict[str, LayerState], generator: torch
     layers = {
         name: {
             "kind": type(s.block).__name__,
+            "dims": list(s.block.dims(s.layer.inputs, s.layer.outputs)),
             "updates": s.block.updates,
             "block": s.block.tensors(),
             "state": dict(s.state),
@@ -81,8 +82,14 @@ def _compare_parameters(saved: list[list[Any]], own: list[list[Any]]) -> None:
 
 def _compare_blocks(saved: dict[str, Any], states: dict[str, LayerState]) -> None:
     for name, entry in saved.items():
-        own = type(states[name].block).__name__
+        block, layer = states[name].block, states[name].layer
+        own = type(block).__name__
         if entry["kind"] != own:
             raise ValueError(
                 f"layer '{name}' has a {entry['kind']} in the checkpoint, a {own} here: it was made by another method"
+            )
+        dims = list(block.dims(layer.inputs, layer.outputs))
+        if entry["dims"] != dims:
+            raise ValueError(
+                f"layer '{name}' has factors of {entry['dims']} in the checkpoint, of {dims} here: check max_factor_dim"
             )

@@ -110,7 +110,7 @@ class LayerState:
             self.block.update(self.block.weighted(pending.mean(), weight), self.groups[0]["decay"])
 
     def move(self, warmup: float, accept: Flag, samples: list[RateSample]) -> Move:
-        """Where to: M, d = F̂⁻¹M, dᵀFd (LNGD Algorithm 1, lines 11–12).
+        """Where to: M, d = F̂⁻¹M, dᵀFd (LNGD Algorithm 1, lines 11–12). A layer without F̂⁻¹ waits for it.
 
         Args:
             warmup: the share of lr that this step may use.
@@ -121,9 +121,9 @@ class LayerState:
         accept = accept.to(self.layer.weight.device)
         gradient = torch.where(accept, self.layer.gradient(), 0.0)
         average = recipe.momentum.before(gradient, beta, self.state, accept)
-        direction = self.block.precondition(average) if self.block.ready else average
+        direction = self.block.precondition(average) if self.block.ready else torch.zeros_like(average)
         curvature = directional_curvature(self.layer, direction, samples, recipe.mean_over)
-        return Move(gradient, average, direction, curvature, accept, warmup * self.groups[0]["lr"])
+        return Move(gradient, average, direction, curvature, accept, warmup * max(group["lr"] for group in self.groups))
 
     def step(self, move: Move, warmup: float, common: Scalar | None) -> None:
         """How far: α_l, W ← W − lr·α_l·d (LNGD Algorithm 1, lines 13–16).

@@ -75,6 +75,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._curvature, self._inverses, self._warmup = curvature, inverses, warmup
         self._steps, self._skips, self._fallback = 0, SkipCounter(), Fallback()
         self._demoted: dict[str, str] = {}
+        self._lost = self._refreshing = False  # a measurement, or a refresh, that a skipped step owes the next one
         self._generator = generator or torch.Generator(trained[0].device).manual_seed(torch.initial_seed() % 2**63)
         super().__init__([half for group in groups for half in split_group(group, self._plan.layers)], defaults)
         self._bind_groups()
@@ -101,7 +102,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._demote_unseen_layers()
         active = {name: s for name, s in self._states.items() if s.has_gradient()}
         accept = self._measure(all_finite(grads))
-        self._refresh_blocks()
+        self._refresh_blocks(accept)
         step_layers(active, self._warmup_share(), accept, self._capture.rates)
         self._fallback.step(self.param_groups, self.state, accept)
         self._finish_step(accept, active)
@@ -155,7 +156,8 @@ class NaturalGradient(torch.optim.Optimizer):
         self._steps = saved["steps"]
         self._skips.restore(saved["skipped"])
         self._bind_groups()
-        self._capture.measuring = saved["measuring"]
+        self._capture.measuring, self._refreshing = saved["measuring"], saved["refreshing"]
+        self._forget()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters. Those added after construction are trained by the fallback: their layers have no hooks."""
@@ -172,6 +174,7 @@ class NaturalGradient(torch.optim.Optimizer):
             "skipped": self._skips.count(),
             "demoted": dict(self._demoted),
             "measuring": self._capture.measuring,
+            "refreshing": self._refreshing,
             "groups": [len(group["params"]) for group in self.param_groups],
         }
 
@@ -191,32 +194,41 @@ class NaturalGradient(torch.optim.Optimizer):
             refuse_parts_of_a_model(self._recipe.fisher, self._capture.called, self.blocks.values())
             return accept
         accept = accept & all_finite(pending).to(accept.device)
+        self._lost = not accept
         if accept:
             for state in self._states.values():
                 state.take_measurement()
         return accept
 
-    def _refresh_blocks(self) -> None:
-        due = self._inverses.due(self._steps)
-        for name, state in self._states.items():
-            if state.block.measured and (due or not state.block.ready):
-                self._refresh(name, state)
+    def _refresh_blocks(self, accept: Flag) -> None:
+        self._refreshing |= self._inverses.due(self._steps)
+        waiting = [n for n, s in self._states.items() if s.block.measured and (self._refreshing or not s.block.ready)]
+        if waiting and accept:
+            for name in waiting:
+                self._refresh(name, self._states[name])
+            self._refreshing = False
 
     def _refresh(self, name: str, state: LayerState) -> None:
         group = state.groups[0]
         try:
             state.block.refresh(Damping(group["damping"], group["damping_bounds"]))
         except NotPositiveDefiniteError:
-            warnings.warn(f"layer '{name}': Fisher factor not positive definite, kept the last inverse", stacklevel=6)
+            kept = "kept the last inverse" if state.block.ready else "the layer stays as it is until it has one"
+            warnings.warn(f"layer '{name}': Fisher factor not positive definite, {kept}; raise the damping", stacklevel=6)
 
     def _finish_step(self, accept: Flag, active: dict[str, LayerState]) -> None:
         self._skips.add(accept)
         self._steps += 1
+        self._forget()
+        missing = any(not s.block.measured for s in active.values())
+        self._capture.measuring = missing or self._lost or self._curvature.due(self._steps)
+        self._lost = False
+
+    def _forget(self) -> None:
+        """Drops what was captured since the last step."""
         self._capture.reset()
         for state in self._states.values():
             state.pending = Measurement()
-        missing = any(not s.block.measured for s in active.values())
-        self._capture.measuring = missing or self._curvature.due(self._steps)
 
     def _warmup_share(self) -> float:
         return min(1.0, (self._steps + 1) / self._warmup) if self._warmup else 1.0
