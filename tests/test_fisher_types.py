@@ -609,7 +609,9 @@ def test_a_batch_with_a_nan_is_skipped_whole(kind, fisher):
     poisoned[3, 1] = torch.nan
     before = snapshot(model, optimizer)
     train_step(model, optimizer, poisoned, y)
-    changed = differences(before, snapshot(model, optimizer), ignoring=("steps", "skipped", "measuring", "refreshing", "generator"))
+    changed = differences(
+        before, snapshot(model, optimizer), ignoring=("steps", "skipped", "measuring", "refreshing", "generator")
+    )
     assert changed == []
     assert optimizer.stats()["skipped"] == 1
     train_step(model, optimizer, x, y)

@@ -41,8 +41,9 @@ def test_a_task_names_exactly_the_samples_that_its_data_set_has(task: Task) -> N
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_every_optimizer_has_a_rate_in_every_task(task: Task) -> None:
-    assert set(task.rates) == set(OPTIMIZERS)
+def test_the_rates_of_the_common_optimizers_come_from_a_grid_in_every_task(task: Task) -> None:
+    """LNGD runs at its default everywhere; the others' customary rates serve where no grid was run."""
+    assert {"sgd", "adamw", "muon"} <= set(task.rates) <= set(OPTIMIZERS) - {"lngd"}
 
 
 @pytest.mark.parametrize("load", [load_digits_split, load_mnist_split, load_python_source])

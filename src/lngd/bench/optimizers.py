@@ -70,7 +70,7 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "ngplus": Competitor("NG+", _family(lngd.NGPlus), 0.5, 1.8),
     "thor": Competitor("THOR", _family(lngd.THOR), 0.1, 2.0),
     "lngd-lr": Competitor("LNGD-lr", _family(lngd.LNGDLr), 0.5, 2.0),
-    "lngd-sample": Competitor("LNGD-sample", _family(lngd.LNGDSample), 0.3, 1.7),
+    "lngd-sample": Competitor("LNGD-sample", _family(lngd.LNGDSample), 0.1, 1.7),
     "lngd": Competitor("LNGD", _family(lngd.LNGD), 0.5, 2.0),
     "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0),
 }

@@ -13,16 +13,22 @@ from matplotlib.ticker import MaxNLocator
 from lngd.bench.records import Record
 from lngd.bench.summary import REFERENCE, Row, TaskSummary
 
-# Okabe and Ito's colours, told apart by every kind of colour vision; LNGD has the strongest.
+# Okabe and Ito's colours first, told apart by every kind of colour vision, then Tol's; LNGD has the strongest.
 COLOURS = {
     "lngd": "#D55E00",
     "sgd": "#56B4E9",
     "adamw": "#0072B2",
     "muon": "#009E73",
     "lngd-sample": "#CC79A7",
-    "lngd-paper": "#E69F00",
+    "lngd-paper": "#999933",
+    "lngd-lr": "#E69F00",
+    "kfac": "#000000",
+    "ekfac": "#7F7F7F",
+    "tkfac": "#117733",
+    "ngplus": "#AA4499",
+    "thor": "#661100",
 }
-OTHERS = ("#7F7F7F", "#4D4D4D", "#A65628")
+OTHERS = ("#4D4D4D", "#A65628")
 MARKERS = "osD^vPX*"
 INCHES = (9.0, 6.4)  # at 120 dots an inch 1080 pixels: text stays readable in a README's 850
 DOTS_PER_INCH = 120
@@ -47,7 +53,7 @@ def draw(summary: TaskSummary, path: Path) -> Path:
             _panel(axes[line, column], summary, field, against)
     _label(axes, summary)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) if len(labels) < 6 else 3, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) if len(labels) < 6 else 5, frameon=False)
     figure.suptitle(summary.header.config["title"], fontsize=13)
     figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
     return path

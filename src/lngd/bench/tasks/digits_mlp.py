@@ -17,6 +17,6 @@ TASK = Task(
     data=load_digits_split,
     step_seconds=0.001,
     # lngd tune digits-mlp --optimizers sgd,adamw,muon --trials 4 --threads 1
-    rates={"sgd": 0.1, "adamw": 0.004, "muon": 0.02, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    rates={"sgd": 0.1, "adamw": 0.004, "muon": 0.02},
     note="360 evaluation images",
 )

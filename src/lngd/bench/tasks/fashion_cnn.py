@@ -15,6 +15,6 @@ TASK = Task(
     data=load_fashion_split,
     step_seconds=0.035,
     # lngd tune fashion-cnn --optimizers sgd,adamw,muon --trials 4 --steps 1000 --threads 1
-    rates={"sgd": 0.05, "adamw": 0.016, "muon": 0.0071, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    rates={"sgd": 0.05, "adamw": 0.016, "muon": 0.0071},
     note="10,000 evaluation images",
 )

@@ -17,6 +17,6 @@ TASK = Task(
     data=load_fashion_split,
     step_seconds=0.004,
     # lngd tune fashion-mlp --optimizers sgd,adamw,muon --trials 4 --steps 1000 --threads 1
-    rates={"sgd": 0.14, "adamw": 0.004, "muon": 0.0025, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    rates={"sgd": 0.14, "adamw": 0.004, "muon": 0.0025},
     note="10,000 evaluation images",
 )

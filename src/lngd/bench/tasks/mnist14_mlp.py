@@ -17,6 +17,6 @@ TASK = Task(
     data=load_mnist14_split,
     step_seconds=0.001,
     # lngd tune mnist14-mlp --optimizers sgd,adamw,muon --trials 4 --threads 1
-    rates={"sgd": 0.025, "adamw": 0.016, "muon": 0.005, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    rates={"sgd": 0.025, "adamw": 0.016, "muon": 0.005},
     note="1,000 evaluation images",
 )

@@ -17,6 +17,17 @@ TASK = Task(
     data=load_mnist_split,
     step_seconds=0.012,
     # lngd tune mnist-cnn --optimizers sgd,adamw,muon --trials 4 --threads 1
-    rates={"sgd": 0.1, "adamw": 0.004, "muon": 0.005, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    # lngd tune mnist-cnn --optimizers kfac,ekfac,tkfac,ngplus,thor,lngd-lr,lngd-sample --trials 4 --threads 1
+    rates={
+        "sgd": 0.1,
+        "adamw": 0.004,
+        "muon": 0.005,
+        "kfac": 0.05,
+        "ekfac": 0.1,
+        "tkfac": 0.05,
+        "ngplus": 0.5,
+        "thor": 0.2,
+        "lngd-sample": 0.42,
+    },
     note="1,000 evaluation images",
 )

@@ -17,6 +17,17 @@ TASK = Task(
     data=load_mnist_split,
     step_seconds=0.0015,
     # lngd tune mnist-mlp --optimizers sgd,adamw,muon --trials 4 --threads 1
-    rates={"sgd": 0.05, "adamw": 0.0028, "muon": 0.005, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    # lngd tune mnist-mlp --optimizers kfac,ekfac,tkfac,ngplus,thor,lngd-lr,lngd-sample --trials 4 --threads 1
+    rates={
+        "sgd": 0.05,
+        "adamw": 0.0028,
+        "muon": 0.005,
+        "kfac": 0.4,
+        "ekfac": 0.025,
+        "tkfac": 0.05,
+        "ngplus": 0.12,
+        "thor": 0.8,
+        "lngd-sample": 0.037,
+    },
     note="1,000 evaluation images",
 )

@@ -19,6 +19,6 @@ TASK = Task(
     epoch_steps=200,
     mean_over="token",
     # lngd tune stdlib-charlm --optimizers sgd,adamw,muon --trials 3 --steps 200 --threads 1
-    rates={"sgd": 0.05, "adamw": 0.002, "muon": 0.014, "lngd": 0.5, "lngd-sample": 0.1, "lngd-paper": 0.01},
+    rates={"sgd": 0.05, "adamw": 0.002, "muon": 0.014},
     note="an epoch is 200 steps; loss in nats a character",
 )
