@@ -16,6 +16,17 @@ TASK = Task(
     step_seconds=0.04,
     # lngd tune fashion-resnet --optimizers sgd,adamw,muon --trials 4 --steps 1000 --threads 1
     # stopped after one extension of the grid: AdamW is flat from 0.008 to 0.032, within 0.4 points
-    rates={"sgd": 0.2, "adamw": 0.032, "muon": 0.014},
+    # lngd tune fashion-resnet --optimizers kfac,ekfac,tkfac,ngplus,thor,lngd-lr,lngd-sample --trials 4 --steps 400 --epoch-steps 200 --threads 1
+    rates={
+        "sgd": 0.2,
+        "adamw": 0.032,
+        "muon": 0.014,
+        "kfac": 0.05,
+        "ekfac": 0.025,
+        "tkfac": 0.05,
+        "ngplus": 1.0,
+        "thor": 0.05,
+        "lngd-sample": 2.4,
+    },
     note="10,000 evaluation images",
 )
