@@ -16,7 +16,7 @@ TASK = Task(
     step_seconds=0.04,
     # lngd tune fashion-resnet --optimizers sgd,adamw,muon --trials 4 --steps 1000 --threads 1
     # stopped after one extension of the grid: AdamW is flat from 0.008 to 0.032, within 0.4 points
-    # lngd tune fashion-resnet --optimizers kfac,ekfac,tkfac,ngplus,thor,lngd-lr,lngd-sample --trials 4 --steps 400 --epoch-steps 200 --threads 1
+    # the family with --steps 400 --epoch-steps 200 (docs/results/family/tuning)
     rates={
         "sgd": 0.2,
         "adamw": 0.032,

@@ -17,7 +17,7 @@ TASK = Task(
     data=load_mnist_split,
     step_seconds=0.012,
     # lngd tune mnist-cnn --optimizers sgd,adamw,muon --trials 4 --threads 1
-    # lngd tune mnist-cnn --optimizers kfac,ekfac,tkfac,ngplus,thor,lngd-lr,lngd-sample --trials 4 --threads 1
+    # and the family, with the same options (docs/results/family/tuning)
     rates={
         "sgd": 0.1,
         "adamw": 0.004,
