@@ -89,7 +89,8 @@ def inverse(matrix: Float[Tensor, "*group i i"]) -> Float[Tensor, "*group i i"]:
     Raises:
         NotPositiveDefiniteError: it is not positive definite in float64 either.
     """
-    for candidate in (matrix, matrix.double()):
+    for dtype in (matrix.dtype, torch.float64):
+        candidate = matrix.to(dtype)
         factor, failed = torch.linalg.cholesky_ex(candidate)
         if failed.any():
             continue
@@ -117,9 +118,9 @@ def eigenbasis(matrix: Float[Tensor, "*group i i"]) -> tuple[Float[Tensor, "*gro
     Raises:
         NotPositiveDefiniteError: the decomposition does not converge, in float64 neither.
     """
-    for candidate in (matrix, matrix.double()):
+    for dtype in (matrix.dtype, torch.float64):
         try:
-            values, vectors = torch.linalg.eigh(candidate)
+            values, vectors = torch.linalg.eigh(matrix.to(dtype))
         except LinAlgError:
             continue
         noise = torch.finfo(matrix.dtype).eps * matrix.shape[-1] * values[..., -1:]

@@ -54,10 +54,10 @@ def test_the_command_writes_every_timing_and_a_table(tmp_path: Path) -> None:
     found = [(t["method"], t["kind"], t["round"]) for t in timings]
     expected = [("sgd", "ordinary"), ("lngd", "ordinary"), ("lngd", "measuring"), ("lngd", "refresh")]
     assert sorted(found) == sorted((*what, number) for what in expected for number in range(2))
-    assert all(t["milliseconds"] > 0 and t["sgd_milliseconds"] > 0 for t in timings)
+    assert all(t["milliseconds"] > 0 and t["reference_milliseconds"] > 0 for t in timings)
     assert [line["state_bytes"] for line in kept] == [0, lngd_bytes(ResNet18(width=4))]
     table = (tmp_path / "overhead.md").read_text()
-    for expected in ("resnet18, 4 channels in the first stage, batch 4; 2 rounds.", "| SGD |", "| LNGD |"):
+    for expected in ("resnet18, 4 channels in the first stage, batch 4, beside SGD; 2 rounds.", "| SGD |", "| LNGD |"):
         assert expected in table
     assert max(map(len, result.output.splitlines()[:-1])) <= 100
 
@@ -118,3 +118,12 @@ def test_a_refresh_that_takes_long_is_timed_once(monkeypatch: pytest.MonkeyPatch
 def test_a_wrong_word_is_answered_with_what_is_valid(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(BenchError, match=message):
         CliRunner().invoke(APP, list(words), catch_exceptions=False)
+
+
+def test_against_a_method_with_curvature_like_is_compared_with_like() -> None:
+    """In step with each other: measuring beside measuring, a refresh beside a refresh; SGD has ordinary steps only."""
+    lines = [line for line in measure(["kfac", "sgd", "lngd"], TINY, 2, "lngd") if isinstance(line, Timing)]
+    both = ["ordinary", "measuring", "refresh"]
+    assert [line.kind for line in lines if line.method == "kfac"] == both * 2
+    assert [line.kind for line in lines if line.method == "lngd"] == both * 2
+    assert {line.kind for line in lines if line.method == "sgd"} == {"ordinary"}

@@ -1,7 +1,8 @@
 """What each method's curvature costs: milliseconds of its kinds of step beside an SGD step, bytes of its statistics and inverses.
 
 Conventions. Every rate is 0, so weights stay and all steps do the same work. A method is built when its turn comes and freed
-after it. In each round one SGD step precedes the method's steps: a ratio compares neighbours in time.
+after it. A step of the reference, SGD unless another is named, precedes each of the method's steps, and a reference with
+curvature measures and refreshes when the method does: a ratio compares neighbours in time.
 """
 
 import gc
@@ -71,17 +72,17 @@ class Workload:
 
 @dataclass(frozen=True)
 class Timing:
-    """One measurement. `sgd_milliseconds`: of the SGD step of the same round."""
+    """One measurement. `reference_milliseconds`: of the reference's step right before it."""
 
     method: str
     kind: Kind
     round: int
     milliseconds: float
-    sgd_milliseconds: float
+    reference_milliseconds: float
 
     @property
     def ratio(self) -> float:
-        return self.milliseconds / self.sgd_milliseconds
+        return self.milliseconds / self.reference_milliseconds
 
 
 @dataclass(frozen=True)
@@ -147,15 +148,15 @@ def build(name: str, model: nn.Module) -> Optimizer:
         return optimizer
     optimizer.close()
     method: Callable[..., Optimizer] = type(optimizer)
-    return method(model, lr=0.0, curvature_every=2, inverse_every=NEVER, curvature_ramp=False)
+    return method(model, lr=0.0, fallback_lr=0.0, curvature_every=2, inverse_every=NEVER, curvature_ramp=False)
 
 
-def measure(methods: list[str], workload: Workload, rounds: int) -> Iterator[Timing | Footprint]:
+def measure(methods: list[str], workload: Workload, rounds: int, against: str = "sgd") -> Iterator[Timing | Footprint]:
     """One method after the other, what it costs and then what it keeps."""
-    sgd = Trainee(workload, "sgd")
-    sgd.step()
+    reference = Trainee(workload, against)
+    reference.step()
     for method in methods:
-        yield from _measured(method, workload, sgd, rounds)
+        yield from _measured(method, workload, reference, rounds)
         gc.collect()
 
 
@@ -166,21 +167,26 @@ def footprint(method: str, trainee: Trainee) -> Footprint:
     return Footprint(method, sum(sizes.values()), largest, sizes.get(largest, 0), trainee.backward_passes)
 
 
-def _measured(method: str, workload: Workload, sgd: Trainee, rounds: int) -> Iterator[Timing | Footprint]:
+def _measured(method: str, workload: Workload, reference: Trainee, rounds: int) -> Iterator[Timing | Footprint]:
     trainee = Trainee(workload, method)
     trainee.step()  # allocates, measures, refreshes
     yield footprint(method, trainee)
     refresh = bool(trainee.blocks)
     for number in range(rounds):
-        sgd_milliseconds = sgd.step()
-        for kind, milliseconds in _round(trainee, refresh=refresh):
-            yield Timing(method, kind, number, milliseconds, sgd_milliseconds)
-            refresh = refresh and not (kind == "refresh" and milliseconds > 1e3 * SLOW_REFRESH)
+        for kind, milliseconds, beside in _steps(trainee, reference):
+            yield Timing(method, kind, number, milliseconds, beside)
+        if refresh:
+            beside = reference.refresh() if reference.blocks else reference.step()
+            milliseconds = trainee.refresh()
+            yield Timing(method, "refresh", number, milliseconds, beside)
+            refresh = max(milliseconds, beside) < 1e3 * SLOW_REFRESH
 
 
-def _round(trainee: Trainee, *, refresh: bool) -> Iterator[tuple[Kind, float]]:
-    for _ in range(2 if trainee.blocks else 1):
-        before, milliseconds = trainee.updates, trainee.step()
-        yield "ordinary" if trainee.updates == before else "measuring", milliseconds
-    if refresh:
-        yield "refresh", trainee.refresh()
+def _steps(trainee: Trainee, reference: Trainee) -> Iterator[tuple[Kind, float, float]]:
+    """An ordinary step and, with curvature, a measuring one, each behind the reference's; pairs of unlike kinds don't count."""
+    for _ in range(2 if trainee.blocks or reference.blocks else 1):
+        before = trainee.updates, reference.updates
+        beside, milliseconds = reference.step(), trainee.step()
+        measured, reference_measured = trainee.updates != before[0], reference.updates != before[1]
+        if measured == reference_measured or not reference.blocks:
+            yield "measuring" if measured else "ordinary", milliseconds, beside

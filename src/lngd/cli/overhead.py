@@ -25,7 +25,7 @@ from lngd.cli.running import command_line, console
 WIDTH = 100
 MISSING = "–"
 KINDS: tuple[Kind, ...] = ("ordinary", "measuring", "refresh")
-HEADINGS = ("method", "step\nms", "× SGD", "measure\nms", "× SGD", "refresh\nms", "× SGD", "back-\nward", "MiB", "max.\nMiB")
+HEADINGS = ("method", "step\nms", "ratio", "measure\nms", "ratio", "refresh\nms", "ratio", "back-\nward", "MiB", "max.\nMiB")
 MIB = 2**20
 
 
@@ -36,20 +36,22 @@ def overhead(
     width: Annotated[int | None, typer.Option(min=1, help="Channels of the first stage. [the model's own: 64, 16]")] = None,
     batch: Annotated[int, typer.Option(min=2, help="Samples a step.")] = 128,
     rounds: Annotated[int, typer.Option(min=1, help="Steps of each kind.")] = 3,
+    against: Annotated[str, typer.Option(help="The method whose steps the ratios are of.")] = "sgd",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where overhead.md and overhead.jsonl go.")] = Path("runs/overhead"),
 ) -> None:
-    """Time the steps of each method beside SGD's, and weigh what it keeps."""
+    """Time the steps of each method beside those of SGD or another, and weigh what it keeps."""
     names = _methods_named(methods)
+    lookup("method", against, dict.fromkeys(METHODS))
     network = lookup("model", model, MODELS)
     torch.set_num_threads(threads)
     workload = Workload(network, width or network.width, batch)
-    title = f"{model}, {workload.width} channels in the first stage, batch {batch}"
+    title = f"{model}, {workload.width} channels in the first stage, batch {batch}, beside {OPTIMIZERS[against].title}"
     out.mkdir(parents=True, exist_ok=True)
     console.print(f"{title}: {len(names)} methods, {rounds} rounds", markup=False)
     found: list[Timing | Footprint] = []
     with _recorded(out / "overhead.jsonl", _start(title, rounds)) as file:
-        for line in measure(names, workload, rounds):
+        for line in measure(names, workload, rounds, against):
             found.append(line)
             _record(line, file)
     table = _text_table([_row(name, found, spread=KINDS[:2]) for name in names])

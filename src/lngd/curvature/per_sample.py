@@ -28,8 +28,8 @@ def output_moments(a: Activations, g: Gradients) -> OutputFactor:
     n, s, i = a.shape[-3:]
     o = g.shape[-1]
     if s**2 * (i + o) + s * o**2 < s * o * i + o**2 * i:
-        chunks = _chunks(a, g, s**2 + 2 * s * o)
-        return _total((g.mT @ (a @ a.mT) @ g).sum(-3) for a, g in chunks) / n
+        chunks = _chunks(a, g, s**2 + s * o)
+        return _total(g.flatten(-3, -2).mT @ ((a @ a.mT) @ g).flatten(-3, -2) for a, g in chunks) / n
     chunks = _chunks(a, g, o * i)
     return _total(_outer(g.mT @ a) for a, g in chunks) / n
 
