@@ -430,9 +430,10 @@ BAD_OUTPUTS: dict[str, tuple[Callable[[Tensor], object], type[Exception], str]] 
 def test_an_output_without_logits_is_an_error_that_says_what_to_do(kind):
     wrap, error, message = BAD_OUTPUTS[kind]
     model, (x, _) = Wrapped(wrap), batch(8, 4)
-    build("KFAC", model, SAMPLED)
+    optimizer = build("KFAC", model, SAMPLED)
     with pytest.raises(error, match=message):
         model(x)
+    optimizer.close()
 
 
 def test_after_a_refused_output_the_next_forward_counts_alone():

@@ -48,7 +48,7 @@ def draw(noise: Noise, generator: torch.Generator, *, shape: torch.Size, dtype: 
 def sampled_gradient(likelihood: Likelihood, outputs: Tensor, generator: torch.Generator) -> Tensor:
     """−∇ log p(ŷ|outputs), ŷ drawn from the model: softmax(z) − onehot(ŷ), σ(z) − ŷ, or −ε.
 
-    Classes are the last dimension of `[n, C]` and `[n, tokens, C]`, the second of `[n, C, height, width]`, as losses want them.
+    Classes are the last dimension of `[n, C]` and `[n, tokens, C]`, the second of `[n, C, height, width]` and beyond.
     Never fails on a NaN: it comes back, and the step is skipped.
 
     Raises:

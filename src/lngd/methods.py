@@ -142,6 +142,8 @@ def defaults(**own: Any) -> Callable[[M], M]:
     def decorate(cls: M) -> M:
         unknown = own.keys() - inspect.signature(Method).parameters.keys()
         assert not unknown, f"no such argument: {unknown}"
+        arguments = inspect.cleandoc(Method.__doc__ or "").partition("Args:")
+        cls.__doc__ = "\n\n".join([inspect.cleandoc(cls.__doc__ or ""), "".join(arguments[1:])])
         setattr(cls, "__init__", partialmethod(Method.__init__, **own))  # noqa: B010  mypy takes no partialmethod for a method
         return cls
 
@@ -152,7 +154,7 @@ def defaults(**own: Any) -> Callable[[M], M]:
 class LNGD(Method):
     """Layer-wise natural gradient descent (LNGD, NeurIPS 2024): F ≈ Φ ⊗ Ψ from the forward pass, one adaptive rate per layer.
 
-    Φ and Ψ come from layer-wise sampling (eqs. 3–5), α_l from a few samples' gradients (eqs. 12–13). Arguments: see `Method`.
+    Φ and Ψ come from layer-wise sampling (eqs. 3–5), α_l from a few samples' gradients (eqs. 12–13).
     """
 
     block = LNGDBlock

@@ -34,6 +34,8 @@ class Move:
     accept: Flag
     lr: float
     """What α_l is multiplied with: the larger lr of weight and bias, and the share that the warm-up leaves of it."""
+    summed: Scalar | None = None
+    """How many samples the loss is a sum over; None for a mean."""
 
 
 class StepSize(ABC):
@@ -127,7 +129,7 @@ class Graft(StepSize):
 
 @dataclass(frozen=True)
 class KLClip(StepSize):
-    """α = min(1, √(κ / Σ_l lr² ⟨d_l,∇_l⟩)) for all layers: no step changes the model's predictions by more than about κ.
+    """α = min(1, √(κ / Σ_l lr² ⟨d_l,∇_l⟩)) for all layers: no step moves the predictions by more than κ, as F̂ measures it.
 
     d = F̂⁻¹∇ makes ⟨d,∇⟩ = dᵀF̂d, so lr² Σ_l ⟨d_l,∇_l⟩ is twice the KL divergence between the predictions before and
     after the step, as F̂ sees it (Ba, Grosse, Martens 2017, sec. 5; the trust region of the K-FAC family).
@@ -144,6 +146,11 @@ class KLClip(StepSize):
 
     def common(self, moves: Sequence[Move]) -> Scalar | None:
         device = moves[0].direction.device
-        slopes = [move.lr**2 * inner(move.direction, move.average).to(device) for move in moves]
-        share = (self.kl / torch.stack(slopes).sum()).sqrt().clamp(max=1.0)
+        divergences = torch.stack([self._divergence(move).to(device) for move in moves])
+        share = (self.kl / divergences.sum()).sqrt().clamp(max=1.0)
         return torch.where(share.isfinite(), share, 0.0)
+
+    def _divergence(self, move: Move) -> Scalar:
+        """lr² ⟨d,∇⟩ of one sample."""
+        slope = move.lr**2 * inner(move.direction, move.average)
+        return slope if move.summed is None else slope / move.summed

@@ -22,7 +22,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "weight_decay": NOT_A_RATE,
     "mu": NOT_A_RATE,
     "damping": NOT_A_RATE,
-    "damping_bounds": ((-1.0, 1.0), (2.0, 1.0), (0.0,), 0.1, (math.nan, 1.0), (0.0, math.nan), None),
+    "damping_bounds": ((-1.0, 1.0), (2.0, 1.0), (0.0,), 0.1, (math.nan, 1.0), (0.0, math.nan), (0.0, None), ("0", "1"), None),
     "decay": NOT_A_FRACTION,
     "curvature_every": (*NOT_A_COUNT, None),
     "inverse_every": (*NOT_A_COUNT, None),

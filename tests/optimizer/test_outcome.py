@@ -1,5 +1,6 @@
 """Every trainable parameter has exactly one outcome, and moves."""
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -138,8 +139,14 @@ def test_a_layer_demoted_in_evaluation_mode_may_be_called_later():
         model.train(training)
         optimizer.zero_grad()
         loss_of(model(sequence())).backward()
-        optimizer.step()
+        with warnings.catch_warnings() if training else pytest.warns(UserWarning, match=r"layer '[02]'.*call model.train\(\)"):
+            optimizer.step()
     assert {o.kind for o in optimizer.summary()} == {"fallback"}
+
+
+def test_data_parallel_is_refused():
+    with pytest.raises(ValueError, match="DataParallel is not supported"):
+        LNGD(nn.DataParallel(nn.Linear(3, 2)))
 
 
 def test_the_printed_summary_counts_numbers_and_bytes():

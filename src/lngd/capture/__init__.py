@@ -2,6 +2,6 @@
 
 from lngd.capture.graph import spread
 from lngd.capture.hooks import Capture, RateSample
-from lngd.capture.sources import Calls, source_of
+from lngd.capture.sources import Calls, OnSample, source_of
 
-__all__ = ["Calls", "Capture", "RateSample", "source_of", "spread"]
+__all__ = ["Calls", "Capture", "OnSample", "RateSample", "source_of", "spread"]

@@ -65,7 +65,7 @@ def inside_backward() -> bool:
 
 def spread(n: int, wanted: int | None) -> slice:
     """At most `wanted` of n samples at even distances, so that a batch sorted by class is still sampled fairly."""
-    return slice(None) if wanted is None or wanted >= n else slice(None, None, -(-n // wanted))
+    return slice(None) if not wanted or wanted >= n else slice(None, None, -(-n // wanted))
 
 
 def sub_batch(x: Tensor, chosen: slice) -> Tensor:

@@ -58,6 +58,9 @@ class Capture:
     called: set[str] = field(default_factory=set)
     rates: dict[str, list[RateSample]] = field(default_factory=dict)
     forward_id: int = 0
+    waiting: bool = False
+    """Whether a layer was called, in training, since the last step that measured."""
+    _backward_ran: bool = False
     _called_now: set[str] = field(default_factory=set)
     _handles: list[Any] = field(default_factory=list)
 
@@ -81,13 +84,13 @@ class Capture:
         """Forgets what was captured since the last step."""
         self.rates.clear()
         self._called_now.clear()
+        self._backward_ran = self.waiting = False
         self.source.discard()
 
     def begin_forward(self, _module: nn.Module, _args: tuple) -> None:
         """A new forward of the model: what an interrupted one left open will never be closed."""
         if not self.source.pulling:
-            self.forward_id += 1
-            self._called_now.clear()
+            self._next_forward()
             self.source.forget()
 
     def end_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
@@ -101,6 +104,9 @@ class Capture:
             return
         x = layer_input(args, kwargs)
         self.layers[name].check_batch(x, name)
+        if self._backward_ran and not inside_backward():  # parts of a model are called, not the model: a new micro-batch
+            self._next_forward()
+            self.source.part_finished()
         if self.measuring:
             self.source.arriving(x)
 
@@ -115,9 +121,28 @@ class Capture:
         if self.measuring:
             made = OpenActivation(name, x, edge, output.shape, output.dtype, output.device, self.forward_id)
             self.source.opened(made)
-        if self.rate_samples != 0 and len(x):
-            self._await_gradient(name, x, edge, output.shape)
+            self.waiting |= len(x) > 0
+        kept = self.rate_samples != 0 and len(x) > 0
+        if kept or self.measuring:
+            self._await_gradient(name, x, edge, output.shape, kept=kept)
         return output
+
+    def why_unseen(self, name: str) -> str | None:
+        """Why a layer that has a gradient can't be measured, if nothing was seen of it."""
+        if name in self.called:
+            return (
+                "the model's output, from which labels are drawn, does not depend on it"
+                if name in self.source.unreached
+                else None
+            )
+        if not self.layers[name].module.training:
+            return "it was trained in evaluation mode; call model.train() before the first step"
+        return "its weight is used without calling the module"
+
+    def _next_forward(self) -> None:
+        self.forward_id += 1
+        self._backward_ran = False
+        self._called_now.clear()
 
     def _watches(self, name: str, module: nn.Module) -> bool:
         """Not where activation checkpointing runs a forward again, for a backward pass of our own or of the user."""
@@ -125,14 +150,18 @@ class Capture:
             return False
         return not (name in self._called_now and inside_backward())
 
-    def _await_gradient(self, name: str, x: Tensor, edge: GradientEdge, shape: torch.Size) -> None:
+    def _await_gradient(self, name: str, x: Tensor, edge: GradientEdge, shape: torch.Size, *, kept: bool) -> None:
         chosen = spread(len(x), self.rate_samples)
-        x, batch, forward_id, owner = sub_batch(x, chosen), len(x), self.forward_id, weakref.ref(self)
+        batch, forward_id, owner = len(x), self.forward_id, weakref.ref(self)
+        samples = sub_batch(x, chosen) if kept else None
 
         def keep(g: Tensor) -> None:
             capture = owner()
-            if capture is not None and not capture.source.pulling:
-                sample = RateSample(x, sub_batch(g, chosen), batch, forward_id)
+            if capture is None or capture.source.pulling:
+                return
+            capture._backward_ran = True
+            if samples is not None:
+                sample = RateSample(samples, sub_batch(g, chosen), batch, forward_id)
                 capture.rates.setdefault(name, []).append(sample)
 
         when_gradient_arrives(edge, shape, keep)

@@ -44,6 +44,10 @@ class Source:
     def finished(self, output: Any) -> None:
         """The model's forward has ended, with this output; with None if it was left without ending."""
 
+    def part_finished(self) -> None:
+        """A new micro-batch begins where the model's own forward does not say so."""
+        self.forget()
+
     def forget(self) -> None:
         """What is open will never be closed."""
         self.open.clear()
@@ -91,6 +95,10 @@ class LayerwiseSource(Source):
         for pre in self.open:
             self.give(pre, self._epsilon(pre))
         self.open.clear()
+
+    def part_finished(self) -> None:
+        """What is open belongs to the micro-batch before."""
+        self.finished(None)
 
     def _epsilon(self, like: Tensor | OpenActivation) -> Tensor:
         return draw(self.noise, self.generator, shape=like.shape, dtype=like.dtype, device=like.device)

@@ -12,13 +12,14 @@ import typer
 
 from lngd.bench.data import Split
 from lngd.bench.errors import BenchError
+from lngd.bench.race import rate_of
 from lngd.bench.randomness import PrivateRandomness
 from lngd.bench.records import finite
 from lngd.bench.task import Changes, Task
 from lngd.bench.tasks import TASKS
 from lngd.bench.train import DivergenceError, Learner, RunSpec
 from lngd.cli import options
-from lngd.cli.running import command_line, console
+from lngd.cli.running import command_line, console, make_directory
 from lngd.diagnostics.compare import APPROXIMATIONS, THOR_SPLIT, Comparison, approximate, compare
 from lngd.diagnostics.exact import ExactCurvature
 from lngd.diagnostics.fisher_figures import Moment, draw_enlarged, draw_side_by_side, draw_training, weights_only
@@ -85,7 +86,7 @@ def fisher(
     plan = Plan(Changes(epochs=epochs).apply(TASKS[TASK]), seed, samples, damping)
     split = plan.task.data(None)
     few = split.first(samples)
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     console.print(f"{plan.caption()}\n{LEGEND}", markup=False, soft_wrap=True)
     moments: list[Moment] = []
     for stop in _training(plan, split, few):
@@ -101,7 +102,7 @@ def _training(plan: Plan, split: Split, few: Split) -> Iterator[Stop]:
     names = {1: "first epoch", total // 2: "middle", 0: "start", total: "end"}
     randomness = PrivateRandomness(plan.seed)
     with randomness.active():
-        learner = Learner(RunSpec(plan.task, OPTIMIZER, plan.task.rates[OPTIMIZER], plan.seed), split)
+        learner = Learner(RunSpec(plan.task, OPTIMIZER, rate_of(plan.task, OPTIMIZER), plan.seed), split)
     for epoch in range(total + 1):
         if epoch:
             _train_epoch(learner, randomness)

@@ -22,7 +22,7 @@ from lngd.bench.task import Changes
 from lngd.bench.train import DivergenceError, Learner, RunSpec
 from lngd.cli import options
 from lngd.cli.names import lookup, tasks_named
-from lngd.cli.running import command_line, console
+from lngd.cli.running import command_line, console, make_directory
 from lngd.diagnostics.gaussian_figure import Sample, Stage, draw, layers_of, observe
 from lngd.diagnostics.normality import aggregate
 
@@ -58,7 +58,7 @@ def gaussian(
     )
     _print(_sample_table(stages))
     _print(_coordinate_table(stages))
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     records = _write(out / "gaussian.jsonl", spec, score, stages)
     figure = draw(stages, out / "gaussian.png", f"{spec.task.title}: {len(split.test_x):,} samples after {steps} steps")
     console.print(f"Written: {figure}, {records}", soft_wrap=True, markup=False)

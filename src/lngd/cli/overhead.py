@@ -20,7 +20,7 @@ from lngd.bench.machine import processor
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.overhead import METHODS, MODELS, Footprint, Kind, Timing, Workload, measure
 from lngd.cli.names import lookup
-from lngd.cli.running import command_line, console
+from lngd.cli.running import command_line, console, make_directory
 
 WIDTH = 100
 MISSING = "–"
@@ -47,7 +47,7 @@ def overhead(
     torch.set_num_threads(threads)
     workload = Workload(network, width or network.width, batch)
     title = f"{model}, {workload.width} channels in the first stage, batch {batch}, beside {OPTIMIZERS[against].title}"
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     console.print(f"{title}: {len(names)} methods, {rounds} rounds", markup=False)
     found: list[Timing | Footprint] = []
     with _recorded(out / "overhead.jsonl", _start(title, rounds)) as file:

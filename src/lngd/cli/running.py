@@ -34,6 +34,14 @@ def device_named(name: str) -> torch.device:
         raise BenchError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
 
+def make_directory(out: Path) -> None:
+    """Before any work: what can't be written must not be computed first."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"--out {out}: {error.strerror or error}; choose another directory") from error
+
+
 def new_directory(names: Sequence[str]) -> Path:
     return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{'-'.join(names)}"
 

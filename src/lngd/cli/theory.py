@@ -13,12 +13,13 @@ from rich.table import Table
 
 import lngd
 from lngd.bench.errors import BenchError
+from lngd.bench.race import rate_of
 from lngd.bench.randomness import PrivateRandomness
 from lngd.bench.schedule import linear_schedule
 from lngd.bench.task import Changes
 from lngd.bench.tasks import TASKS
 from lngd.bench.train import DivergenceError, Learner, RunSpec
-from lngd.cli.running import console
+from lngd.cli.running import console, make_directory
 from lngd.diagnostics import quadratic, sweep
 from lngd.diagnostics.proof import demanded_width, extremes, printed_c
 from lngd.diagnostics.quadratic import Quadratics
@@ -45,7 +46,7 @@ def theory(
     for option, value in (("--seeds", seeds), ("--steps", steps), ("--run-steps", run_steps)):
         _check_positive(option, value)
     chosen = _widths_given(widths)
-    _make_directory(out)
+    make_directory(out)
     torch.set_num_threads(1)  # the matrices are so small that a second thread only waits
     written = [_theorem_1(run_steps, out), _theorem_2(chosen, seeds, steps, out)]
     console.print("\nWritten: " + ", ".join(str(path) for path in written), soft_wrap=True, markup=False)
@@ -95,8 +96,8 @@ def _gains_of_a_run(steps: int) -> list[float]:
     split = task.data(None).first(task.samples)
     randomness = PrivateRandomness(0)
     with randomness.active():
-        learner = Learner(RunSpec(task, "sgd", task.rates["lngd"], 0), split)
-        optimizer = lngd.LNGD(learner.model, lr=task.rates["lngd"], smoothing=0.0)  # κ of this step alone
+        learner = Learner(RunSpec(task, "sgd", rate_of(task, "lngd"), 0), split)
+        optimizer = lngd.LNGD(learner.model, lr=rate_of(task, "lngd"), smoothing=0.0)  # κ of this step alone
         learner.optimizer, learner.schedule = optimizer, linear_schedule(optimizer, steps)
         try:
             return [_gain_of_a_step(learner, optimizer) for _ in range(steps)]
@@ -227,10 +228,3 @@ def _widths_given(text: str) -> list[int]:
     if not words or not all(word.isdecimal() and 1 <= int(word) <= LARGEST_WIDTH for word in words):
         raise BenchError(f"--widths {text}: give whole numbers from 1 to {LARGEST_WIDTH}, separated by commas, such as {WIDTHS}")
     return sorted({int(word) for word in words})
-
-
-def _make_directory(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BenchError(f"--out {out}: {error.strerror or error}; choose another directory") from error

@@ -43,6 +43,9 @@ def validated(state_dict: dict[str, Any], header: dict[str, Any], states: dict[s
         where = "checkpoint" if different[0] in saved["layers"] else "optimizer"
         raise ValueError(f"layer '{different[0]}' has curvature only in the {where}")
     _compare_blocks(saved["layers"], states)
+    for name in ("fisher", "mean_over"):
+        if saved[name] != header[name]:
+            raise ValueError(f"the checkpoint was made with {name}={saved[name]}, this optimizer has {header[name]}")
     totals, mine = [sum(pair) for pair in paired(saved["groups"])], [sum(pair) for pair in paired(header["groups"])]
     if totals != mine:
         raise ValueError(f"the checkpoint's parameter groups hold {totals} parameters, this optimizer's {mine}")

@@ -32,6 +32,13 @@ class Fallback:
         setattr(self._adamw, FOUND_INF, accept.logical_not().to(torch.float32))
         self._adamw.step()
 
+    @staticmethod
+    def adopt(state: Any) -> None:
+        """After loading: the fused kernel counts steps on the parameter's device, torch leaves the count where it was loaded."""
+        for p, entry in state.items():
+            if "step" in entry and fusible(p):
+                entry["step"] = entry["step"].to(p.device)
+
     def _complete(self, group: dict[str, Any], fused: bool) -> dict[str, Any]:
         """A group as AdamW reads it; one that was added later may lack options."""
         return {**self._adamw.defaults, **group, "fused": fused, "foreach": None}

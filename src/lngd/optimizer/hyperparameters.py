@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from lngd.fisher import FisherType
@@ -9,12 +10,12 @@ from lngd.fisher import FisherType
 
 def is_number(value: object) -> bool:
     """A finite real number; a bool is not one."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_count(least: int) -> Callable[[object], bool]:
     """A whole number of at least `least`."""
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def is_fraction(value: Any) -> bool:
@@ -29,7 +30,9 @@ def at_least_zero(value: Any) -> bool:
 
 def are_bounds(value: Any) -> bool:
     """(ν₁, ν₂) with 0 ≤ ν₁ ≤ ν₂, ν₂ possibly infinite."""
-    return isinstance(value, tuple | list) and len(value) == 2 and at_least_zero(value[0]) and value[0] <= value[1]
+    if not (isinstance(value, tuple | list) and len(value) == 2 and at_least_zero(value[0]) and isinstance(value[1], Real)):
+        return False
+    return bool(value[0] <= value[1])
 
 
 def one_of(*names: str) -> Callable[[object], bool]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lngd.capture import Calls, RateSample
+from lngd.capture import Calls, OnSample, RateSample
 from lngd.curvature import CurvatureBlock
 from lngd.fisher import FisherType, MeanOver, curvature_along, fisher_weight
 from lngd.layers import Layer
@@ -43,16 +43,17 @@ class Measurement:
     sums: tuple[Tensor, ...] = ()
     samples: int = 0
     positions: int = 0
+    largest: int = 0
     forward_id: int = -1
 
     def add(self, measured: tuple[Tensor, ...], n: int, positions: int, forward_id: int) -> None:
         """Adds a mean over n samples. A second call in the same forward adds to the same samples, as further positions would."""
         scaled = tuple(m * n for m in measured)
         self.sums = tuple(s + m for s, m in zip(self.sums, scaled, strict=True)) if self.sums else scaled
-        again = forward_id == self.forward_id
-        self.samples += 0 if again else n
-        self.positions = max(self.positions, positions) if again else positions
-        self.forward_id = forward_id
+        if forward_id != self.forward_id:
+            self.forward_id, self.largest, self.positions = forward_id, 0, 0
+        self.samples += max(0, n - self.largest)
+        self.largest, self.positions = max(self.largest, n), max(self.positions, positions)
 
     def mean(self) -> tuple[Tensor, ...]:
         """The mean over all samples."""
@@ -108,6 +109,8 @@ class LayerState:
             fisher, mean_over = self.recipe.fisher, self.recipe.mean_over
             weight = fisher_weight(fisher, mean_over, batch=pending.samples, positions=pending.positions)
             self.block.update(self.block.weighted(pending.mean(), weight), self.groups[0]["decay"])
+            if mean_over == "none":
+                self.state["summed"] = torch.tensor(float(pending.samples), device=self.layer.weight.device)
 
     def move(self, warmup: float, accept: Flag, samples: list[RateSample]) -> Move:
         """Where to: M, d = F̂⁻¹M, dᵀFd (LNGD Algorithm 1, lines 11–12). A layer without F̂⁻¹ waits for it.
@@ -123,7 +126,8 @@ class LayerState:
         average = recipe.momentum.before(gradient, beta, self.state, accept)
         direction = self.block.precondition(average) if self.block.ready else torch.zeros_like(average)
         curvature = directional_curvature(self.layer, direction, samples, recipe.mean_over)
-        return Move(gradient, average, direction, curvature, accept, warmup * max(group["lr"] for group in self.groups))
+        lr = warmup * max(group["lr"] for group in self.groups)
+        return Move(gradient, average, direction, curvature, accept, lr, self.state.get("summed"))
 
     def step(self, move: Move, warmup: float, common: Scalar | None) -> None:
         """How far: α_l, W ← W − lr·α_l·d (LNGD Algorithm 1, lines 13–16).
@@ -150,13 +154,13 @@ class LayerState:
 
     def _apply(self, update: GradientMatrix, gradient: GradientMatrix, accept: Flag) -> None:
         weight = self.layer.weight
-        norm = weight.norm()
-        invariant = self._scale_invariant(gradient, norm, accept) if self.recipe.keep_norms else None
+        norm = weight.norm() if self.recipe.keep_norms else None
+        invariant = None if norm is None else self._scale_invariant(gradient, norm, accept)
         for p, delta, group in zip(self.layer.parameters, self.layer.split(update), self.groups, strict=True):
             if group["weight_decay"]:
                 p.mul_(1 - accept.to(self.layer.dtype) * (group["lr"] * group["weight_decay"]))
             p.add_(delta.to(p.dtype))
-        if invariant is not None:
+        if norm is not None and invariant is not None:
             weight.mul_(torch.where(invariant & accept, norm / weight.norm(), 1.0))
 
     def _scale_invariant(self, gradient: GradientMatrix, norm: Tensor, accept: Flag) -> Flag:
@@ -171,6 +175,15 @@ class LayerState:
         self.state["invariance_steps"] = seen + (accept & cosine.isfinite())
         mean = running_mean(self.state, "alignment", cosine * weight.numel() ** 0.5, decay=INVARIANCE_DECAY, accept=accept)
         return (mean < INVARIANCE_THRESHOLD) & (seen >= INVARIANCE_STEPS)
+
+
+def deliver_to(states: dict[str, LayerState]) -> OnSample:
+    """Where a source delivers. It holds the layers and not their optimizer, which is then freed without the garbage collector."""
+
+    def deliver(name: str, calls: Calls, forward_id: int) -> None:
+        states[name].measure(calls, forward_id)
+
+    return deliver
 
 
 @torch.no_grad()
@@ -196,7 +209,7 @@ def directional_curvature(
     slopes: dict[tuple[int, int], Tensor] = {}
     for key, group in by_forward(samples):
         slopes[key] = torch.stack([_slopes(layer, direction, s) for s in group]).sum(0)
-    batch = sum(n for _, n in slopes)  # micro-batches are parts of one batch
+    batch = sum(max(n for f, n in slopes if f == forward) for forward in {f for f, _ in slopes})  # micro-batches add up
     positions = samples[0].g[0].numel() // layer.weight.shape[0]
     return curvature_along(torch.cat([*slopes.values()]), positions, mean_over, batch=batch)
 

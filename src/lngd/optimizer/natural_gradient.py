@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lngd.capture import Calls, Capture, source_of
+from lngd.capture import Capture, source_of
 from lngd.curvature import CurvatureBlock
 from lngd.fisher import Likelihood, Noise
 from lngd.linalg import Damping, NotPositiveDefiniteError, all_finite
 from lngd.optimizer import checkpoint
 from lngd.optimizer.fallback import Fallback
 from lngd.optimizer.groups import GROUP_DEFAULTS, move_to_fallback, split_group, user_groups
-from lngd.optimizer.layer_state import LayerState, Measurement, Recipe, step_layers
+from lngd.optimizer.layer_state import LayerState, Measurement, Recipe, deliver_to, step_layers
 from lngd.optimizer.outcome import Limit, Summary, plan_model, unwrapped
-from lngd.optimizer.refusals import refuse_gradient_scaling, refuse_parts_of_a_model
+from lngd.optimizer.refusals import refuse_gradient_scaling, refuse_parts_of_a_model, refuse_sparse_gradients
 from lngd.optimizer.schedule import Schedule
 from lngd.optimizer.skips import SkipCounter
 from lngd.types import Flag
@@ -38,8 +38,7 @@ class NaturalGradient(torch.optim.Optimizer):
         warmup: steps over which lr rises linearly for the layers with curvature.
         rate_samples: samples of a batch that measure the rate; None for all.
         noise: ε of layer-wise sampling.
-        likelihood: what labels are drawn from with FisherType.SAMPLED.
-        generator: the randomness of both.
+        likelihood, generator: what labels are drawn from with FisherType.SAMPLED; the randomness of both.
         max_factor_dim: a layer with a larger dense factor falls back.
 
     Raises:
@@ -80,7 +79,7 @@ class NaturalGradient(torch.optim.Optimizer):
         super().__init__([half for group in groups for half in split_group(group, self._plan.layers)], defaults)
         self._bind_groups()
         samples = rate_samples if recipe.step_size.needs_samples else 0
-        source = source_of(recipe.fisher, self._sample, noise=noise, likelihood=likelihood, generator=self._generator)
+        source = source_of(recipe.fisher, deliver_to(self._states), noise=noise, likelihood=likelihood, generator=self._generator)
         self._capture = Capture(self._model, self._plan.layers, source, samples)
         self._capture.attach()
 
@@ -99,6 +98,7 @@ class NaturalGradient(torch.optim.Optimizer):
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not grads:
             raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
+        refuse_sparse_gradients(self._model, grads)
         self._demote_unseen_layers()
         active = {name: s for name, s in self._states.items() if s.has_gradient()}
         accept = self._measure(all_finite(grads))
@@ -152,6 +152,7 @@ class NaturalGradient(torch.optim.Optimizer):
             if name in self._states:
                 self._demote(name, reason)
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        self._fallback.adopt(self.state)
         checkpoint.restore(saved, self._states, self._generator)
         self._steps = saved["steps"]
         self._skips.restore(saved["skipped"])
@@ -170,6 +171,8 @@ class NaturalGradient(torch.optim.Optimizer):
         outcomes = [[o.name, list(o.shape), o.kind != "frozen"] for o in self._plan.outcomes.values()]
         return {
             "parameters": outcomes,
+            "fisher": self._recipe.fisher.value,
+            "mean_over": self._recipe.mean_over,
             "steps": self._steps,
             "skipped": self._skips.count(),
             "demoted": dict(self._demoted),
@@ -183,15 +186,12 @@ class NaturalGradient(torch.optim.Optimizer):
         for state in self._states.values():
             state.groups = [owner[id(p)] for p in state.layer.parameters]
 
-    def _sample(self, name: str, calls: Calls, forward_id: int) -> None:
-        self._states[name].measure(calls, forward_id)
-
     def _measure(self, accept: Flag) -> Flag:
         """At a measuring step, takes the statistics; else changes nothing and waits for nothing."""
         self._capture.source.finished(None)
         pending = [s for state in self._states.values() for s in state.pending.sums]
         if not pending:
-            refuse_parts_of_a_model(self._recipe.fisher, self._capture.called, self.blocks.values())
+            refuse_parts_of_a_model(self._recipe.fisher, self._capture.waiting and bool(self._states))
             return accept
         accept = accept & all_finite(pending).to(accept.device)
         self._lost = not accept
@@ -235,13 +235,14 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def _demote_unseen_layers(self) -> None:
         """Layers that have a gradient and can't be measured: attention's output projection, a head beside the model's output."""
-        for name in [n for n, s in self._states.items() if s.has_gradient() and not s.block.measured]:
-            if name not in self._capture.called:
-                self._demote(name, "its weight is used without calling the module (in training mode)")
-            elif name in self._capture.source.unreached and not self._states[name].pending.samples:
-                self._demote(name, "the model's output, from which labels are drawn, does not depend on it")
+        unmeasured = [n for n, s in self._states.items() if s.has_gradient() and not (s.block.measured or s.pending.samples)]
+        for name in unmeasured:
+            if reason := self._capture.why_unseen(name):
+                self._demote(name, reason)
 
     def _demote(self, name: str, reason: str) -> None:
+        if not self._plan.layers[name].module.training:
+            warnings.warn(f"layer '{name}' has no curvature, AdamW trains it: {reason}", stacklevel=5)
         groups = self._states.pop(name).groups
         moved = self._plan.fall_back(name, reason)
         for p, group in zip(moved, groups, strict=True):

@@ -68,6 +68,8 @@ class Plan:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside DDP. Several processes would each measure curvature on their own data and their weights drift apart."""
+    if isinstance(model, nn.DataParallel):
+        raise ValueError("torch.nn.DataParallel is not supported: its replicas would measure the same samples again")
     if not isinstance(model, DistributedDataParallel):
         return model
     if model.process_group.size() > 1:

@@ -14,12 +14,14 @@ class SkipCounter:
     def __init__(self) -> None:
         self._count: Tensor | None = None
         self._before = 0
-        self._seen = torch.zeros((), dtype=torch.int64)
+        self._seen = torch.zeros((), dtype=torch.int64)  # pinned once the count is on a GPU: other host memory is waited for
         self._warned = False
 
     def add(self, accept: Flag) -> None:
         """Counts a step that was not accepted."""
         rejected = accept.logical_not().to(torch.int64)
+        if self._count is None and rejected.is_cuda:
+            self._seen = self._seen.pin_memory()
         self._count = rejected if self._count is None else self._count + rejected
         self._seen.copy_(self._count, non_blocking=True)
         if self._seen and not self._warned:
