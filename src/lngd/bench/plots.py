@@ -114,7 +114,14 @@ def _focus(axes: Axes, summary: TaskSummary) -> None:
     means = [points.mean for row in summary.rows if len((points := curve(row.runs, "metric")).mean)]
     if not means or not np.isfinite(summary.target):
         return
-    late = np.concatenate([mean[len(mean) // 4 :] for mean in means])
+    late = _without_outliers(np.concatenate([mean[len(mean) // 4 :] for mean in means]), [mean[-1] for mean in means], summary)
     low, high = min(late.min(), summary.target), max(late.max(), summary.target)
     margin = 0.08 * (high - low) + 1e-3
     axes.set_ylim(low - margin, high + margin)
+
+
+def _without_outliers(values: np.ndarray, finals: Sequence[float], summary: TaskSummary) -> np.ndarray:
+    """Leaves a competitor that failed to the frame: what lies over four times as far from the median as the best does."""
+    middle, best = np.median(finals), max(finals) if summary.metric == "accuracy" else min(finals)
+    reach = 4 * abs(best - middle)
+    return values[np.abs(values - middle) <= reach] if reach else values

@@ -150,5 +150,5 @@ def _caption(title: str, rounds: int) -> str:
     threads = torch.get_num_threads()
     return (
         f"{title}; {rounds} round{'s' * (rounds != 1)}. {processor(torch.device('cpu'))}, "
-        f"{threads} thread{'s' * (threads != 1)}, torch {torch.__version__}."
+        f"{threads} thread{'s' * (threads != 1)}, {'CPU' if threads == 1 else 'wall'} time, torch {torch.__version__}."
     )
