@@ -10,12 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import lngd
 from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, FisherType, LNGDLr, LNGDSample, NGPlus
 from lngd.optimizer import NaturalGradient
 from reference import batch, differences, mlp, snapshot, through_a_file, train_step, with_ones
+from syncs import CountSyncs
 
 DOUBLE, SINGLE = torch.float64, torch.float32
 METHODS = {
@@ -251,21 +251,6 @@ def test_training_goes_on_after_skipped_steps(kind):
     assert optimizer.stats()["skipped"] == 8
     kept = [loss for loss in losses if not math.isnan(loss)]
     assert sum(kept[-3:]) < 0.9 * sum(kept[:3])
-
-
-class CountSyncs(TorchDispatchMode):
-    """Counts the operators that bring a tensor's value to the host."""
-
-    NAMES = ("aten::_local_scalar_dense", "aten::item", "aten::equal", "aten::is_nonzero", "aten::nonzero")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.name().split(".")[0] in self.NAMES:
-            self.found.append(func.name())
-        return func(*args, **(kwargs or {}))
 
 
 SKIP_COUNTERS_OWN = 1

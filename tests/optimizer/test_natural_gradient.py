@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lngd import LNGD, PAPER, LNGDSample
 from reference import batch, differences, mlp, snapshot, train_step
+from syncs import CountSyncs
 
 SINGLE = torch.float32
 
@@ -329,21 +329,6 @@ def test_the_measurements_come_at_their_steps_and_refreshes_at_theirs():
         last = inverse
     assert updates == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4]
     assert refreshed == [0, 6, 9, 12]
-
-
-class CountSyncs(TorchDispatchMode):
-    """Counts the operators that bring a tensor's value to the host."""
-
-    NAMES = ("aten::_local_scalar_dense", "aten::item", "aten::equal", "aten::is_nonzero", "aten::nonzero")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.name().split(".")[0] in self.NAMES:
-            self.found.append(func.name())
-        return func(*args, **(kwargs or {}))
 
 
 SYNC_FREE = {

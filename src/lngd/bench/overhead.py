@@ -142,7 +142,7 @@ class Trainee:
 
 
 def clock() -> float:
-    """Seconds of the process on its one thread, which other work on the machine can't lengthen; with several threads, of the wall."""
+    """Seconds of the one thread, which other work on the machine does not lengthen; with several threads, of the wall."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
