@@ -139,9 +139,12 @@ def second_moments(
     i = rows.shape[-1]
     width = i if i < SMALL else -(-i // PANELS)
     moments = rows.new_empty(*rows.shape[:-2], i, i)
+    weighted = None if weights is None else rows.new_empty(*rows.shape[:-1], width)  # one piece of memory for all panels
     for start in range(0, i, width):
         here = slice(start, start + width)
-        left = rows[..., here] if weights is None else rows[..., here] * weights.unsqueeze(-1)
+        left = rows[..., here]
+        if weighted is not None and weights is not None:
+            left = torch.mul(left, weights.unsqueeze(-1), out=weighted[..., : left.shape[-1]])
         panel = left.mT @ rows[..., start:]
         moments[..., here, start:] = panel
         moments[..., start:, here] = panel.mT

@@ -64,7 +64,8 @@ class CurvatureBlock(ABC):
 
     def weighted(self, measured: tuple[Tensor, ...], weight: float) -> tuple[Tensor, ...]:
         """What `measure` would have given for √weight · g."""
-        return tuple(m * weight if squares else m for m, squares in zip(measured, self.quadratic, strict=True))
+        pairs = zip(measured, self.quadratic, strict=True)
+        return measured if weight == 1 else tuple(m * weight if squares else m for m, squares in pairs)
 
     def update(self, measured: tuple[Tensor, ...], decay: float) -> None:
         """F ← βF + (1−β)F_new (LNGD eq. 14), started at zero and corrected for that, so the first measurement counts whole."""

@@ -38,9 +38,9 @@ class Recipe:
 
 @dataclass
 class Measurement:
-    """What the forwards since the last step have measured, summed over samples."""
+    """What the forwards since the last step have measured, a mean over their samples."""
 
-    sums: tuple[Tensor, ...] = ()
+    means: tuple[Tensor, ...] = ()
     samples: int = 0
     positions: int = 0
     largest: int = 0
@@ -48,16 +48,12 @@ class Measurement:
 
     def add(self, measured: tuple[Tensor, ...], n: int, positions: int, forward_id: int) -> None:
         """Adds a mean over n samples. A second call in the same forward adds to the same samples, as further positions would."""
-        scaled = tuple(m * n for m in measured)
-        self.sums = tuple(s + m for s, m in zip(self.sums, scaled, strict=True)) if self.sums else scaled
         if forward_id != self.forward_id:
             self.forward_id, self.largest, self.positions = forward_id, 0, 0
-        self.samples += max(0, n - self.largest)
+        before, self.samples = self.samples, self.samples + max(0, n - self.largest)
         self.largest, self.positions = max(self.largest, n), max(self.positions, positions)
-
-    def mean(self) -> tuple[Tensor, ...]:
-        """The mean over all samples."""
-        return tuple(s / self.samples for s in self.sums)
+        share, new = before / self.samples, n / self.samples
+        self.means = tuple(m * share + x * new for m, x in zip(self.means, measured, strict=True)) if self.means else measured
 
 
 @dataclass
@@ -108,7 +104,7 @@ class LayerState:
         if pending.samples:
             fisher, mean_over = self.recipe.fisher, self.recipe.mean_over
             weight = fisher_weight(fisher, mean_over, batch=pending.samples, positions=pending.positions)
-            self.block.update(self.block.weighted(pending.mean(), weight), self.groups[0]["decay"])
+            self.block.update(self.block.weighted(pending.means, weight), self.groups[0]["decay"])
             if mean_over == "none":
                 self.state["summed"] = torch.tensor(float(pending.samples), device=self.layer.weight.device)
 

@@ -189,7 +189,7 @@ class NaturalGradient(torch.optim.Optimizer):
     def _measure(self, accept: Flag) -> Flag:
         """At a measuring step, takes the statistics; else changes nothing and waits for nothing."""
         self._capture.source.finished(None)
-        pending = [s for state in self._states.values() for s in state.pending.sums]
+        pending = [s for state in self._states.values() for s in state.pending.means]
         if not pending:
             refuse_parts_of_a_model(self._recipe.fisher, self._capture.waiting and bool(self._states))
             return accept
