@@ -1,6 +1,7 @@
 """Exact curvature against loops over samples, positions and labels, with one backward pass each."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -42,7 +43,7 @@ CASES = {
     "tokens": (TokenModel, (5, 4)),
 }
 every_case = pytest.mark.parametrize("case", CASES)
-both_likelihoods = pytest.mark.parametrize("likelihood", ["categorical", "gaussian"])
+every_likelihood = pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "gaussian"])
 
 
 def problem(case: str, n: int = 4) -> tuple[nn.Module, Tensor]:
@@ -120,7 +121,7 @@ def test_labels_of_two_positions_are_independent():
 
 
 @every_case
-@both_likelihoods
+@every_likelihood
 def test_gauss_newton_equals_fisher(case, likelihood):
     model, x = problem(case)
     exact = ExactCurvature(model, x, likelihood)
@@ -169,7 +170,7 @@ def test_a_gaussian_gradient_is_that_of_half_the_squared_error():
 
 
 @every_case
-@both_likelihoods
+@every_likelihood
 def test_label_pairs_average_to_the_fisher_block(case, likelihood):
     model, x = problem(case)
     exact = ExactCurvature(model, x, likelihood)
@@ -277,7 +278,7 @@ def test_the_model_stays_as_it_was():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"likelihood": "poisson"}, "likelihood is 'poisson': 'categorical' or 'gaussian' are allowed"),
+        ({"likelihood": "poisson"}, "likelihood is 'poisson': 'categorical' or 'bernoulli' or 'gaussian' are allowed"),
         ({"x": torch.zeros(4)}, r"x has shape \(4,\): a batch dimension"),
         ({"x": torch.zeros(0, 4)}, r"x has shape \(0, 4\)"),
         ({"x": torch.full((2, 4), math.nan)}, "must be finite"),
@@ -322,3 +323,24 @@ def test_pairs_need_one_call_of_the_layer():
 def test_layerwise_jacobians_need_a_sequential():
     with pytest.raises(TypeError, match=r"TokenModel is no nn\.Sequential"):
         ExactCurvature(TokenModel(), torch.zeros(2, 5, 4)).layerwise_fisher("first")
+
+
+def test_a_bernoulli_fisher_block_is_the_mean_over_all_answers():
+    """Every combination of yes and no, weighted with its probability, by autograd."""
+    model, x = perceptron().double(), torch.randn(3, 4, dtype=torch.float64)
+    weight, bias = model[0].weight, model[0].bias
+    expected = 0
+    for sample in x:
+        z = model(sample.unsqueeze(0))[0]
+        for answers in itertools.product((0.0, 1.0), repeat=len(z)):
+            y = torch.tensor(answers, dtype=torch.float64)
+            loss = nn.functional.binary_cross_entropy_with_logits(z, y, reduction="sum")
+            grads = torch.autograd.grad(loss, (weight, bias), retain_graph=True)
+            row = torch.cat([grads[0], grads[1].unsqueeze(1)], 1).flatten()
+            expected = expected + (-loss).exp().detach() * torch.outer(row, row) / len(x)
+    torch.testing.assert_close(ExactCurvature(model, x, "bernoulli").fisher("0"), expected)
+
+
+def test_an_answer_that_is_neither_yes_nor_no_is_refused():
+    with pytest.raises(ValueError, match="zeros and ones"):
+        ExactCurvature(perceptron(), torch.zeros(2, 4), "bernoulli").gradient("0", torch.full((2, 3), 0.5))
