@@ -169,3 +169,16 @@ def statistics(kind: str, a: Tensor, g: Tensor) -> dict[str, Tensor]:
             return {"A": A, "B": B}
         case _:
             return {"L": sum(G @ G.T for G in sample_gradients(a, g)) / n}
+
+
+class Branches(nn.Module):
+    """Uses one of its branches at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.left, self.right, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
+        self.use_left = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.left if self.use_left else self.right)(x).tanh())

@@ -11,7 +11,7 @@ from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, FisherType, LNGDLr, NGPlus
 from lngd.linalg import Damping
 from lngd.optimizer import NaturalGradient
 from lngd.stepsize import KLClip, Move
-from reference import batch, mlp, train_step
+from reference import Branches, batch, mlp, train_step
 
 DOUBLE = torch.float64
 METHODS = {"LNGD": LNGD, "LNGDLr": LNGDLr, "KFAC": KFAC, "EKFAC": EKFAC, "TKFAC": TKFAC, "NGPlus": NGPlus, "THOR": THOR}
@@ -129,22 +129,8 @@ def test_a_zero_gradient_moves_nothing(kind):
     assert optimizer.stats()["skipped"] == 0
 
 
-class Branches(nn.Module):
-    """Uses one of its branches at a time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.left, self.right, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
-        self.use_left = True
-        self.double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head((self.left if self.use_left else self.right)(x).tanh())
-
-
 def test_only_layers_that_move_share_the_trust_region():
-    model = Branches()
+    model = Branches().double()
     optimizer = KFAC(model, lr=30.0, kl_clip=1e-3, **EVERY_STEP)
     for step in range(4):
         model.use_left = step % 2 == 0

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from lngd import LNGD, PAPER, LNGDSample
-from reference import batch, differences, mlp, snapshot, train_step
+from reference import Branches, batch, differences, mlp, snapshot, train_step
 from syncs import CountSyncs
 
 SINGLE = torch.float32
@@ -225,19 +225,6 @@ def test_a_forward_that_was_interrupted_leaves_nothing_behind():
             train_step(model, optimizer, x, y)
         runs.append(snapshot(model, optimizer))
     assert differences(*runs) == []
-
-
-class Branches(nn.Module):
-    """A model that uses only one of its branches at a time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.left, self.right, self.head = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 3)
-        self.use_left = True
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head((self.left if self.use_left else self.right)(x).tanh())
 
 
 def test_a_module_that_a_step_does_not_use_stays_where_it_is():

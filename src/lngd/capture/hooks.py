@@ -59,7 +59,7 @@ class Capture:
     rates: dict[str, list[RateSample]] = field(default_factory=dict)
     forward_id: int = 0
     waiting: bool = False
-    """Whether a layer was called, in training, since the last step that measured."""
+    """Whether a layer was called, at a measuring step, since the last step."""
     _backward_ran: bool = False
     _called_now: set[str] = field(default_factory=set)
     _handles: list[Any] = field(default_factory=list)
@@ -117,14 +117,15 @@ class Capture:
         self.called.add(name)
         self._called_now.add(name)
         x = layer_input(args, kwargs).detach()
+        kept = self.rate_samples != 0 and len(x) > 0
+        if not (kept or self.measuring):
+            return output
         output, edge = pre_activation(output)
         if self.measuring:
             made = OpenActivation(name, x, edge, output.shape, output.dtype, output.device, self.forward_id)
             self.source.opened(made)
             self.waiting |= len(x) > 0
-        kept = self.rate_samples != 0 and len(x) > 0
-        if kept or self.measuring:
-            self._await_gradient(name, x, edge, output.shape, kept=kept)
+        self._await_gradient(name, x, edge, output.shape, kept=kept)
         return output
 
     def why_unseen(self, name: str) -> str | None:

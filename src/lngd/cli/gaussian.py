@@ -8,7 +8,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -17,11 +16,13 @@ from lngd.bench.errors import BenchError
 from lngd.bench.machine import header
 from lngd.bench.race import rate_of
 from lngd.bench.randomness import PrivateRandomness
+from lngd.bench.records import finite
 from lngd.bench.scoring import EVALUATION_CHUNK, Score
 from lngd.bench.task import Changes
 from lngd.bench.train import DivergenceError, Learner, RunSpec
 from lngd.cli import options
-from lngd.cli.names import lookup, tasks_named
+from lngd.cli.names import names_listed, tasks_named
+from lngd.cli.plain_table import plain_table
 from lngd.cli.running import command_line, console, make_directory
 from lngd.diagnostics.gaussian_figure import Sample, Stage, draw, layers_of, observe
 from lngd.diagnostics.normality import aggregate
@@ -74,12 +75,7 @@ def _layers_named(listed: str | None, spec: RunSpec) -> list[str]:
     if listed is None:
         every = list(modules)
         return list(dict.fromkeys([every[len(every) // 3], every[2 * len(every) // 3]]))
-    names = list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
-    for name in names:
-        lookup("layer", name, modules)
-    if not names:
-        raise BenchError(f"no layer named; valid: {', '.join(modules)}")
-    return names
+    return names_listed("layer", listed, modules)
 
 
 def _trained(spec: RunSpec, split: Split) -> tuple[Learner, Score]:
@@ -104,7 +100,7 @@ def _sample_table(stages: list[Stage]) -> Table:
     """One row a histogram of the figure."""
     headings = ("layer", "stage", "sample", "skew", "ex.kurt.", "KS", "KS > 0", "zeros %", "p")
     rows = [[s.layer, s.stage, sample.quantity, *_sample_cells(sample)] for s in stages for sample in (s.coordinate, s.norm)]
-    return _table(headings, rows, words=3)
+    return plain_table(headings, rows, words=3)
 
 
 def _sample_cells(sample: Sample) -> list[str]:
@@ -117,7 +113,7 @@ def _sample_cells(sample: Sample) -> list[str]:
 def _coordinate_table(stages: list[Stage]) -> Table:
     """One row a layer and stage, the median over every coordinate, not one that was picked."""
     headings = ("layer", "stage", "coordinates", "constant", "KS", "< 0.05 %", "KS > 0", "< 0.05 %")
-    return _table(headings, [[s.layer, s.stage, *_coordinate_cells(s)] for s in stages], words=2)
+    return plain_table(headings, [[s.layer, s.stage, *_coordinate_cells(s)] for s in stages], words=2)
 
 
 def _coordinate_cells(stage: Stage) -> list[str]:
@@ -137,16 +133,6 @@ def _text(value: float, shape: str) -> str:
 
 def _p_text(value: float) -> str:
     return "< 1e-99" if value < 1e-99 else _text(value, ".1e")
-
-
-def _table(headings: tuple[str, ...], rows: list[list[str]], *, words: int) -> Table:
-    """`words`: the first so many columns are text; a long name in the first takes two lines."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < words else "right", no_wrap=index > 0)
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _print(table: Table) -> None:
@@ -174,4 +160,4 @@ def _sample_line(place: dict[str, object], sample: Sample) -> dict[str, object]:
 
 
 def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    return {name: finite(value) for name, value in numbers.items()}

@@ -32,14 +32,18 @@ def tasks_named(names: Iterable[str]) -> list[Task]:
     return [lookup("task", name, TASKS) for name in dict.fromkeys(names)]
 
 
-def optimizers_named(listed: str) -> list[str]:
-    """A list separated by commas."""
+def names_listed(kind: str, listed: str, table: Mapping[str, Thing]) -> list[str]:
+    """Names of a table, separated by commas, each once."""
     names = list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
     for name in names:
-        lookup("optimizer", name, OPTIMIZERS)
+        lookup(kind, name, table)
     if not names:
-        raise BenchError(f"no optimizer named; valid: {', '.join(OPTIMIZERS)}")
+        raise BenchError(f"no {kind} named; valid: {', '.join(table)}")
     return names
+
+
+def optimizers_named(listed: str) -> list[str]:
+    return names_listed("optimizer", listed, OPTIMIZERS)
 
 
 def rates_given(options: Iterable[str]) -> dict[str, float]:

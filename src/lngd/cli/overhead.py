@@ -11,15 +11,13 @@ from typing import Annotated, Any, TextIO
 
 import torch
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from lngd.bench.errors import BenchError
 from lngd.bench.machine import processor
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.overhead import METHODS, MODELS, Footprint, Kind, Timing, Workload, measure
-from lngd.cli.names import lookup
+from lngd.cli.names import lookup, names_listed
+from lngd.cli.plain_table import plain_table
 from lngd.cli.running import command_line, console, make_directory
 
 WIDTH = 100
@@ -41,8 +39,8 @@ def overhead(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where overhead.md and overhead.jsonl go.")] = Path("runs/overhead"),
 ) -> None:
     """Time the steps of each method beside those of SGD or another, and weigh what it keeps."""
-    names = _methods_named(methods)
-    lookup("method", against, dict.fromkeys(METHODS))
+    names = names_listed("method", methods, valid := dict.fromkeys(METHODS))
+    lookup("method", against, valid)
     network = lookup("model", model, MODELS)
     torch.set_num_threads(threads)
     workload = Workload(network, width or network.width, batch)
@@ -54,20 +52,11 @@ def overhead(
         for line in measure(names, workload, rounds, against):
             found.append(line)
             _record(line, file)
-    table = _text_table([_row(name, found, spread=KINDS[:2]) for name in names])
+    table = plain_table(HEADINGS, [_row(name, found, spread=KINDS[:2]) for name in names], words=1)
     Console(width=WIDTH, highlight=False).print("", table, "")
     rows = [_row(name, found, spread=KINDS) for name in names]
     (out / "overhead.md").write_text(f"{_caption(title, rounds)}\n\n{_markdown(rows)}", encoding="utf-8")
     console.print(f"Written: {out / 'overhead.md'}, {out / 'overhead.jsonl'}", soft_wrap=True, markup=False)
-
-
-def _methods_named(listed: str) -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
-    for name in names:
-        lookup("method", name, dict.fromkeys(METHODS))
-    if not names:
-        raise BenchError(f"no method named; valid: {', '.join(METHODS)}")
-    return names
 
 
 def _start(title: str, rounds: int) -> dict[str, Any]:
@@ -129,15 +118,6 @@ def _number(value: float) -> str:
 
 def _mib(size: int) -> str:
     return f"{size / MIB:.1f}" if size else MISSING
-
-
-def _text_table(rows: list[list[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _markdown(rows: list[list[str]]) -> str:

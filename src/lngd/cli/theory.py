@@ -8,8 +8,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich import box
-from rich.table import Table
 
 import lngd
 from lngd.bench.errors import BenchError
@@ -19,6 +17,7 @@ from lngd.bench.schedule import linear_schedule
 from lngd.bench.task import Changes
 from lngd.bench.tasks import TASKS
 from lngd.bench.train import DivergenceError, Learner, RunSpec
+from lngd.cli.plain_table import plain_table
 from lngd.cli.running import console, make_directory
 from lngd.diagnostics import quadratic, sweep
 from lngd.diagnostics.proof import demanded_width, extremes, printed_c
@@ -187,14 +186,9 @@ def _print_conditions(widths: Sequence[int], starts: Sequence[Start], seeds: int
     )
 
 
-def _print(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in head:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*row)
+def _print(title: str, head: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
     console.print(f"\n[bold]{title}[/bold]")
-    console.print(table)
+    console.print(plain_table(head, rows, words=0, gap=2))
 
 
 def _quantiles(values: torch.Tensor) -> list[float]:

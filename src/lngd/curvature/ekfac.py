@@ -30,7 +30,7 @@ class EKFACBlock(KFACBlock):
         return super().numbers(inputs, outputs) + inputs * outputs + 2
 
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
-        return *super().measure(a, g), self._moments(a, g) if self.ready else a.new_zeros(())
+        return *super().measure(a, g), self._along_the_basis(a, g) if self.ready else a.new_zeros(())
 
     def update(self, measured: tuple[Tensor, ...], decay: float) -> None:
         """A and B as ever; S since the basis last moved."""
@@ -66,5 +66,5 @@ class EKFACBlock(KFACBlock):
         diagonal = (self.scales + as_damping(damping).of_mean(mean)[..., None, None]).flatten(-2)
         return (basis * diagonal.unsqueeze(-2)) @ basis.mT
 
-    def _moments(self, a: Activations, g: Gradients) -> GradientMatrix:
+    def _along_the_basis(self, a: Activations, g: Gradients) -> GradientMatrix:
         return squared_gradients(a @ self.A_basis.unsqueeze(-3), g @ self.B_basis.unsqueeze(-3))

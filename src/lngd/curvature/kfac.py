@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from jaxtyping import Float
 from torch import Tensor
 
 from lngd.curvature.block import CurvatureBlock
@@ -35,7 +36,7 @@ class KFACBlock(CurvatureBlock):
         """Σₛ aaᵀ, Σₛ ggᵀ and S: a layer that is called twice has twice as many positions."""
         n, positions = a.shape[-3:-1]
         rows, grads = a.flatten(-3, -2), g.flatten(-3, -2)
-        return second_moments(rows) / n, second_moments(grads) / n, a.new_full((), positions)
+        return self._moments(rows) / n, self._moments(grads) / n, a.new_full((), positions)
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         A, B, positions = measured
@@ -57,6 +58,10 @@ class KFACBlock(CurvatureBlock):
         """(B + √λ/π I) ⊗ (A + π√λ I)."""
         A, B = self._damped(as_damping(damping))
         return kronecker(B, A)
+
+    def _moments(self, rows: Float[Tensor, "*group n d"]) -> Tensor:
+        """Σ x xᵀ over rows x."""
+        return second_moments(rows)
 
     def _damped(self, damping: Damping) -> tuple[InputFactor, OutputFactor]:
         A, B = self.factors()

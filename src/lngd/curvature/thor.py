@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lngd.curvature.block import CurvatureBlock
+from lngd.curvature.kfac import KFACBlock
 from lngd.linalg import Damping, as_damping, inverse, kronecker, shifted
 from lngd.types import Activations, Dense, Flag, GradientMatrix, Gradients, Scalar
 
@@ -18,7 +18,7 @@ Pieces = Float[Tensor, "*group k b b"]
 """Diagonal blocks; the last one is padded with zeros."""
 
 
-class THORBlock(CurvatureBlock):
+class THORBlock(KFACBlock):
     """F ≈ diag(A₁, A₂, …) ⊗ diag(B₁, B₂, …), A and B as in K-FAC (Chen et al. 2021).
 
     The trace rule, per layer: with Δ = |tr(F + λI) − tr(F + λI)_last| / tr(F + λI)_last at a refresh, the inverses are renewed if
@@ -28,8 +28,6 @@ class THORBlock(CurvatureBlock):
         split: the largest block of a factor.
     """
 
-    statistics = ("A", "B")
-    quadratic = (False, True, False)
     inverses = ("A_inverse", "B_inverse", "trace", "settled", "seen")
 
     A: Pieces
@@ -53,14 +51,8 @@ class THORBlock(CurvatureBlock):
 
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
         """K-FAC's moments, within blocks only."""
-        n, positions = a.shape[-3:-1]
         self.shape = g.shape[-1], a.shape[-1]
-        A, B = (self._moments(x.flatten(-3, -2)) / n for x in (a, g))
-        return A, B, a.new_full((), positions)
-
-    def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        A, B, positions = measured
-        return A, B / positions
+        return super().measure(a, g)
 
     def refresh(self, damping: Damping) -> None:
         """Renews the inverses if the trace rule asks for it."""

@@ -115,10 +115,11 @@ def approximate(curvature: ExactCurvature, name: str, method: str, damping: Damp
 def matrix_errors(approximation: Dense, exact: Dense) -> MatrixErrors:
     """Blocks of several groups count as one block-diagonal matrix."""
     diagonals = approximation.diagonal(dim1=-2, dim2=-1), exact.diagonal(dim1=-2, dim2=-1)
+    scale = best_scale(approximation, exact)
     return MatrixErrors(
         error=_relative_error(approximation, exact),
-        scale=best_scale(approximation, exact),
-        scaled_error=_relative_error(best_scale(approximation, exact) * approximation, exact),
+        scale=scale,
+        scaled_error=_relative_error(scale * approximation, exact),
         diagonal_error=_relative_error(*diagonals),
         scaled_diagonal_error=_relative_error(best_scale(*diagonals) * diagonals[0], diagonals[1]),
         trace_ratio=(diagonals[0].sum() / diagonals[1].sum()).item(),

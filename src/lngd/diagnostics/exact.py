@@ -58,7 +58,7 @@ class ExactCurvature:
         return rows.mT @ rows / len(self.x)
 
     def gauss_newton(self, name: str) -> Dense:
-        """E_x[Jᵀ H J], H the Hessian of −log p in the outputs; equal to the Fisher matrix for both likelihoods."""
+        """E_x[Jᵀ H J], H the Hessian of −log p in the outputs; equal to the Fisher matrix for these likelihoods."""
         jacobian, hessian = self.jacobian(name), self.likelihood.hessian(_by_position(self.outputs))
         weighted = torch.einsum("ntcd,...ntdw->...ntcw", hessian, jacobian)
         return jacobian.flatten(-4, -2).mT @ weighted.flatten(-4, -2) / len(self.x)

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from lngd.diagnostics.compare import APPROXIMATIONS, Comparison, best_scale, matrix_errors
+from lngd.diagnostics.compare import APPROXIMATIONS, Comparison, matrix_errors
 from lngd.types import Dense
 
 DOTS_PER_INCH = 100
@@ -106,8 +106,8 @@ def _beside(exact: Tensor, blocks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each block at its best scale and its distance from the exact one, by title."""
     panels = {}
     for name, block in blocks.items():
-        scale = best_scale(block, exact)
-        error = matrix_errors(block, exact).scaled_error
+        errors = matrix_errors(block, exact)
+        scale, error = errors.scale, errors.scaled_error
         panels[f"{scale:#.3g} × {name}"] = scale * block
         panels[f"|exact − {scale:#.3g} × {name}|, relative error {error:.2f}"] = exact - scale * block
     return panels
