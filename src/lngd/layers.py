@@ -9,6 +9,7 @@ A new layer is one class here and one row in `LAYERS`.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,8 @@ class Layer(ABC):
         self.weight: nn.Parameter = module.get_parameter("weight")
         self.bias: nn.Parameter | None = module.get_parameter("bias") if with_bias else None
         self.groups: int = getattr(module, "groups", 1)
+        self.least_dtype = torch.float32
+        self.batch_dim = 0
 
     @abstractmethod
     def activations(self, x: Float[Tensor, "n ..."]) -> Activations:
@@ -60,7 +63,7 @@ class Layer(ABC):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of statistics: float32 or better, whatever the parameters' dtype."""
-        return torch.promote_types(self.weight.dtype, torch.float32)
+        return torch.promote_types(self.weight.dtype, self.least_dtype)
 
     def gradient(self) -> GradientMatrix:
         """The gradient of the loss as one matrix."""
@@ -77,6 +80,14 @@ class Layer(ABC):
         if self.bias is None:
             return [matrix.reshape(self.weight.shape)]
         return [matrix[..., :-1].reshape(self.weight.shape), matrix[..., -1].reshape(self.bias.shape)]
+
+    def batch_first(self, t: Tensor) -> Tensor:
+        """An input or output with its samples in the first dimension; called twice, as it was."""
+        return t if self.batch_dim == 0 or t.dim() <= self.batch_dim + 1 else t.transpose(0, self.batch_dim)
+
+    def refuses_call(self, args: tuple, kwargs: dict[str, Any]) -> str | None:
+        """Why a call has no curvature, if it has none."""
+        return None
 
     def check_batch(self, x: Tensor, name: str) -> None:
         """Raises ValueError if `x` has no batch dimension: a Fisher matrix is a mean over samples."""

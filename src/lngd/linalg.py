@@ -162,9 +162,15 @@ def all_finite(tensors: list[Tensor]) -> Flag:
 
     The largest magnitude is finite exactly if every entry is, and unlike a sum of squares it cannot overflow.
     """
-    largest = torch._foreach_norm(tensors, ord=math.inf)  # no public counterpart; torch's own clip_grad_norm_ uses it
+    largest = largest_magnitude(tensors)
     device = largest[0].device
     return torch.stack([value.isfinite().to(device) for value in largest]).all()
+
+
+def largest_magnitude(tensors: list[Tensor]) -> list[Scalar]:
+    """max |x| of each tensor, NaN if it holds one."""
+    filled = [t if t.numel() else t.new_zeros(1) for t in tensors]
+    return list(torch._foreach_norm(filled, ord=math.inf))  # no public counterpart; torch's own clip_grad_norm_ uses it
 
 
 def inner(x: Float[Tensor, "..."], y: Float[Tensor, "..."]) -> Scalar:

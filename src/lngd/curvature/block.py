@@ -62,10 +62,11 @@ class CurvatureBlock(ABC):
         """From what one step measured to what is averaged over steps."""
         return measured
 
-    def weighted(self, measured: tuple[Tensor, ...], weight: float) -> tuple[Tensor, ...]:
+    def weighted(self, measured: tuple[Tensor, ...], weight: float | Tensor) -> tuple[Tensor, ...]:
         """What `measure` would have given for √weight · g."""
-        pairs = zip(measured, self.quadratic, strict=True)
-        return measured if weight == 1 else tuple(m * weight if squares else m for m, squares in pairs)
+        if isinstance(weight, float) and weight == 1:
+            return measured
+        return tuple(m * weight if squares else m for m, squares in zip(measured, self.quadratic, strict=True))
 
     def update(self, measured: tuple[Tensor, ...], decay: float) -> None:
         """F ← βF + (1−β)F_new (LNGD eq. 14), started at zero and corrected for that, so the first measurement counts whole."""

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lngd.layers import Layer
 from lngd.optimizer.layer_state import LayerState
 
 VERSION = 2
@@ -58,16 +59,21 @@ def paired(sizes: list[int]) -> list[tuple[int, ...]]:
 
 
 def restore(saved: dict[str, Any], states: dict[str, LayerState], generator: torch.Generator) -> None:
-    """Puts the checkpoint in place, on each layer's device, in the dtype it was saved in."""
+    """Puts the checkpoint in place, on each layer's device, in the dtype of its statistics or a better one it was saved in."""
     for name, entry in saved["layers"].items():
-        device = states[name].layer.weight.device
-        states[name].block.load(entry["updates"], _copied(entry["block"], device))
-        states[name].state = _copied(entry["state"], device)
+        layer = states[name].layer
+        for tensor in entry["block"].values():  # a layer that had to be kept in float64 stays so
+            if tensor.is_floating_point():
+                layer.least_dtype = torch.promote_types(layer.least_dtype, tensor.dtype)
+        states[name].block.load(entry["updates"], _copied(entry["block"], layer))
+        states[name].state = _copied(entry["state"], layer)
     generator.set_state(saved["generator"].cpu())
 
 
-def _copied(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {key: value.detach().to(device, copy=True) for key, value in tensors.items()}
+def _copied(tensors: dict[str, Tensor], layer: Layer) -> dict[str, Tensor]:
+    device = layer.weight.device
+    dtypes = {key: layer.dtype if value.is_floating_point() else value.dtype for key, value in tensors.items()}
+    return {key: value.detach().to(device, dtypes[key], copy=True) for key, value in tensors.items()}
 
 
 def _compare_parameters(saved: list[list[Any]], own: list[list[Any]]) -> None:

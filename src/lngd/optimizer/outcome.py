@@ -66,15 +66,27 @@ class Plan:
         return self.layers.pop(layer).parameters
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DDP. Several processes would each measure curvature on their own data and their weights drift apart."""
+def unwrapped(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The module inside DDP and torch.compile, and the one whose forward is the model's: what torch.compile made of it, if it did.
+
+    Raises:
+        ValueError: several processes would each measure curvature on their own data and their weights drift apart.
+    """
+    layers = [model]
+    while (inner := _inside(layers[-1])) is not None:
+        layers.append(inner)
+    return layers[-1], next((layer for layer in layers if hasattr(layer, "_orig_mod")), layers[-1])
+
+
+def _inside(model: nn.Module) -> nn.Module | None:
+    """What a wrapper wraps."""
     if isinstance(model, nn.DataParallel):
         raise ValueError("torch.nn.DataParallel is not supported: its replicas would measure the same samples again")
-    if not isinstance(model, DistributedDataParallel):
-        return model
-    if model.process_group.size() > 1:
-        raise ValueError("DDP over several processes is not supported yet: each would keep curvature of its own")
-    return model.module
+    if isinstance(model, DistributedDataParallel):
+        if model.process_group.size() > 1:
+            raise ValueError("DDP over several processes is not supported yet: each would keep curvature of its own")
+        return model.module
+    return getattr(model, "_orig_mod", None)
 
 
 @dataclass(frozen=True)
