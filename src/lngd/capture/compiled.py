@@ -1,8 +1,9 @@
 """torch.compile: what an ordinary step can see of a compiled model without breaking its graph.
 
-Measuring steps run the model uncompiled, since layer-wise sampling differentiates between two layers. In between only the samples
-of the learning rate are wanted. Their inputs are copied inside the graph; a leaf tensor of zeros is added to the same samples of a
-layer's output, and what the backward pass leaves in its `.grad` is g. No hook, no graph break, no guard on anything that changes.
+Measuring steps run the model uncompiled, since layer-wise sampling differentiates between two layers. In between only the
+samples of the learning rate are wanted. Their inputs are copied inside the graph; a leaf tensor of zeros is added to the same
+samples of a layer's output, and what the backward pass leaves in its `.grad` is g. No hook, no graph break, no guard on anything
+that changes.
 """
 
 import sys
@@ -56,7 +57,7 @@ class CompiledRates:
         self._forwards += 1
 
     def collect(self, forward_id: int) -> dict[str, RateSample]:
-        """The samples of the last forward, if its backward pass has run. Several forwards before one backward can't be told apart."""
+        """The samples of the last forward, if its backward pass has run; several forwards before one can't be told apart."""
         found = {}
         for name, (x, shape, batch) in self.copied.items():
             grad = self.leaves[name].grad

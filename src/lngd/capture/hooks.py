@@ -185,7 +185,7 @@ class Capture:
         if self.measuring and self._compiled.ran and not self.waiting:
             raise RuntimeError(
                 "the model was compiled without the optimizer knowing, so its curvature can't be measured: "
-                "build the optimizer from the compiled model, LNGD(torch.compile(model)), not before it and not with model.compile()"
+                "build the optimizer from what torch.compile(model) returned, not before it and not with model.compile()"
             )
 
     def why_unseen(self, name: str) -> str | None:

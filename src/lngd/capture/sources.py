@@ -77,6 +77,30 @@ class Source:
         finally:
             Source.pulling = False
 
+    def pull_each(
+        self,
+        outputs: Tensor,
+        grads: Tensor,
+        opened: list[OpenActivation],
+        instead: Callable[[OpenActivation], Tensor | None],
+    ) -> Sequence[Tensor | None]:
+        """`pull_back`, and `instead` for those that only a reentrant checkpoint leads to."""
+
+        def alone(pre: OpenActivation) -> Tensor | None:
+            found = self._pull_or_refuse(outputs, grads, [pre])
+            return instead(pre) if found is None else found[0]
+
+        together = self._pull_or_refuse(outputs, grads, opened)
+        return [alone(pre) for pre in opened] if together is None else together
+
+    def _pull_or_refuse(self, outputs: Tensor, grads: Tensor, opened: list[OpenActivation]) -> Sequence[Tensor | None] | None:
+        try:
+            return self.pull_back(outputs, grads, [pre.edge for pre in opened])
+        except RuntimeError as error:
+            if REENTRANT not in str(error):
+                raise
+            return None
+
     def give(self, pre: OpenActivation, g: Tensor) -> None:
         """Delivers one call's g, as it arrives at the edge; it has nothing to do with that of another call."""
         self.deliver(pre.name, [(pre.x, pre.as_output(g.detach()))], pre.forward_id, self.fisher)
@@ -101,7 +125,7 @@ class LayerwiseSource(Source):
             return
         opened, self.open = self.open, []
         epsilon = self._epsilon(x)
-        for pre, g in zip(opened, self._pull_each(x, epsilon, opened), strict=True):
+        for pre, g in zip(opened, self.pull_each(x, epsilon, opened, self._at_its_output), strict=True):
             if g is None:
                 self.open.append(pre)
             else:
@@ -115,26 +139,9 @@ class LayerwiseSource(Source):
             self.give(pre, self._epsilon(pre.like))
         self.open.clear()
 
-    def _pull_each(self, x: Tensor, epsilon: Tensor, opened: list[OpenActivation]) -> Sequence[Tensor | None]:
-        try:
-            return self.pull_back(x, epsilon, [pre.edge for pre in opened])
-        except RuntimeError as error:
-            if REENTRANT not in str(error):
-                raise
-        return [self._pull_or_draw(x, epsilon, pre) for pre in opened]
-
-    def _pull_or_draw(self, x: Tensor, epsilon: Tensor, pre: OpenActivation) -> Tensor | None:
-        try:
-            return self.pull_back(x, epsilon, [pre.edge])[0]
-        except RuntimeError as error:
-            if REENTRANT not in str(error):
-                raise
+    def _at_its_output(self, pre: OpenActivation) -> Tensor:
         self.notes[pre.name] = AT_ITS_OUTPUT
         return self._epsilon(pre.like)
-
-    def part_finished(self) -> None:
-        """What is open belongs to the micro-batch before."""
-        self.finished(None)
 
     def _epsilon(self, like: Tensor) -> Tensor:
         return draw(self.noise, self.generator, shape=like.shape, dtype=like.dtype, device=like.device)
@@ -153,14 +160,13 @@ class SampledSource(Source):
         self.likelihood: Likelihood = likelihood
         self.generator = generator
         self.labels = EmpiricalSource(deliver)
-        self._use_labels = False
 
     def opened(self, pre: OpenActivation) -> None:
         """To be pulled back to at the end, unless that can't be."""
-        if not (self._use_labels or pre.rerun):
-            return super().opened(pre)
-        self.notes[pre.name] = FROM_THE_DATA
-        return self.labels.opened(pre)
+        if pre.rerun:
+            self._wait_for_labels(pre)
+        else:
+            super().opened(pre)
 
     def finished(self, output: Any) -> None:
         """One backward pass of our own; layers that the output does not depend on are noted."""
@@ -171,29 +177,24 @@ class SampledSource(Source):
             return None
         predictions = predictions_of(output)
         grads = sampled_gradient(self.likelihood, predictions, self.generator).to(predictions.dtype)
-        try:
-            pulled = self.pull_back(predictions, grads, [pre.edge for pre in opened])
-        except RuntimeError as error:
-            if REENTRANT not in str(error):
-                raise
-            self._use_labels = True
-            for pre in opened:
-                self.opened(pre)
-            return None
-        return self._deliver_all(opened, pulled)
+        return self._deliver_all(opened, self.pull_each(predictions, grads, opened, self._wait_for_labels))
 
     def discard(self) -> None:
         """A step has ended."""
         super().discard()
         self.labels.discard()
 
+    def _wait_for_labels(self, pre: OpenActivation) -> None:
+        self.notes[pre.name] = FROM_THE_DATA
+        self.labels.opened(pre)
+
     def _deliver_all(self, opened: list[OpenActivation], pulled: Sequence[Tensor | None]) -> None:
         found: defaultdict[str, Calls] = defaultdict(list)
         for pre, g in zip(opened, pulled, strict=True):
-            if g is None:
-                self.unreached.add(pre.name)
-            else:
+            if g is not None:
                 found[pre.name].append((pre.x, pre.as_output(g.detach())))
+            elif pre.name not in self.notes:
+                self.unreached.add(pre.name)
         for name, calls in found.items():
             self.deliver(name, calls, opened[0].forward_id, self.fisher)
 

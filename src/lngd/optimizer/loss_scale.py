@@ -13,12 +13,12 @@ from torch import Tensor
 from lngd.types import Flag, Scalar
 
 FRAMES = 12
-"""How far up the stack `GradScaler.step` is looked for: it calls the optimizer through a few wrappers of torch's or a trainer's."""
+"""How far up the stack `GradScaler.step` is looked for: it calls the optimizer through a few wrappers."""
 
 
 @dataclass(frozen=True)
 class LossScale:
-    """Of one step. `scale`: None where nothing was scaled; `overflow`: whether a gradient was not finite, None if nobody looked."""
+    """Of one step. `scale`: None if nothing was scaled; `overflow`: whether a gradient was not finite, None if nobody looked."""
 
     scale: Scalar | None = None
     overflow: Flag | None = None

@@ -67,7 +67,7 @@ class Plan:
 
 
 def unwrapped(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The module inside DDP and torch.compile, and the one whose forward is the model's: what torch.compile made of it, if it did.
+    """The module inside DDP and torch.compile, and the one whose forward is the model's: what torch.compile returned, if any.
 
     Raises:
         ValueError: several processes would each measure curvature on their own data and their weights drift apart.
