@@ -162,7 +162,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
     for name, module in model.named_modules():
         adapter = adapter_of(module)
         if adapter is not None:
-            yield name, adapter(module, with_bias=module.bias is not None)
+            yield name, adapter(module, with_bias=getattr(module, "bias", None) is not None)
 
 
 def _chain(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -16,7 +16,7 @@ def save(header: dict[str, Any], states: dict[str, LayerState], generator: torch
     layers = {
         name: {
             "kind": type(s.block).__name__,
-            "dims": list(s.block.dims(s.layer.inputs, s.layer.outputs)),
+            "dims": _dims(s),
             "updates": s.block.updates,
             "block": s.block.tensors(),
             "state": dict(s.state),
@@ -76,6 +76,11 @@ def _copied(tensors: dict[str, Tensor], layer: Layer) -> dict[str, Tensor]:
     return {key: value.detach().to(device, dtypes[key], copy=True) for key, value in tensors.items()}
 
 
+def _dims(state: LayerState) -> list[int]:
+    layer = state.layer
+    return list(state.block.dims(layer.inputs, layer.outputs, one_hot=layer.one_hot))
+
+
 def _compare_parameters(saved: list[list[Any]], own: list[list[Any]]) -> None:
     for (name, shape, trained), (my_name, my_shape, my_trained) in zip(saved, own, strict=False):
         if name != my_name:
@@ -91,13 +96,12 @@ def _compare_parameters(saved: list[list[Any]], own: list[list[Any]]) -> None:
 
 def _compare_blocks(saved: dict[str, Any], states: dict[str, LayerState]) -> None:
     for name, entry in saved.items():
-        block, layer = states[name].block, states[name].layer
-        own = type(block).__name__
+        own = type(states[name].block).__name__
         if entry["kind"] != own:
             raise ValueError(
                 f"layer '{name}' has a {entry['kind']} in the checkpoint, a {own} here: it was made by another method"
             )
-        dims = list(block.dims(layer.inputs, layer.outputs))
+        dims = _dims(states[name])
         if entry["dims"] != dims:
             raise ValueError(
                 f"layer '{name}' has factors of {entry['dims']} in the checkpoint, of {dims} here: check max_factor_dim"

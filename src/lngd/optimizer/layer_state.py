@@ -1,5 +1,6 @@
 """One layer in training: its block, its averages, and its step, Algorithm 1 line by line."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from lngd.linalg import inner, largest_magnitude
 from lngd.optimizer.loss_scale import LossScale
 from lngd.optimizer.momentum import Momentum, running_mean
 from lngd.stepsize import Move, State, StepSize
-from lngd.types import Flag, GradientMatrix, Scalar
+from lngd.types import Flag, GradientMatrix, Scalar, joined
 
 INVARIANCE_DECAY = 0.9
 INVARIANCE_THRESHOLD = 0.1
@@ -78,7 +79,8 @@ class LayerState:
     @property
     def curvature_bytes(self) -> int:
         """Bytes of all statistics and inverses."""
-        return self.layer.groups * self.block.numbers(self.layer.inputs, self.layer.outputs) * self.layer.dtype.itemsize
+        shapes = self.block.shapes(self.layer.inputs, self.layer.outputs, one_hot=self.layer.one_hot)
+        return self.layer.groups * sum(map(math.prod, shapes.values())) * self.layer.dtype.itemsize
 
     def has_gradient(self) -> bool:
         """Whether there is anything to do."""
@@ -237,13 +239,8 @@ def directional_curvature(
     for key, group in by_forward(samples):
         slopes[key] = torch.stack([_slopes(layer, direction, s) for s in group]).sum(0)
     batch = sum(max(n for f, n in slopes if f == forward) for forward in {f for f, _ in slopes})  # micro-batches add up
-    positions = samples[0].g[0].numel() // layer.weight.shape[0]
+    positions = samples[0].g[0].numel() // (layer.outputs * layer.groups)
     return curvature_along(torch.cat([*slopes.values()]), positions, mean_over, batch=batch)
-
-
-def joined(rows: list[Tensor]) -> Tensor:
-    """Several calls' rows as positions of one; one call's are not copied."""
-    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=-2)
 
 
 def by_forward(samples: list[RateSample]) -> Iterable[tuple[tuple[int, int], list[RateSample]]]:

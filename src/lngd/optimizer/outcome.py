@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lngd.layers import Layer, adapter_of
+from lngd.layers import Layer, adapter_of, why_unsupported
 
 Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
 
@@ -91,17 +91,17 @@ def _inside(model: nn.Module) -> nn.Module | None:
 
 @dataclass(frozen=True)
 class Limit:
-    """The largest dense factor. `dims`: the sizes of a block's factors, from inputs and outputs."""
+    """The largest dense factor. `dims`: those of a block."""
 
-    dims: Callable[[int, int], tuple[int, ...]]
+    dims: Callable[..., tuple[int, ...]]
     max_factor_dim: int
 
-    def exceeded(self, inputs: int, outputs: int) -> str | None:
+    def exceeded(self, layer: Layer) -> str | None:
         """The reason to fall back, if there is one."""
-        largest = max(self.dims(inputs, outputs))
+        largest = max(self.dims(layer.inputs, layer.outputs, one_hot=layer.one_hot), default=0)
         if largest <= self.max_factor_dim:
             return None
-        side = "inputs" if largest == inputs else "outputs"
+        side = "outputs" if layer.one_hot or largest != layer.inputs else "inputs"
         return f"{largest} {side} are more than max_factor_dim={self.max_factor_dim}"
 
 
@@ -123,11 +123,10 @@ def plan_model(model: nn.Module, trained: Iterable[nn.Parameter], limit: Limit) 
 
 def _plan_module(plan: Plan, name: str, module: nn.Module, *, chosen: set[int], users: Counter[int], limit: Limit) -> None:
     trainable = {k: p for k, p in module._parameters.items() if p is not None and id(p) in chosen}
-    reason = _why_not(module, trainable, users, limit)
-    if reason is None:
-        adapter = adapter_of(module)
-        assert adapter is not None
-        plan.layers[name] = adapter(module, with_bias="bias" in trainable)
+    layer = _layer_of(module, trainable)
+    reason = layer if isinstance(layer, str) else _why_not(layer, users, limit)
+    if reason is None and isinstance(layer, Layer):
+        plan.layers[name] = layer
     for key, p in module._parameters.items():
         full = f"{name}.{key}" if name else key
         if p is not None and id(p) not in plan.seen:
@@ -144,18 +143,20 @@ def _outcome(full: str, p: nn.Parameter, layer: str, chosen: bool, reason: str |
     return Outcome(full, shape, "curvature", "", layer)
 
 
-def _why_not(module: nn.Module, trainable: dict[str, nn.Parameter], users: Counter[int], limit: Limit) -> str | None:
-    """Why a module has no curvature; None if it has."""
-    kind = type(module).__name__
-    adapter = adapter_of(module)
-    if adapter is None:
-        return f"no curvature for {kind}"
-    weight = trainable.get("weight")
-    if weight is None:
+def _layer_of(module: nn.Module, trainable: dict[str, nn.Parameter]) -> Layer | str:
+    """A module as a layer, or why it is none."""
+    adapter, reason = adapter_of(module), why_unsupported(module)
+    if reason is not None or adapter is None:
+        return reason or ""
+    if "weight" not in trainable:
         return "its weight is not trained as a plain parameter"
-    if any(users[id(p)] > 1 for p in trainable.values()):
+    return adapter(module, with_bias="bias" in trainable)
+
+
+def _why_not(layer: Layer, users: Counter[int], limit: Limit) -> str | None:
+    """Why a layer has no curvature; None if it has."""
+    if any(users[id(p)] > 1 for p in layer.parameters):
         return "shared with another module"
-    if not weight.is_floating_point():
-        return f"{weight.dtype} is no real floating-point dtype"
-    inputs = weight[0].numel() + ("bias" in trainable)
-    return limit.exceeded(inputs, len(weight) // getattr(module, "groups", 1))
+    if not layer.weight.is_floating_point():
+        return f"{layer.weight.dtype} is no real floating-point dtype"
+    return limit.exceeded(layer)
