@@ -139,6 +139,10 @@ class LayerwiseSource(Source):
             self.give(pre, self._epsilon(pre.like))
         self.open.clear()
 
+    def part_finished(self) -> None:
+        """What is open belongs to the micro-batch before."""
+        self.finished(None)
+
     def _at_its_output(self, pre: OpenActivation) -> Tensor:
         self.notes[pre.name] = AT_ITS_OUTPUT
         return self._epsilon(pre.like)
