@@ -155,3 +155,11 @@ def test_second_moments_are_the_sum_of_outer_products(group, inputs, weighted):
     expected = torch.einsum("...n,...ni,...nj->...ij", scale, rows, rows)
     found = second_moments(rows, weights if weighted else None)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("seed", [75, 115, 367])
+def test_an_eigenbasis_is_finite_where_float32_gives_nan(seed):
+    torch.manual_seed(seed)
+    a = torch.randn(48).relu()
+    values, vectors = eigenbasis(torch.outer(a, a))
+    torch.testing.assert_close(vectors * values @ vectors.mT, torch.outer(a, a), rtol=1e-4, atol=1e-4)

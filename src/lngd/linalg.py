@@ -154,6 +154,8 @@ def eigenbasis(matrix: InputFactor) -> tuple[Float[Tensor, "*group i"], InputFac
             values, vectors = torch.linalg.eigh(matrix.to(dtype))
         except LinAlgError:
             continue
+        if not (values.isfinite().all() and vectors.isfinite().all()):  # LAPACK gives NaN for some factors of rank one
+            continue
         noise = torch.finfo(matrix.dtype).eps * matrix.shape[-1] * values[..., -1:]
         return torch.where(values > noise, values, 0.0).to(matrix.dtype), vectors.to(matrix.dtype)
     raise NotPositiveDefiniteError(f"a {matrix.shape[-1]}×{matrix.shape[-1]} matrix has no eigendecomposition: raise the damping")

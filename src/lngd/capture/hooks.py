@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
+from lngd.capture.attachment import Attachment
 from lngd.capture.compiled import CompiledRates, has_compiled_parts, run_uncompiled
 from lngd.capture.graph import (
     OpenActivation,
@@ -60,29 +60,31 @@ class Capture:
     """Whether a layer was called, at a measuring step, since the last step."""
     _backward_ran: bool = False
     _called_now: Counter[str] = field(default_factory=Counter)
-    _handles: list[RemovableHandle] = field(default_factory=list)
+    _buffers: dict[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
     _uncompiled: ExitStack = field(default_factory=ExitStack)
     _has_compiled_parts: bool = False
 
     def __post_init__(self) -> None:
         self._compiled = CompiledRates(self.rate_samples)
-        self._detach = weakref.finalize(self, remove_all, self._handles)
-        self._detach.atexit = False
+        self._hooks = Attachment(self)
 
     def attach(self) -> None:
         """Puts the hooks on the model and its layers."""
-        self._handles.append(self.model.register_forward_pre_hook(Hook(self, "begin_forward")))
+        hooks = self._hooks
+        hooks.before(self.model, "begin_forward")
         for name, layer in self.layers.items():
-            before, after = Hook(self, "before_layer", name), Hook(self, "after_layer", name)
-            self._handles.append(layer.module.register_forward_pre_hook(before, with_kwargs=True))
-            self._handles.append(layer.module.register_forward_hook(after, with_kwargs=True))
-        end = Hook(self, "end_forward")  # last: the model may be a layer itself
-        self._handles.append(self.model.register_forward_hook(end))
-        self._handles.append(self.model.register_forward_hook(Hook(self, "leave_forward"), always_call=True))
+            hooks.before(layer.module, "before_layer", name, with_kwargs=True)
+            hooks.after(layer.module, "after_layer", name, with_kwargs=True)
+        for module in self.model.modules():
+            if any(buffer is not None for buffer in module._buffers.values()):
+                hooks.before(module, "before_buffers")
+                hooks.after(module, "after_buffers")
+        hooks.after(self.model, "end_forward")  # last: the model may be a layer itself
+        hooks.after(self.model, "leave_forward", always_call=True)
 
     def close(self) -> None:
         """Removes the hooks; so does the end of the object's life."""
-        self._detach()
+        self._hooks.remove()
         self.reset()
 
     def reset(self) -> None:
@@ -166,6 +168,18 @@ class Capture:
         self.opened(made)
         return output
 
+    def before_buffers(self, module: nn.Module, _args: tuple) -> None:
+        """A backward pass of ours runs a checkpointed forward again: running averages may not see the batch once more."""
+        if not torch.compiler.is_compiling() and self.source.pulling:
+            self._buffers[module] = {name: b.clone() for name, b in module._buffers.items() if b is not None}
+
+    def after_buffers(self, module: nn.Module, _args: tuple, _output: Any) -> None:
+        """Puts the buffers back."""
+        if torch.compiler.is_compiling():
+            return
+        for name, kept in self._buffers.pop(module, {}).items():
+            module.get_buffer(name).copy_(kept)
+
     def opened(self, made: OpenActivation) -> None:
         """A call whose gradient is wanted."""
         if self.measuring:
@@ -244,25 +258,3 @@ class Capture:
     def _collect_compiled(self) -> None:
         for name, sample in self._compiled.collect(self.forward_id).items():
             self.rates.setdefault(name, []).append(sample)
-
-
-def remove_all(handles: list[RemovableHandle]) -> None:
-    """Takes hooks off their modules."""
-    for handle in handles:
-        handle.remove()
-    handles.clear()
-
-
-class Hook:
-    """Calls a method of a capture that may be gone. A copy or a pickle of the model carries hooks that do nothing."""
-
-    def __init__(self, owner: Capture | None, method: str = "", *bound: str) -> None:
-        self.owner = weakref.ref(owner) if owner is not None else None
-        self.method, self.bound = method, bound
-
-    def __call__(self, *args: Any) -> Any:
-        owner = self.owner() if self.owner is not None else None
-        return None if owner is None else getattr(owner, self.method)(*self.bound, *args)
-
-    def __reduce__(self) -> tuple[type["Hook"], tuple[None]]:
-        return Hook, (None,)

@@ -6,7 +6,7 @@ delivers each g, shaped like the layer's output, as soon as it has it.
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from lngd.capture.graph import OpenActivation, when_gradient_arrives
+from lngd.capture.predictions import predictions_of
 from lngd.fisher import FisherType, Likelihood, Noise, draw, sampled_gradient
 
 Calls: TypeAlias = list[tuple[Tensor, Tensor]]
@@ -237,29 +238,6 @@ class EmpiricalSource(Source):
         """A step has ended."""
         super().discard()
         self.received.clear()
-
-
-def predictions_of(output: Any) -> Tensor:
-    """The tensor that labels are drawn from: the output itself, its `.logits`, `["logits"]`, or the first of a tuple.
-
-    A tuple's scalars don't count: one of them is the loss.
-
-    Raises:
-        TypeError: there is none that depends on the model's weights.
-    """
-    if isinstance(output, dict):
-        candidates: Iterable[Any] = [output.get("logits")]
-    elif isinstance(output, tuple | list) and not hasattr(output, "logits"):
-        candidates = [entry for entry in output if isinstance(entry, Tensor) and entry.dim()]
-    else:
-        candidates = [output if isinstance(output, Tensor) else getattr(output, "logits", None)]
-    for found in candidates:
-        if isinstance(found, Tensor) and found.requires_grad:
-            return found
-    raise TypeError(
-        f"the model's output, a {type(output).__name__}, holds no tensor to draw labels from: return the logits, "
-        "an object with .logits, or use fisher=FisherType.EMPIRICAL or LAYERWISE"
-    )
 
 
 def source_of(
