@@ -212,7 +212,7 @@ def test_grafted_training_takes_a_layers_adam_length_in_the_optimizer():
 def test_a_gradient_whose_square_overflows_does_not_freeze_a_grafted_layer():
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    optimizer = LNGD(model, rate="graft", warmup=0)
+    optimizer = LNGD(model, rate="graft", warmup=0, momentum=0.0)
     for scale in (1.0, 1e20, 1.0):
         optimizer.zero_grad()
         (model(torch.randn(4, 3)) * scale).sum().backward()

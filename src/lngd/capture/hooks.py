@@ -78,7 +78,7 @@ class Capture:
         for module in self.model.modules():
             if any(buffer is not None for buffer in module._buffers.values()):
                 hooks.before(module, "before_buffers")
-                hooks.after(module, "after_buffers")
+                hooks.after(module, "after_buffers", always_call=True)  # recomputation stops early by an exception
         hooks.after(self.model, "end_forward")  # last: the model may be a layer itself
         hooks.after(self.model, "leave_forward", always_call=True)
 
