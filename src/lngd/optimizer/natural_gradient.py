@@ -13,7 +13,7 @@ from lngd.fisher import Likelihood, Noise
 from lngd.linalg import Damping, NotPositiveDefiniteError, all_finite
 from lngd.optimizer import checkpoint
 from lngd.optimizer.fallback import Fallback
-from lngd.optimizer.groups import GROUP_DEFAULTS, move_to_fallback, split_group, user_groups
+from lngd.optimizer.groups import GROUP_DEFAULTS, move_to_fallback, split_group, user_groups, without_curvature
 from lngd.optimizer.layer_state import LayerState, Measurement, Recipe, deliver_to, step_layers
 from lngd.optimizer.outcome import Limit, Summary, plan_model, unwrapped
 from lngd.optimizer.refusals import refuse_gradient_scaling, refuse_parts_of_a_model, refuse_sparse_gradients
@@ -68,7 +68,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._model = unwrapped(model)
         groups = user_groups(self._model, params, defaults)
         trained = [p for group in groups for p in group["params"]]
-        self._plan = plan_model(self._model, trained, Limit(block().dims, max_factor_dim))
+        self._plan = plan_model(self._model, trained, Limit(block().dims, max_factor_dim), without_curvature(groups))
         self._recipe = recipe
         self._states = {name: LayerState(layer, block(), recipe) for name, layer in self._plan.layers.items()}
         self._curvature, self._inverses, self._warmup = curvature, inverses, warmup
