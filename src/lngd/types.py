@@ -72,6 +72,11 @@ Flag = Bool[Tensor, ""]
 AnyTensor = Shaped[Tensor, "..."]
 
 
+def written_out(a: Tensor | OneHot) -> Tensor:
+    """As a tensor, however it is kept."""
+    return a.dense() if isinstance(a, OneHot) else a
+
+
 @overload
 def joined(rows: Sequence[Tensor]) -> Tensor:
     """Of tensors, a tensor."""

@@ -16,7 +16,7 @@ def squared_gradients(a: Activations, g: Gradients) -> GradientMatrix:
     """E[Gₙ ∘ Gₙ], `[o, i]`, cross terms between positions included."""
     n, positions = a.shape[-3:-1]
     if isinstance(a, OneHot):
-        inputs, columns = _columns(a, g)
+        inputs, columns = _merged(a, g)
         return sum_by_input(inputs, columns.square()).mT / n
     if positions == 1:
         return g.square().flatten(-3, -2).mT @ a.square().flatten(-3, -2) / n
@@ -33,7 +33,7 @@ def output_moments(a: Activations, g: Gradients) -> OutputFactor:
     n, s, i = a.shape[-3:]
     o = g.shape[-1]
     if isinstance(a, OneHot):
-        columns = _columns(a, g)[1]
+        columns = _merged(a, g)[1]
         return columns.mT @ columns / n
     if s**2 * (i + o) + s * o**2 < s * o * i + o**2 * i:
         chunks = _chunks(a, g, s**2 + s * o)
@@ -48,13 +48,16 @@ def _outer(G: Tensor) -> Tensor:
     return rows @ rows.mT
 
 
-def _columns(a: OneHot, g: Gradients) -> tuple[OneHot, Tensor]:
-    """The columns of all Gₙ that are not zero, `[k, o]`, and which input each belongs to: equal inputs of a sample make one."""
-    width = a.size + 1
-    samples = torch.arange(len(a.places), device=a.places.device).unsqueeze(-1)
-    keys, column = (samples * width + a.places).flatten().unique(return_inverse=True)
-    columns = g.new_zeros(len(keys), g.shape[-1]).index_add_(0, column, g.flatten(0, 1))
-    inputs = OneHot(keys % width, a.size, a.dtype)
+def _merged(a: OneHot, g: Gradients) -> tuple[OneHot, Tensor]:
+    """All columns of all Gₙ, `[n·s, o]`, and their inputs: gradients at equal inputs of a sample add up, the rest is zero.
+
+    Sorted and not looked up, so that no size depends on the data and nothing waits for the device.
+    """
+    places, order = a.places.sort(-1)
+    rank = (places.diff(dim=-1, prepend=places[..., :1]) != 0).cumsum(-1)  # among the sample's different inputs
+    inputs = OneHot(torch.full_like(places, a.size).scatter_(-1, rank, places), a.size, a.dtype).flatten(-3, -2)
+    column = torch.empty_like(rank).scatter_(-1, order, rank).unsqueeze(-1).expand_as(g)
+    columns = torch.zeros_like(g).scatter_add_(-2, column, g).flatten(-3, -2)
     return inputs, columns * squared_norms(inputs).unsqueeze(-1)
 
 

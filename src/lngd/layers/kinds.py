@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from lngd.layers.attention import AttentionInput
 from lngd.layers.convolution import ConvLayer
 from lngd.layers.embedding import EmbeddingLayer
 from lngd.layers.layer import Layer
@@ -17,6 +18,7 @@ LAYERS: dict[type[nn.Module], type[Layer]] = {
     nn.ConvTranspose2d: ConvTransposeLayer,
     nn.ConvTranspose3d: ConvTransposeLayer,
     nn.Embedding: EmbeddingLayer,
+    nn.MultiheadAttention: AttentionInput,
 }
 """Which modules have curvature. A subclass counts as its parent unless it has a forward of its own."""
 

@@ -20,6 +20,8 @@ from lngd.types import Activations, GradientMatrix, Gradients
 class Layer(ABC):
     """A module seen as `s = W a`. `with_bias`: its bias is trained too and counts as the last input."""
 
+    weight_name: ClassVar[str] = "weight"
+    bias_name: ClassVar[str] = "bias"
     one_hot: ClassVar[bool] = False
     """Whether `activations` are `OneHot`: every factor over the inputs is then a diagonal."""
     unsupported: ClassVar[dict[str, Callable[[Any], bool]]] = {}
@@ -29,8 +31,8 @@ class Layer(ABC):
 
     def __init__(self, module: nn.Module, *, with_bias: bool) -> None:
         self.module = module
-        self.weight: nn.Parameter = module.get_parameter("weight")
-        self.bias: nn.Parameter | None = module.get_parameter("bias") if with_bias else None
+        self.weight: nn.Parameter = module.get_parameter(self.weight_name)
+        self.bias: nn.Parameter | None = module.get_parameter(self.bias_name) if with_bias else None
         self.groups: int = getattr(module, "groups", 1)
         self.batch_dim = 0
         self.least_dtype = torch.float32

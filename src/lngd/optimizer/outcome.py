@@ -1,7 +1,7 @@
 """What becomes of every parameter: curvature, fallback (AdamW) or frozen, with the reason."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -105,25 +105,28 @@ class Limit:
         return f"{largest} {side} are more than max_factor_dim={self.max_factor_dim}"
 
 
-def plan_model(model: nn.Module, trained: Iterable[nn.Parameter], limit: Limit) -> Plan:
+def plan_model(model: nn.Module, trained: Iterable[nn.Parameter], limit: Limit, apart: Set[int] = frozenset()) -> Plan:
     """Decides the outcome of every parameter.
 
     Args:
         model: the model.
         trained: the parameters to train; a parameter left out is frozen.
         limit: a layer with a larger factor falls back.
+        apart: ids of parameters that fall back because their group wants it.
     """
     chosen = {id(p) for p in trained if p.requires_grad}
     users = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
     plan = Plan({}, {})
     for name, module in model.named_modules():
-        _plan_module(plan, name, module, chosen=chosen, users=users, limit=limit)
+        _plan_module(plan, name, module, chosen=chosen, apart=apart, users=users, limit=limit)
     return plan
 
 
-def _plan_module(plan: Plan, name: str, module: nn.Module, *, chosen: set[int], users: Counter[int], limit: Limit) -> None:
+def _plan_module(
+    plan: Plan, name: str, module: nn.Module, *, chosen: set[int], apart: Set[int], users: Counter[int], limit: Limit
+) -> None:
     trainable = {k: p for k, p in module._parameters.items() if p is not None and id(p) in chosen}
-    layer = _layer_of(module, trainable)
+    layer = _layer_of(module, trainable, apart)
     reason = layer if isinstance(layer, str) else _why_not(layer, users, limit)
     if reason is None and isinstance(layer, Layer):
         plan.layers[name] = layer
@@ -131,7 +134,8 @@ def _plan_module(plan: Plan, name: str, module: nn.Module, *, chosen: set[int], 
         full = f"{name}.{key}" if name else key
         if p is not None and id(p) not in plan.seen:
             plan.seen.add(id(p))
-            plan.outcomes[full] = _outcome(full, p, name if reason is None else "", id(p) in chosen, reason)
+            own = "its group says curvature=False" if id(p) in apart else reason
+            plan.outcomes[full] = _outcome(full, p, name if own is None else "", id(p) in chosen, own)
 
 
 def _outcome(full: str, p: nn.Parameter, layer: str, chosen: bool, reason: str | None) -> Outcome:
@@ -143,14 +147,16 @@ def _outcome(full: str, p: nn.Parameter, layer: str, chosen: bool, reason: str |
     return Outcome(full, shape, "curvature", "", layer)
 
 
-def _layer_of(module: nn.Module, trainable: dict[str, nn.Parameter]) -> Layer | str:
+def _layer_of(module: nn.Module, trainable: dict[str, nn.Parameter], apart: Set[int]) -> Layer | str:
     """A module as a layer, or why it is none."""
     adapter, reason = adapter_of(module), why_unsupported(module)
     if reason is not None or adapter is None:
         return reason or ""
     if "weight" not in trainable:
         return "its weight is not trained as a plain parameter"
-    return adapter(module, with_bias="bias" in trainable)
+    if id(trainable["weight"]) in apart:
+        return "its weight's group says curvature=False"
+    return adapter(module, with_bias="bias" in trainable and id(trainable["bias"]) not in apart)
 
 
 def _why_not(layer: Layer, users: Counter[int], limit: Limit) -> str | None:
