@@ -1,19 +1,18 @@
 """nn.MultiheadAttention uses the weights of its two projections without calling a module: its calls are read off the graph.
 
-From the module's output the autograd graph leads back to the weights. The node that has a weight as its operand is the product with
-it: the gradient that arrives there is g, and what the node has saved is the other operand. Rows of these products are ordered by
-position first, then by sample, whatever `batch_first` says.
+From the module's output the autograd graph leads back to the weights. The node that has a weight as its operand is the product
+with it: the gradient that arrives there is g, and what the node has saved is the other operand. Rows of these products are
+ordered by position first, then by sample, whatever `batch_first` says.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from lngd.capture.graph import OpenActivation
+from lngd.capture.graph import OpenActivation, inside_backward
 from lngd.layers import AttentionInput, in_groups
 
 WHOLE = slice(0, 3)
@@ -32,7 +31,7 @@ class Product:
     groups: slice
 
     def left_operand(self) -> Tensor:
-        """What was multiplied with the weight, `[s·n, i]`, with its history. Under non-reentrant checkpointing this recomputes it."""
+        """What was multiplied with the weight, `[s·n, i]`, with its history. Non-reentrant checkpointing recomputes it."""
         return getattr(self.node, PRODUCTS[self.node.name()])
 
 
@@ -60,7 +59,9 @@ def open_input_projection(
         return in_groups(g.reshape(s, n, count, e).permute(1, 2, 0, 3), groups)
 
     x = layer.inputs_of(source, groups)
-    return OpenActivation(name, x, GradientEdge(product.node, 0), _like(source, s * n, count * e), as_output, forward_id)
+    return OpenActivation(
+        name, x, GradientEdge(product.node, 0), _like(source, s * n, count * e), as_output, forward_id, inside_backward()
+    )
 
 
 def open_output_projection(name: str, product: Product, x: Tensor, batch: int, forward_id: int) -> OpenActivation:
@@ -71,12 +72,9 @@ def open_output_projection(name: str, product: Product, x: Tensor, batch: int, f
         return g.reshape(rows // batch, batch, -1).transpose(0, 1)
 
     inputs = x.detach().reshape(rows // batch, batch, e).transpose(0, 1)
-    return OpenActivation(name, inputs, GradientEdge(product.node, 0), _like(x, rows, e), as_output, forward_id)
-
-
-def saved_tensors_are_hooked() -> bool:
-    """Whether reading a saved tensor may cost a forward pass: checkpointing and offloading replace what is saved."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    return OpenActivation(
+        name, inputs, GradientEdge(product.node, 0), _like(x, rows, e), as_output, forward_id, inside_backward()
+    )
 
 
 def _like(x: Tensor, *shape: int) -> Tensor:

@@ -18,6 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from lngd.capture.attachment import Attachment
+from lngd.capture.attention import (
+    attention_inputs,
+    open_input_projection,
+    open_output_projection,
+    products_with,
+)
 from lngd.capture.compiled import CompiledRates, has_compiled_parts, run_uncompiled
 from lngd.capture.graph import (
     OpenActivation,
@@ -32,7 +38,7 @@ from lngd.capture.graph import (
     when_gradient_arrives,
 )
 from lngd.capture.sources import Source
-from lngd.layers import Layer
+from lngd.layers import AttentionInput, Layer
 
 
 @dataclass
@@ -73,9 +79,13 @@ class Capture:
         hooks = self._hooks
         hooks.before(self.model, "begin_forward")
         for name, layer in self.layers.items():
-            hooks.before(layer.module, "before_layer", name, with_kwargs=True)
-            hooks.after(layer.module, "after_layer", name, with_kwargs=True)
-        for module in self.model.modules():
+            if not isinstance(layer.module, nn.MultiheadAttention):
+                hooks.before(layer.module, "before_layer", name, with_kwargs=True)
+                hooks.after(layer.module, "after_layer", name, with_kwargs=True)
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.MultiheadAttention) and {name, output_projection(name)} & set(self.layers):
+                hooks.before(module, "before_attention", name, with_kwargs=True)
+                hooks.after(module, "after_attention", name, with_kwargs=True)
             if any(buffer is not None for buffer in module._buffers.values()):
                 hooks.before(module, "before_buffers")
                 hooks.after(module, "after_buffers", always_call=True)  # recomputation stops early by an exception
@@ -132,10 +142,13 @@ class Capture:
             return
         x = layer_input(args, kwargs)
         self.layers[name].check_batch(x, name)
+        self._arriving(x)
+
+    def _arriving(self, *inputs: Tensor) -> None:
         if self._backward_ran and not inside_backward():  # parts of a model are called, not the model: a new micro-batch
             self._next_forward()
             self.source.part_finished()
-        if self.measuring:
+        for x in inputs if self.measuring else ():
             self.source.arriving(x)
 
     def after_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
@@ -148,11 +161,7 @@ class Capture:
         if reason := layer.refuses_call(args, kwargs):
             self.refused[name] = reason
             return output
-        kept = self.rate_samples != 0 and len(x) > 0
-        if not inside_backward():
-            self._called_now[name] += 1
-        self.called.add(name)
-        if not (kept or self.measuring):
+        if not self._wanted(name, len(x)):
             return output
         output, edge = pre_activation(output)
         shape = output.shape
@@ -167,6 +176,57 @@ class Capture:
         )
         self.opened(made)
         return output
+
+    def before_attention(self, name: str, module: nn.MultiheadAttention, args: tuple, kwargs: dict[str, Any]) -> None:
+        """The inputs of an in-projection have arrived."""
+        if torch.compiler.is_compiling() or not self._watches(name, module):
+            return
+        inputs = attention_inputs(args, kwargs)
+        if inputs[0].dim() != 3:
+            self.refused |= dict.fromkeys((name, output_projection(name)), "attention was called without a batch dimension")
+        self._arriving(*{id(x): x for x in inputs}.values())
+
+    def after_attention(
+        self, name: str, module: nn.MultiheadAttention, args: tuple, kwargs: dict[str, Any], output: tuple
+    ) -> None:
+        """Opens what the two projections put out."""
+        if torch.compiler.is_compiling() or not (self._watches(name, module) and output[0].requires_grad):
+            return
+        inputs = attention_inputs(args, kwargs)
+        if inputs[0].dim() == 3:
+            self._open_input_projection(name, module, inputs, output[0])
+            self._open_output_projection(output_projection(name), module, inputs, output[0])
+
+    def _open_input_projection(
+        self, name: str, module: nn.MultiheadAttention, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor
+    ) -> None:
+        layer, batch = self.layers.get(name), inputs[0].shape[0 if module.batch_first else 1]
+        if not isinstance(layer, AttentionInput):
+            return
+        query, key, value = (x if module.batch_first else x.transpose(0, 1) for x in inputs)
+        for product in products_with(layer.weight, output, inputs):
+            if self._wanted(name, batch):
+                self.opened(open_input_projection(name, layer, product, (query, key, value), self.forward_id))
+
+    def _open_output_projection(
+        self, name: str, module: nn.MultiheadAttention, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor
+    ) -> None:
+        layer, batch = self.layers.get(name), inputs[0].shape[0 if module.batch_first else 1]
+        if layer is None:
+            return
+        for product in products_with(layer.weight, output, inputs):
+            if self._wanted(name, batch):
+                with self.source.alone():
+                    x = product.left_operand()
+                self._arriving(x)
+                self.opened(open_output_projection(name, product, x, batch, self.forward_id))
+
+    def _wanted(self, name: str, batch: int) -> bool:
+        """Whether anybody wants the gradient of a call, which is counted."""
+        if not inside_backward():
+            self._called_now[name] += 1
+        self.called.add(name)
+        return self.measuring or (self.rate_samples != 0 and batch > 0)
 
     def before_buffers(self, module: nn.Module, _args: tuple) -> None:
         """A backward pass of ours runs a checkpointed forward again: running averages may not see the batch once more."""
@@ -225,7 +285,7 @@ class Capture:
 
     def _watches(self, name: str, module: nn.Module) -> bool:
         """Not where activation checkpointing runs a forward again, for a backward pass of our own or of the user."""
-        if not (module.training and torch.is_grad_enabled() and name in self.layers):
+        if not (module.training and torch.is_grad_enabled()) or not {name, output_projection(name)} & set(self.layers):
             return False
         if self.source.pulling or inside_transform():
             return False
@@ -258,3 +318,8 @@ class Capture:
     def _collect_compiled(self) -> None:
         for name, sample in self._compiled.collect(self.forward_id).items():
             self.rates.setdefault(name, []).append(sample)
+
+
+def output_projection(attention: str) -> str:
+    """The name of the out-projection of an nn.MultiheadAttention."""
+    return f"{attention}.out_proj" if attention else "out_proj"

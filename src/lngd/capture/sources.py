@@ -6,7 +6,8 @@ delivers each g, shaped like the layer's output, as soon as it has it.
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -72,9 +73,16 @@ class Source:
 
         Hooks that a user has put on tensors inside the graph, `retain_grad` among them, do see this pass.
         """
+        with self.alone():
+            return torch.autograd.grad(outputs, edges, grads, retain_graph=True, allow_unused=True)
+
+    @staticmethod
+    @contextmanager
+    def alone() -> Iterator[None]:
+        """What runs inside, a checkpointed forward among it, is no forward or backward of the user."""
         Source.pulling = True
         try:
-            return torch.autograd.grad(outputs, edges, grads, retain_graph=True, allow_unused=True)
+            yield
         finally:
             Source.pulling = False
 

@@ -1,5 +1,6 @@
 """nn.Module → (a, g): after this package every supported module is a linear layer."""
 
+from lngd.layers.attention import AttentionInput, in_groups
 from lngd.layers.convolution import ConvLayer
 from lngd.layers.embedding import EmbeddingLayer
 from lngd.layers.kinds import LAYERS, adapter_of, why_unsupported
@@ -9,11 +10,13 @@ from lngd.layers.transposed import ConvTransposeLayer
 
 __all__ = [
     "LAYERS",
+    "AttentionInput",
     "ConvLayer",
     "ConvTransposeLayer",
     "EmbeddingLayer",
     "Layer",
     "LinearLayer",
     "adapter_of",
+    "in_groups",
     "why_unsupported",
 ]

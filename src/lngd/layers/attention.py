@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from lngd.types import Activations, GradientMatrix, Gradients
 class AttentionInput(Layer):
     """Queries, keys and values as three groups, each with factors of its own.
 
-    Its `x` is not a module's input: `lngd.capture.attention` makes it with `inputs_of`, `[n, 3, s, i]`, a bias's constant included.
+    Its `x` is no module's input: `lngd.capture.attention` makes it with `inputs_of`, `[n, 3, s, i]`, a bias's constant included.
     """
 
     weight_name = "in_proj_weight"
@@ -31,7 +30,7 @@ class AttentionInput(Layer):
         self.groups = 3
 
     def inputs_of(self, x: Float[Tensor, "n s e"], groups: slice) -> Float[Tensor, "n 3 s i"]:
-        """An input as that of some of the three groups; rows of the others are zero and count for nothing in any second moment."""
+        """An input as that of some of the three groups; rows of the others are zero and count in no second moment."""
         rows = self._with_ones(x).unsqueeze(1)
         if groups == slice(0, 3):
             return rows.expand(-1, 3, -1, -1)
@@ -51,5 +50,3 @@ def in_groups(rows: Float[Tensor, "n k s d"], groups: slice) -> Float[Tensor, "n
     """Rows of some of the three groups, zeros in the others; one row for all of them will do."""
     count = groups.stop - groups.start
     return F.pad(rows.expand(-1, count, -1, -1), (0, 0, 0, 0, groups.start, 3 - groups.stop))
-
-

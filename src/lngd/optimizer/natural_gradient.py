@@ -14,14 +14,9 @@ from lngd.linalg import all_finite
 from lngd.optimizer import checkpoint
 from lngd.optimizer.cycle import Cycle
 from lngd.optimizer.fallback import Fallback
-<<<<<<< HEAD
-from lngd.optimizer.groups import GROUP_DEFAULTS, move_to_fallback, split_group, user_groups
+from lngd.optimizer.groups import GROUP_DEFAULTS, move_to_fallback, split_group, user_groups, without_curvature
 from lngd.optimizer.layer_state import LayerState, Recipe, deliver_to, step_layers
 from lngd.optimizer.loss_scale import unscaled
-=======
-from lngd.optimizer.groups import GROUP_DEFAULTS, move_to_fallback, split_group, user_groups, without_curvature
-from lngd.optimizer.layer_state import LayerState, Measurement, Recipe, deliver_to, step_layers
->>>>>>> 592efd4490079a310dc6d09b139176470ea23b5f
 from lngd.optimizer.outcome import Limit, Summary, plan_model, unwrapped
 from lngd.optimizer.refusals import refuse_sparse_gradients
 from lngd.optimizer.schedule import Schedule

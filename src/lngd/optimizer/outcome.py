@@ -152,11 +152,12 @@ def _layer_of(module: nn.Module, trainable: dict[str, nn.Parameter], apart: Set[
     adapter, reason = adapter_of(module), why_unsupported(module)
     if reason is not None or adapter is None:
         return reason or ""
-    if "weight" not in trainable:
+    weight, bias = trainable.get(adapter.weight_name), trainable.get(adapter.bias_name)
+    if weight is None:
         return "its weight is not trained as a plain parameter"
-    if id(trainable["weight"]) in apart:
+    if id(weight) in apart:
         return "its weight's group says curvature=False"
-    return adapter(module, with_bias="bias" in trainable and id(trainable["bias"]) not in apart)
+    return adapter(module, with_bias=bias is not None and id(bias) not in apart)
 
 
 def _why_not(layer: Layer, users: Counter[int], limit: Limit) -> str | None:
