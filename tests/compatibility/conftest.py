@@ -1,0 +1,45 @@
+"""`--write-page FILE`: after a run of all cells, writes the compatibility matrix from their outcomes."""
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compatibility.page import render
+from compatibility.table import Cell
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-page", type=Path, metavar="FILE", help="write the compatibility matrix; needs a run of all cells")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    target = config.getoption("--write-page", default=None)
+    if target is not None:
+        config.pluginmanager.register(PageWriter(target))
+
+
+class PageWriter:
+    """Collects the cells' outcomes; a cell that has failed in any phase has failed."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.outcomes: dict[Cell, bool] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        report = yield
+        if isinstance(item, pytest.Function) and item.originalname == "test_cell":
+            cell = item.callspec.params["row"], item.callspec.params["method"]
+            self.outcomes[cell] = self.outcomes.get(cell, True) and report.outcome == "passed"
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Refuses, with an error, what would leave cells out."""
+        try:
+            page = render(self.outcomes)
+        except ValueError as error:
+            raise pytest.UsageError(f"{self.target} is left as it is: {error}; run the whole folder") from error
+        self.target.write_text(page)
