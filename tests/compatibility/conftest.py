@@ -1,10 +1,11 @@
-"""`--write-page FILE`: after a run of all cells, writes the compatibility matrix from their outcomes."""
+"""Cells run as users run them. `--write-page FILE` writes the compatibility matrix from the outcomes of all cells."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jaxtyping import config as shape_checks
 
 from compatibility.page import render
 from compatibility.table import Cell
@@ -18,6 +19,14 @@ def pytest_configure(config: pytest.Config) -> None:
     target = config.getoption("--write-page", default=None)
     if target is not None:
         config.pluginmanager.register(PageWriter(target))
+
+
+@pytest.fixture(autouse=True)
+def _without_shape_checks() -> Iterator[None]:
+    """No user has them: `torch.compile` would trace them, and they take five sixths of a small model's step."""
+    shape_checks.update("jaxtyping_disable", True)
+    yield
+    shape_checks.update("jaxtyping_disable", False)
 
 
 class PageWriter:

@@ -91,13 +91,13 @@ class Recurrent(nn.Module):
 @layers("LSTM", TRAINS)
 def lstm(method: type[Method]) -> None:
     x, _ = learnable(32, 3, 4)
-    assert_trains(method, Recurrent(nn.LSTM), x, x[:, -1, :3].argmax(1))
+    assert_trains(method, Recurrent(nn.LSTM), x, x[:, -1, :3].argmax(1), steps=15)
 
 
 @layers("GRU", TRAINS)
 def gru(method: type[Method]) -> None:
     x, _ = learnable(32, 3, 4)
-    assert_trains(method, Recurrent(nn.GRU), x, x[:, -1, :3].argmax(1))
+    assert_trains(method, Recurrent(nn.GRU), x, x[:, -1, :3].argmax(1), steps=15)
 
 
 @layers("Embedding", "has curvature; " + TRAINS)

@@ -124,7 +124,7 @@ def accumulated_training(method: type[Method]) -> None:
         run.optimizer.step()
         run.losses.append(F.cross_entropy(run.model.eval()(x), y).detach())
         run.model.train()
-    assert {block.updates for block in run.optimizer.blocks.values()} == {5}
+    assert {block.updates for block in run.optimizer.blocks.values()} == {6}
     assert run.losses[-1] < 0.97 * run.losses[0]
     assert_healthy(run, skipped=0)
 
