@@ -36,7 +36,7 @@ class Net(nn.Module):
 def trained(method: type[Method], way: Way, **options: object) -> Run:
     run = start(method, Net(way), **{**OFTEN, **options})
     torch.manual_seed(2)
-    return run.steps(batches(5, 4))
+    return run.steps(batches(3, 4))
 
 
 @checkpointing("Activation checkpointing, non-reentrant", "bit-equal to the run without it, dropout included")

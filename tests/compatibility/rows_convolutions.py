@@ -11,6 +11,7 @@ from lngd.methods import Method
 convolutions = group("Convolutions")
 
 EXACT = "curvature: statistics equal loops over samples and pixels in float64; every parameter moves, the loss falls"
+GROUPWISE = EXACT.replace("statistics", "the statistics of each group")
 CURVED = "has curvature; every parameter moves, the loss falls"
 
 
@@ -45,12 +46,12 @@ def conv3d(method: type[Method]) -> None:
     exact_and_trained(method, nn.Conv3d(2, 3, 2, bias=False), 2, 2, 3, 3)
 
 
-@convolutions("Grouped convolution", EXACT + ", group by group")
+@convolutions("Grouped convolution", GROUPWISE)
 def grouped_convolution(method: type[Method]) -> None:
     exact_and_trained(method, nn.Conv2d(4, 6, 2, groups=2), 4, 3, 3)
 
 
-@convolutions("Depthwise convolution", EXACT + ", channel by channel")
+@convolutions("Depthwise convolution", GROUPWISE)
 def depthwise_convolution(method: type[Method]) -> None:
     exact_and_trained(method, nn.Conv2d(3, 3, 2, groups=3), 3, 3, 3)
 

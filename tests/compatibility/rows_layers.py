@@ -111,7 +111,7 @@ def normalised(method: type[Method], norm: Callable[[], nn.Module]) -> None:
     """Between a convolution and a linear layer, and buffers change in the user's own forwards only."""
     torch.manual_seed(1)
     model = nn.Sequential(nn.Conv1d(2, 4, 2), norm(), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3))
-    run = assert_trains(method, model, *learnable(32, 2, 4), curved={"0", "4"})
+    run = assert_trains(method, model, *learnable(32, 2, 4), curved={"0", "4"}, steps=12)
     counted = [b for name, b in model.named_buffers() if name.endswith("num_batches_tracked")]
     assert all(b == len(run.losses) for b in counted)
 
@@ -174,7 +174,7 @@ def never_a_gradient(method: type[Method]) -> None:
     runs = []
     for build in (Unreachable, plain):
         run = start(method, build().double(), fisher=FisherType.EMPIRICAL, warmup=3)
-        runs.append(run.steps([learnable(16, 4, dtype=torch.float64)] * 6))
+        runs.append(run.steps([learnable(16, 4, dtype=torch.float64)] * 3))
     model, reference = runs[0].model, runs[1].model
     untouched = Unreachable().double()
     for name in ("idle.weight", "uncalled.weight", "lone"):

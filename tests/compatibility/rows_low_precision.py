@@ -1,12 +1,13 @@
 """Rows: half precision, with and without torch.amp."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compatibility.runs import Run, apart, assert_healthy, assert_trains, batches, learnable, plain, start
+from compatibility.runs import Run, apart, assert_healthy, assert_trains, batches, changed, learnable, plain, start
 from compatibility.table import group
 from lngd import FisherType
 from lngd.methods import Method
@@ -33,14 +34,14 @@ def autocast(run: Run, dtype: torch.dtype, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
-@precision("bfloat16 autocast", "within 5 % of the way that the float32 run goes; statistics stay in float32")
+@precision("bfloat16 autocast", "within 10 % of the way that the float32 run goes; statistics stay in float32")
 def bf16_autocast(method: type[Method]) -> None:
     run, data = start(method, net(), warmup=0), batches(5, 4, n=32)
     for x, y in data:
         autocast(run, BF16, x, y).backward()
         run.optimizer.step()
     single = start(method, net(), warmup=0).steps(data)
-    assert apart(run.model, single.model, net()) < 0.05
+    assert apart(run.model, single.model, net()) < 0.1
     assert_healthy(run, skipped=0)
     kept = [t for block in run.optimizer.blocks.values() for t in block.tensors().values()]
     assert {t.dtype for t in kept} <= {torch.float32, torch.bool}
@@ -82,17 +83,17 @@ def near_single_precision(method: type[Method], clip: Clip | None) -> None:
         if clip is not None:
             nn.utils.clip_grad_norm_(single.model.parameters(), 0.2)
         single.optimizer.step()
-    assert apart(half.model, single.model, net()) < 0.02
+    assert apart(half.model, single.model, net()) < 0.01
     assert_healthy(half, skipped=0)
 
 
-@precision("float16 autocast with `GradScaler`", "within 2 % of the way that the float32 run goes")
+@precision("float16 autocast with `GradScaler`", "within 1 % of the way that the float32 run goes")
 def grad_scaler(method: type[Method]) -> None:
     near_single_precision(method, None)
 
 
 @precision(
-    "`GradScaler`, `unscale_`, `clip_grad_norm_`", "within 2 % of the way that the float32 run with the same clipping goes"
+    "`GradScaler`, `unscale_`, `clip_grad_norm_`", "within 1 % of the way that the float32 run with the same clipping goes"
 )
 def grad_scaler_with_clipping(method: type[Method]) -> None:
     near_single_precision(method, unscale_and_clip)
@@ -107,10 +108,12 @@ def overflow(method: type[Method], clip: Clip | None) -> None:
         data = batches(4, 4)
         if overflows:
             before = run.snapshot()
-            scaled(run, scaler, clip, *batches(5, 4)[-1])
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*skipped")  # it may be said
+                scaled(run, scaler, clip, *batches(5, 4)[-1])
             run.losses.clear()
             assert scaler.get_scale() == 2.0**10
-            assert differences(before, run.snapshot(), ignoring=SKIPPING) == []
+            assert changed(before, run, SKIPPING) == []
         for x, y in data:
             scaled(run, scaler, clip, x, y)
         runs.append(run)

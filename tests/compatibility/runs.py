@@ -119,6 +119,12 @@ def assert_healthy(run: Run, *, skipped: int | None = None) -> None:
     assert skipped is None or run.optimizer.stats()["skipped"] == skipped
 
 
+def changed(before: dict[str, Tensor], run: Run, ignoring: Sequence[str] = ()) -> list[str]:
+    """What is not as it was, among what there was: a first step may add averages that are empty."""
+    after = {name: t for name, t in run.snapshot().items() if name in before}
+    return differences(before, after, ignoring=ignoring)
+
+
 def weights(model: nn.Module) -> Tensor:
     """All parameters as one vector."""
     return torch.cat([p.detach().flatten().to(DOUBLE) for p in model.parameters()])
