@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from compatibility.exact import assert_exact
-from compatibility.runs import Run, assert_resumes, assert_same, assert_trains, batches, learnable, plain, start
+from compatibility.runs import Run, assert_resumes, assert_same, assert_trains, batches, inputs, learnable, plain, start
 from compatibility.table import group
 from lngd.methods import Method
 
@@ -53,7 +53,7 @@ class Repeated(nn.Module):
 
 @weights("One module called many times", "each call counts as further positions: statistics equal loops in float64; " + TRAINS)
 def called_often(method: type[Method]) -> None:
-    assert_exact(method, Repeated(), "layer", 4)
+    assert_exact(method, Repeated(), "layer", inputs(4, 4))
     assert_trains(method, Repeated(), *learnable(32, 4), curved={"layer", "head"})
 
 

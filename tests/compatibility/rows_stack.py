@@ -145,9 +145,7 @@ def ddp_wrapper(method: type[Method]) -> None:
     bare = start(method, plain(), **OFTEN).steps(batches(4, 4))
     with one_process():
         model = plain()
-        wrapped = Run(model, method(DistributedDataParallel(model), generator=seeded(), **OFTEN))
-        wrapped.model = DistributedDataParallel(model)
-        wrapped.steps(batches(4, 4))
+        wrapped = start(method, DistributedDataParallel(model), **OFTEN).steps(batches(4, 4))
         wrapped.model = model
         assert_same(bare, wrapped)
 

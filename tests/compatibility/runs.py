@@ -18,6 +18,11 @@ OFTEN = {"curvature_every": 2, "inverse_every": 2}
 Data = tuple[Tensor, Tensor]
 
 
+def inputs(n: int, *shape: int) -> Tensor:
+    """In float64."""
+    return batch(n, *shape)[0]
+
+
 def learnable(n: int, *shape: int, dtype: torch.dtype = SINGLE) -> Data:
     """The label is the largest of a sample's first three numbers."""
     x, _ = batch(n, *shape, dtype=dtype)
@@ -30,9 +35,9 @@ def plain() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
 
 
-def seeded() -> torch.Generator:
-    """The optimizer's own randomness."""
-    return torch.Generator().manual_seed(7)
+def seeded(generator: torch.Generator | None = None) -> torch.Generator:
+    """A generator at the start of its sequence: a new one, or this one again."""
+    return (generator or torch.Generator()).manual_seed(7)
 
 
 @dataclass
@@ -42,6 +47,8 @@ class Run:
     model: nn.Module
     optimizer: Method
     losses: list[Tensor] = field(default_factory=list)
+    generator: torch.Generator | None = None
+    """The optimizer's own randomness."""
 
     def step(self, x: Any, y: Tensor, forward: Callable[[Any], Tensor] | None = None) -> Tensor:
         """The loop of every user."""
@@ -64,7 +71,8 @@ class Run:
 
 def start(method: type[Method], model: nn.Module, **options: Any) -> Run:
     """Before the first step."""
-    return Run(model, method(model, generator=seeded(), **options))
+    generator = seeded()
+    return Run(model, method(model, generator=generator, **options), generator=generator)
 
 
 def batches(steps: int, *shape: int, n: int = 16, dtype: torch.dtype = SINGLE) -> list[Data]:
