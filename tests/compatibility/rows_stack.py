@@ -1,8 +1,10 @@
 """Rows: what training loops do around a model."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -177,3 +179,62 @@ def short_last_batch(method: type[Method]) -> None:
     assert_healthy(run, skipped=0)
     assert torch.stack(run.losses[-3:]).mean() < 0.97 * torch.stack(run.losses[:3]).mean()
     assert {block.updates for block in run.optimizer.blocks.values()} == {len(run.losses)}
+
+
+@stack("Learning-rate scheduler", "bit-equal to a run without it while its factor is 1; nothing moves once it is 0")
+def scheduler(method: type[Method]) -> None:
+    runs = [start(method, plain(), weight_decay=0.1) for _ in range(2)]
+    schedule = torch.optim.lr_scheduler.LambdaLR(runs[1].optimizer, lambda step: float(step < 3))
+    for x, y in batches(3, 4):
+        assert torch.equal(*(run.step(x, y) for run in runs))
+        schedule.step()
+    before = weights(runs[1].model)
+    assert torch.equal(before, weights(runs[0].model))
+    runs[1].steps(batches(2, 4))
+    assert torch.equal(before, weights(runs[1].model))
+
+
+@stack("`step(closure)`", "bit-equal to backward and `step()`, and returns the closure's loss")
+def step_with_closure(method: type[Method]) -> None:
+    plainly, run = (start(method, plain(), **OFTEN) for _ in range(2))
+    for x, y in batches(3, 4):
+
+        def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
+            run.optimizer.zero_grad()
+            loss = F.cross_entropy(run.model(x), y)
+            loss.backward()
+            return loss
+
+        run.losses.append(run.optimizer.step(closure).detach())
+        plainly.step(x, y)
+    assert_same(plainly, run)
+
+
+class Returning(nn.Module):
+    """A model that packs its logits."""
+
+    def __init__(self, pack: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.body, self.pack = plain(), pack
+
+    def forward(self, *, inputs: Tensor) -> Any:
+        return self.pack(self.body(inputs))
+
+
+PACKED: list[tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = [
+    (lambda z: z, lambda out: out),
+    (lambda z: {"logits": z, "hidden": None}, lambda out: out["logits"]),
+    (lambda z: (z, z.detach().mean()), lambda out: out[0]),
+    (lambda z: SimpleNamespace(logits=z), lambda out: out.logits),
+]
+
+
+@stack("Keyword inputs; a dict, a tuple or an object with `.logits` as output", "bit-equal to the model that returns the logits")
+def packed_outputs(method: type[Method]) -> None:
+    runs = []
+    for pack, unpack in PACKED:
+        run = start(method, Returning(pack), **OFTEN)
+        for x, y in batches(2, 4):
+            run.step(x, y, lambda x, model=run.model, unpack=unpack: unpack(model(inputs=x)))
+        runs.append(run)
+    assert_same(*runs)
