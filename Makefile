@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: race test lint format clean
+.PHONY: race test compatibility lint format clean
 
 race: $(READY)
 	$(BIN)/lngd race --default
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/compatibility
+	JAXTYPING_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/compatibility
+
+compatibility: $(READY)
+	JAXTYPING_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/compatibility -k test_cell --write-page docs/compatibility.md
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

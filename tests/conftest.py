@@ -1,15 +1,16 @@
-"""Shapes are checked in every test: jaxtyping's hook wraps the core before anything imports it.
+"""Shapes are checked in every test: jaxtyping's hook wraps the core before anything imports it (not with JAXTYPING_DISABLE=1).
 
 The public constructors stay outside: they answer wrong values themselves, and an `int` is a `float` to them.
 """
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 CORE = ("types", "linalg", "layers", "fisher", "capture", "curvature", "stepsize", "optimizer")
 
-install_import_hook([f"lngd.{module}" for module in CORE], "beartype.beartype")
+if not config.jaxtyping_disable:
+    install_import_hook([f"lngd.{module}" for module in CORE], "beartype.beartype")
 torch.set_num_threads(1)
 
 

@@ -1,0 +1,240 @@
+"""Rows: what training loops do around a model."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from compatibility.runs import (
+    DOUBLE,
+    OFTEN,
+    Run,
+    apart,
+    assert_healthy,
+    assert_same,
+    batches,
+    learnable,
+    plain,
+    seeded,
+    start,
+    weights,
+)
+from compatibility.table import group
+from lngd import FisherType
+from lngd.methods import Method
+
+stack = group("Training stack")
+
+
+@stack("`no_grad` forward in train mode", "ignored: bit-equal to a run without it")
+def no_grad_forward(method: type[Method]) -> None:
+    runs = []
+    for disturbed in (False, True):
+        run = start(method, plain(), **OFTEN)
+
+        def look(x: Tensor, model: nn.Module = run.model, disturbed: bool = disturbed) -> None:
+            if disturbed:
+                with torch.no_grad():
+                    model(3 * x[:5])
+
+        for x, y in batches(4, 4):
+            run.optimizer.zero_grad()
+            look(x)
+            loss = F.cross_entropy(run.model(x), y)
+            look(x)
+            loss.backward()
+            look(x)
+            run.optimizer.step()
+        runs.append(run)
+    assert_same(*runs)
+
+
+@stack(
+    "Gradient clipping", "the step follows the clipped gradient: with a constant rate, c times the gradient is c times the step"
+)
+def gradient_clipping(method: type[Method]) -> None:
+    ways = []
+    for norm in (1e6, 1e-2):
+        model, (x, y) = curved(), learnable(16, 4, dtype=DOUBLE)
+        origin = weights(model)
+        optimizer = method(model, rate="constant", lr=0.1, warmup=0, generator=seeded())
+        F.cross_entropy(model(x), y).backward()
+        total = nn.utils.clip_grad_norm_(model.parameters(), norm)
+        kept = [p.grad.clone() for p in model.parameters()]
+        optimizer.step()
+        assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), kept, strict=True))
+        ways.append((weights(model) - origin) / min(1.0, norm / total.item()))
+    torch.testing.assert_close(ways[0], ways[1], rtol=1e-3, atol=1e-8)
+
+
+def curved() -> nn.Module:
+    """Without a fallback, in float64."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+@stack("Gradient clipping, many steps", "with every gradient clipped to norm 0.1 the loss falls, nothing is skipped")
+def clipped_training(method: type[Method]) -> None:
+    model, (x, y) = plain(), learnable(32, 4)
+    run = start(method, model, warmup=0)
+    for _ in range(8):
+        run.optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        run.optimizer.step()
+        run.losses.append(loss.detach())
+    assert_healthy(run, skipped=0)
+    assert run.losses[-1] < 0.98 * run.losses[0]
+
+
+@stack(
+    "Gradient accumulation",
+    "four micro-batches of different sizes are one batch: weights and statistics agree to 1e-8 in float64",
+)
+def accumulation(method: type[Method]) -> None:
+    runs = []
+    for sizes in ((32,), (4, 6, 10, 12)):
+        run = start(method, curved(), rate_samples=None, fisher=FisherType.EMPIRICAL, **OFTEN)
+        for x, y in batches(3, 4, n=32, dtype=DOUBLE):
+            run.optimizer.zero_grad()
+            for part, labels in zip(x.split(sizes), y.split(sizes), strict=True):
+                (F.cross_entropy(run.model(part), labels) * len(part) / 32).backward()
+            run.optimizer.step()
+        runs.append(run.snapshot())
+    assert runs[0].keys() == runs[1].keys()
+    for name, whole in runs[0].items():
+        torch.testing.assert_close(runs[1][name], whole, rtol=1e-8, atol=1e-10, msg=name, equal_nan=True)
+
+
+@stack(
+    "Gradient accumulation with the method's own gradients",
+    "four micro-batches count as their sum of samples, once: the loss falls",
+)
+def accumulated_training(method: type[Method]) -> None:
+    (x, y), run = learnable(32, 4), start(method, plain(), warmup=3, **OFTEN)
+    for _ in range(6):
+        run.optimizer.zero_grad()
+        for part, labels in zip(x.chunk(4), y.chunk(4), strict=True):
+            (F.cross_entropy(run.model(part), labels) / 4).backward()
+        run.optimizer.step()
+        run.losses.append(F.cross_entropy(run.model.eval()(x), y).detach())
+        run.model.train()
+    assert {block.updates for block in run.optimizer.blocks.values()} == {4}
+    assert run.losses[-1] < 0.97 * run.losses[0]
+    assert_healthy(run, skipped=0)
+
+
+@contextmanager
+def one_process() -> Iterator[None]:
+    """A gloo process group of this process alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            distributed.destroy_process_group()
+
+
+@stack("DDP wrapper", "one process (gloo): bit-equal to the run without the wrapper")
+def ddp_wrapper(method: type[Method]) -> None:
+    bare = start(method, plain(), **OFTEN).steps(batches(4, 4))
+    with one_process():
+        model = plain()
+        wrapped = start(method, DistributedDataParallel(model), **OFTEN).steps(batches(4, 4))
+        wrapped.model = model
+        assert_same(bare, wrapped)
+
+
+@stack("`torch.compile`", "backend aot_eager: near the eager run (1e-4 of the way), a shorter last batch included")
+def compiled(method: type[Method]) -> None:
+    torch._dynamo.reset()
+    data = [*batches(3, 4), *batches(1, 4, n=5)]
+    eager = start(method, curved().float(), **OFTEN).steps(data)
+    model = curved().float()
+    wrapped = torch.compile(model, backend="aot_eager", dynamic=True)
+    assert_near(start(method, wrapped, **OFTEN).steps(data), eager)
+    assert apart(model, eager.model, curved().float()) < 1e-4
+
+
+def assert_near(run: Run, other: Run) -> None:
+    torch.testing.assert_close(torch.stack(run.losses), torch.stack(other.losses), rtol=1e-4, atol=1e-5)
+    assert [b.updates for b in run.optimizer.blocks.values()] == [b.updates for b in other.optimizer.blocks.values()]
+
+
+@stack(
+    "Last batch shorter than the others",
+    "measured like any other: sizes 16, 16, 5 over and over, the loss falls, nothing is skipped",
+)
+def short_last_batch(method: type[Method]) -> None:
+    x, y = learnable(37, 4)
+    epoch = list(zip(x.split(16), y.split(16), strict=True))
+    run = start(method, plain(), warmup=3, curvature_every=1).steps(epoch * 3)
+    assert_healthy(run, skipped=0)
+    assert torch.stack(run.losses[-3:]).mean() < 0.97 * torch.stack(run.losses[:3]).mean()
+    assert {block.updates for block in run.optimizer.blocks.values()} == {len(run.losses)}
+
+
+@stack("Learning-rate scheduler", "bit-equal to a run without it while its factor is 1; nothing moves once it is 0")
+def scheduler(method: type[Method]) -> None:
+    runs = [start(method, plain(), weight_decay=0.1) for _ in range(2)]
+    schedule = torch.optim.lr_scheduler.LambdaLR(runs[1].optimizer, lambda step: float(step < 3))
+    for x, y in batches(3, 4):
+        assert torch.equal(*(run.step(x, y) for run in runs))
+        schedule.step()
+    before = weights(runs[1].model)
+    assert torch.equal(before, weights(runs[0].model))
+    runs[1].steps(batches(2, 4))
+    assert torch.equal(before, weights(runs[1].model))
+
+
+@stack("`step(closure)`", "bit-equal to backward and `step()`, and returns the closure's loss")
+def step_with_closure(method: type[Method]) -> None:
+    plainly, run = (start(method, plain(), **OFTEN) for _ in range(2))
+    for x, y in batches(3, 4):
+
+        def closure(x: Tensor = x, y: Tensor = y) -> Tensor:
+            run.optimizer.zero_grad()
+            loss = F.cross_entropy(run.model(x), y)
+            loss.backward()
+            return loss
+
+        run.losses.append(run.optimizer.step(closure).detach())
+        plainly.step(x, y)
+    assert_same(plainly, run)
+
+
+class Returning(nn.Module):
+    """A model that packs its logits."""
+
+    def __init__(self, pack: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.body, self.pack = plain(), pack
+
+    def forward(self, *, inputs: Tensor) -> Any:
+        return self.pack(self.body(inputs))
+
+
+PACKED: list[tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = [
+    (lambda z: z, lambda out: out),
+    (lambda z: {"logits": z, "hidden": None}, lambda out: out["logits"]),
+    (lambda z: (z, z.detach().mean()), lambda out: out[0]),
+    (lambda z: SimpleNamespace(logits=z), lambda out: out.logits),
+]
+
+
+@stack("Keyword inputs; a dict, a tuple or an object with `.logits` as output", "bit-equal to the model that returns the logits")
+def packed_outputs(method: type[Method]) -> None:
+    runs = []
+    for pack, unpack in PACKED:
+        run = start(method, Returning(pack), **OFTEN)
+        for x, y in batches(2, 4):
+            run.step(x, y, lambda x, model=run.model, unpack=unpack: unpack(model(inputs=x)))
+        runs.append(run)
+    assert_same(*runs)

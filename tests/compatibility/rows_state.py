@@ -1,0 +1,151 @@
+"""Rows: checkpoints, copies, and what they hold."""
+
+import copy
+import pickle
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed import checkpoint as distributed_checkpoint
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from compatibility.runs import OFTEN, Run, assert_healthy, assert_resumes, assert_same, batches, learnable, plain, start
+from compatibility.table import group
+from lngd.methods import Method
+from reference import differences, snapshot, through_a_file
+
+state = group("State")
+
+STEPS = 3
+
+
+def running(method: type[Method]) -> Run:
+    """A run with curvature, averages and a fallback, on the schedule with steps of every kind."""
+    return start(method, plain(), **OFTEN).steps(batches(STEPS, 4))
+
+
+@state("Checkpoint with all state, `weights_only=True`", "resumed in a new model and optimizer, the run goes on bit-equal")
+def checkpoint(method: type[Method]) -> None:
+    torch.manual_seed(5)
+    fresh = Run(model := plain(), method(model, **OFTEN))
+    assert_resumes(running(method), fresh, *batches(2, 4))
+
+
+def through_a_distributed_checkpoint(entries: dict[str, Any]) -> dict[str, Any]:
+    """Saved by torch.distributed.checkpoint without a process group, converted by torch's own converter."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process, and it need not be told
+        distributed_checkpoint.save({"optimizer": entries}, checkpoint_id=f"{folder}/dcp", no_dist=True)
+        dcp_to_torch_save(f"{folder}/dcp", f"{folder}/file")
+        return torch.load(f"{folder}/file", weights_only=True)["optimizer"]
+
+
+@state("`torch.distributed.checkpoint`", "saved, converted by `dcp_to_torch_save` and loaded, the run goes on bit-equal")
+def dcp_round_trip(method: type[Method]) -> None:
+    fresh = start(method, plain(), **OFTEN)
+    assert_resumes(running(method), fresh, *batches(2, 4), through=through_a_distributed_checkpoint)
+
+
+def copies(method: type[Method], duplicate: Callable[[Any], Any]) -> None:
+    """The copy trains on its own and as the original does."""
+    run = running(method)
+    twin = Run(*duplicate((run.model, run.optimizer)))
+    run.losses.clear()
+    before = run.snapshot()
+    twin.steps(batches(4, 4))
+    assert differences(before, run.snapshot()) == []
+    assert_same(run.steps(batches(4, 4)), twin)
+
+
+@state("`copy.deepcopy((model, optimizer))`", "the copy goes on bit-equal to the original and leaves it alone")
+def deep_copy(method: type[Method]) -> None:
+    copies(method, copy.deepcopy)
+
+
+@state("`pickle` of (model, optimizer)", "what comes back goes on bit-equal to the original and leaves it alone")
+def pickled(method: type[Method]) -> None:
+    copies(method, lambda pair: pickle.loads(pickle.dumps(pair)))  # noqa: S301
+
+
+@state("float32 checkpoint in a bfloat16 model", "loads and trains on: all finite, parameters in bfloat16, the loss falls")
+def another_dtype(method: type[Method]) -> None:
+    x, y = learnable(32, 4)
+    run = start(method, plain(), warmup=3).steps([(x, y)] * STEPS)
+    half = start(method, plain().bfloat16(), warmup=3)
+    half.model.load_state_dict(run.model.state_dict())
+    half.optimizer.load_state_dict(through_a_file(run.optimizer.state_dict()))
+    half.steps([(x.bfloat16(), y)] * 12)
+    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+    assert_healthy(half, skipped=0)
+    assert half.losses[-1] < 0.98 * half.losses[0]
+    assert half.optimizer.stats()["steps"] == STEPS + 12
+
+
+Keys = tuple[Any, ...]
+
+
+def required(saved: dict[str, Any], block: type) -> Iterator[Keys]:
+    """The way to every entry that no checkpoint of a measured layer lacks, from the top level down."""
+    yield from ((key,) for key in saved)
+    yield from (("lngd", key) for key in saved["lngd"])
+    layers = saved["lngd"]["layers"]
+    yield from (("lngd", "layers", name) for name in layers)
+    yield from (("lngd", "layers", name, key) for name, layer in layers.items() for key in layer)
+    yield from (("lngd", "layers", name, "block", key) for name in layers for key in block.statistics)
+    yield from (("param_groups", 0), ("param_groups", 0, "lr"), ("param_groups", 0, "params"))
+
+
+def without(saved: dict[str, Any], path: Keys) -> dict[str, Any]:
+    """The same checkpoint without one entry."""
+    damaged = copy.deepcopy(saved)
+    inner = damaged
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    return damaged
+
+
+def accepted_or_changed(run: Run, damaged: dict[str, Any]) -> str:
+    """What went wrong where ValueError and an untouched optimizer were due; empty if nothing."""
+    before = snapshot(run.model, run.optimizer)
+    try:
+        run.optimizer.load_state_dict(damaged)
+    except ValueError:
+        return "changed" if differences(before, snapshot(run.model, run.optimizer)) else ""
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        return type(error).__name__
+    return "accepted"
+
+
+@state(
+    "Truncated checkpoint", "whatever entry is missing, at whatever level: ValueError, and the optimizer is bit-equal to before"
+)
+def truncated(method: type[Method]) -> None:
+    run, other = running(method), start(method, plain(), **OFTEN).steps(batches(5, 4))
+    saved = through_a_file(other.optimizer.state_dict())
+    wrong = {path: accepted_or_changed(run, without(saved, path)) for path in required(saved, method.block)}
+    assert {".".join(map(str, path)): fault for path, fault in wrong.items() if fault} == {}
+    assert len(wrong) > 20
+
+
+@state("Checkpoint of another version", "ValueError that names both versions, and the optimizer is bit-equal to before")
+def another_version(method: type[Method]) -> None:
+    run = running(method)
+    saved = through_a_file(run.optimizer.state_dict())
+    version = saved["lngd"]["version"]
+    run.steps(batches(2, 4))
+    before = run.snapshot()
+    for other in (version - 1, version + 1):
+        with pytest.raises(ValueError, match=rf"{other}.*{version}"):
+            run.optimizer.load_state_dict({**saved, "lngd": {**saved["lngd"], "version": other}})
+        assert differences(before, run.snapshot()) == []
+
+
+@state("`memory_report()`", "names every layer that has curvature")
+def memory_report(method: type[Method]) -> None:
+    run = running(method)
+    report = str(run.optimizer.memory_report())
+    assert [name for name in run.optimizer.blocks if name not in report] == []
