@@ -1,0 +1,230 @@
+"""What every training run keeps, whatever the model and the settings: one function a promise."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from hypothesis import reject
+from torch import Tensor
+
+from fuzz.models import Network
+from fuzz.settings import Case
+from lngd.methods import Method
+from lngd.optimizer import Outcome
+from reference import snapshot, through_a_file
+
+STEPS = 4
+"""Three that are checked one by one, and one that is done twice: by the run and by a run resumed from its checkpoint."""
+WARNINGS = (
+    "a gradient or a statistic was not finite: that step was skipped",
+    "Fisher factor not positive definite",
+    "Using padding='same' with even kernel lengths",  # this and the next are torch's own
+    "Mismatch dtype between input and weight",
+)
+KEPT = ("optimizer.state.", "optimizer.lngd.layers.")
+"""Where a checkpoint holds averages, statistics and inverses."""
+UNDEFINED = ("alignment",)
+"""State that is NaN until it is first measured."""
+
+
+@dataclass
+class Run:
+    """A case in training, beside the same model without an optimizer.
+
+    Args:
+        caught: the warnings so far.
+        unmoved: why parameters with a gradient stayed where they were, counted.
+    """
+
+    case: Case
+    model: Network
+    twin: Network
+    optimizer: Method
+    caught: list[warnings.WarningMessage]
+    unmoved: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def begin(cls, case: Case, caught: list[warnings.WarningMessage]) -> "Run":
+        model = case.build()
+        return cls(case, model, case.build(), case.settings.build(model), caught)
+
+    def warned(self, text: str) -> bool:
+        """Whether there was such a warning so far."""
+        return any(text in str(warning.message) for warning in self.caught)
+
+
+def check(case: Case) -> Run:
+    """Trains a case and holds it against every promise."""
+    with only_documented_warnings() as caught:
+        run = Run.begin(case, caught)
+        check_summary(run)
+        for step in range(STEPS - 1):
+            check_step(run, step)
+        check_resumption(run, STEPS - 1)
+    return run
+
+
+@contextmanager
+def only_documented_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+    unknown = [str(w.message) for w in caught if not any(known in str(w.message) for known in WARNINGS)]
+    assert not unknown, f"undocumented warnings: {unknown}"
+
+
+def check_step(run: Run, step: int) -> None:
+    loss = check_forward_and_backward(run, step)
+    before, grads = values(run.model), gradients(run.model)
+    skipped, layers = run.optimizer.stats()["skipped"], through_a_file(run.optimizer.state_dict()["lngd"]["layers"])
+    run.optimizer.step()
+    accepted = run.optimizer.stats()["skipped"] == skipped
+    nothing(different(gradients(run.model), grads), "step() has changed a gradient")
+    assert run.optimizer.stats()["steps"] == step + 1
+    check_finite(run, before, loss)
+    check_summary(run)
+    if accepted:
+        assert all(g.isfinite().all() for g in grads.values()), "a gradient that is not finite was used"
+        check_moves(run, step, before, grads)
+    else:
+        nothing(different(values(run.model), before), "a skipped step has changed a parameter")
+        check_untouched(run, layers)
+
+
+def check_forward_and_backward(run: Run, step: int) -> Tensor:
+    """The hooks change nothing: loss, gradients and buffers are those of the same model without an optimizer."""
+    run.twin.load_state_dict(run.model.state_dict())
+    expected = accepted_by_torch(run.case, run.twin, step)
+    loss = run.case.backward(run.model, step)
+    assert identical(loss, expected), "another loss"
+    nothing(different(gradients(run.model), gradients(run.twin)), "another gradient")
+    nothing(different(dict(run.model.named_buffers()), dict(run.twin.named_buffers())), "another buffer")
+    return loss
+
+
+def accepted_by_torch(case: Case, twin: Network, step: int) -> Tensor:
+    """What torch itself refuses is no case."""
+    try:
+        return case.backward(twin, step)
+    except (RuntimeError, ValueError):
+        reject()
+
+
+def check_summary(run: Run) -> None:
+    """Every parameter has exactly one row."""
+    names = [outcome.name for outcome in run.optimizer.summary()]
+    assert sorted(names) == sorted(name for name, _ in run.model.named_parameters())
+
+
+def check_finite(run: Run, before: dict[str, Tensor], loss: Tensor) -> None:
+    """A finite loss leaves finite parameters finite; statistics and state always are."""
+    if loss.isfinite():
+        lost = [n for n, p in values(run.model).items() if before[n].isfinite().all() and not p.isfinite().all()]
+        nothing(lost, "no longer finite")
+    state = snapshot(run.model, run.optimizer)
+    infinite = [k for k, v in state.items() if k.startswith(KEPT) and not v.isfinite().all()]
+    nothing([k for k in infinite if not k.endswith(UNDEFINED)], "not finite")
+
+
+def check_untouched(run: Run, layers: dict) -> None:
+    """A skipped step leaves averages and statistics alone."""
+    now = run.optimizer.state_dict()["lngd"]["layers"]
+    for name, entry in now.items():
+        for key, value in layers[name]["block"].items():
+            assert identical(entry["block"][key], value), f"{name}: a skipped step has changed {key}"
+        assert entry["updates"] == layers[name]["updates"]
+
+
+def check_moves(run: Run, step: int, before: dict[str, Tensor], grads: dict[str, Tensor]) -> None:
+    """A trained parameter with a gradient moves, or there is a reason; a frozen one stays."""
+    now = values(run.model)
+    for outcome in run.optimizer.summary():
+        name, moved = outcome.name, not identical(now[outcome.name], before[outcome.name])
+        if outcome.kind == "frozen":
+            assert not moved, f"{name} is frozen and moved"
+        elif name in grads and grads[name].any() and not moved:
+            reason = why_unmoved(run, outcome, step, before[name])
+            assert reason, f"{name}, {outcome.kind}, has a gradient and did not move"
+            run.unmoved[reason] += 1
+
+
+def why_unmoved(run: Run, outcome: Outcome, step: int, before: Tensor) -> str:
+    """The reason why a parameter with a gradient may stay; empty if there is none."""
+    p = run.model.get_parameter(outcome.name)
+    group = next(g for g in run.optimizer.param_groups if any(q is p for q in g["params"]))
+    if group["lr"] == 0:
+        return "lr is 0"
+    if outcome.kind == "fallback":
+        return rounding(before, adamw_step(run.optimizer.state[p], group))
+    block, rate = run.optimizer.blocks[outcome.layer], run.optimizer.rates[outcome.layer]
+    if not block.ready:
+        return "no inverse yet" if run.warned(f"layer '{outcome.layer}': Fisher factor not positive definite") else ""
+    if rate == 0:
+        return "rate is 0"
+    return rounding(before, layer_step(run, outcome, step, group["lr"]))
+
+
+def rounding(before: Tensor, update: Tensor) -> str:
+    """Whether a parameter's dtype can't hold the step."""
+    if not update.any():
+        return "step of zero"
+    return "too short for the dtype" if identical(before + update.to(before.dtype), before) else ""
+
+
+def adamw_step(state: dict[str, Tensor], group: dict) -> Tensor:
+    (first, second), t = group["betas"], state["step"]
+    average = state["exp_avg"] / (1 - first**t)
+    return -group["lr"] * average / ((state["exp_avg_sq"] / (1 - second**t)).sqrt() + group["eps"])
+
+
+def layer_step(run: Run, outcome: Outcome, step: int, lr: float) -> Tensor:
+    """−lr·α·F̂⁻¹M of one parameter, from what the checkpoint holds after the step."""
+    held = run.optimizer._states[outcome.layer]
+    state = held.state
+    if "momentum" in state:
+        update = state["momentum"]
+    else:
+        average = state["average"] / state["average_weight"]
+        warmup = run.case.settings.options.get("warmup", 30)
+        share = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        update = -share * lr * held.rate * held.block.precondition(average)
+    p = run.model.get_parameter(outcome.name)
+    return next(part for q, part in zip(held.layer.parameters, held.layer.split(update), strict=True) if q is p)
+
+
+def check_resumption(run: Run, step: int) -> None:
+    """A run from a checkpoint goes on bit-equal."""
+    case, fresh = run.case, Run.begin(run.case, run.caught)
+    fresh.model.load_state_dict(run.model.state_dict())
+    fresh.optimizer.load_state_dict(through_a_file(run.optimizer.state_dict()))
+    check_forward_and_backward(run, step)
+    case.backward(fresh.model, step)
+    run.optimizer.step()
+    fresh.optimizer.step()
+    nothing(different(snapshot(run.model, run.optimizer), snapshot(fresh.model, fresh.optimizer)), "resumed differently")
+
+
+def values(model: Network) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def gradients(model: Network) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def different(x: dict[str, Tensor], y: dict[str, Tensor]) -> list[str]:
+    """The names of what is not identical in both."""
+    return [name for name in x | y if name not in x or name not in y or not identical(x[name], y[name])]
+
+
+def nothing(found: list[str], broken: str) -> None:
+    """No name breaks a promise."""
+    assert not found, f"{broken}: {', '.join(found)}"
+
+
+def identical(x: Tensor, y: Tensor) -> bool:
+    """Bit-equal, up to the sign of zero; a NaN equals a NaN."""
+    return x.shape == y.shape and bool(((x == y) | (x.isnan() & y.isnan())).all())
