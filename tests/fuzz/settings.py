@@ -90,7 +90,7 @@ class Case:
     training: Training = Training()
 
     def build(self) -> Network:
-        torch.manual_seed(self.training.seed)
+        torch.default_generator.manual_seed(self.training.seed)
         return self.model.build().to(DTYPES[self.training.dtype])
 
     def backward(self, model: Network, step: int) -> Tensor:
@@ -102,7 +102,7 @@ class Case:
         return torch.stack(losses).sum()
 
     def _backward(self, model: Network, step: int, micro: int) -> Tensor:
-        generator = torch.manual_seed(1000 * self.training.seed + 10 * step + micro)
+        generator = torch.default_generator.manual_seed(1000 * self.training.seed + 10 * step + micro)
         x = self._inputs(step, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.training.dtype == "autocast"):
             self._look_between(model, x)
