@@ -3,13 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: race test lint format clean
+CASES ?= 10000
+SEED ?= 0
+RECORD ?= docs/results/fuzz/record.json
+
+.PHONY: race test fuzz lint format clean
 
 race: $(READY)
 	$(BIN)/lngd race --default
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# Random models, settings and data; exit status 1 if a promise is broken.
+fuzz: $(READY)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.run --cases $(CASES) --seed $(SEED) --out $(RECORD)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

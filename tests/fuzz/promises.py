@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
 from hypothesis import reject
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from fuzz.models import Network
 from fuzz.settings import Case
 from lngd.methods import Method
 from lngd.optimizer import Outcome
+from lngd.optimizer.layer_state import LayerState
 from reference import snapshot, through_a_file
 
 STEPS = 4
@@ -150,19 +152,32 @@ def why_unmoved(run: Run, outcome: Outcome, step: int, before: Tensor) -> str:
     if group["lr"] == 0:
         return "lr is 0"
     if outcome.kind == "fallback":
-        return rounding(before, adamw_step(run.optimizer.state[p], group))
-    block, rate = run.optimizer.blocks[outcome.layer], run.optimizer.rates[outcome.layer]
-    if not block.ready:
+        state = run.optimizer.state[p]
+        return rounding(before, adamw_step(state, group)) if state else ""
+    held = run.optimizer._states[outcome.layer]
+    if not held.block.ready:
         return "no inverse yet" if run.warned(f"layer '{outcome.layer}': Fisher factor not positive definite") else ""
-    if rate == 0:
-        return "rate is 0"
+    direction = held.block.precondition(held.state["average"] if "average" in held.state else held.layer.gradient())
+    if not direction.any():
+        return "the direction underflows" if is_extreme(run.case) else ""
+    if held.rate == 0:
+        return "the rate is 0" if is_extreme(run.case) or no_slope(held) else ""
     return rounding(before, layer_step(run, outcome, step, group["lr"]))
+
+
+def is_extreme(case: Case) -> bool:
+    """Whether the numbers leave the range in which float32 has products and quotients."""
+    settings = [case.settings.options, case.settings.overrides or {}]
+    return not 1e-4 < case.training.scale < 1e4 or any(options.get("damping", 1) > 1e3 for options in settings)
+
+
+def no_slope(held: LayerState) -> bool:
+    """Whether the samples that measure the layer's rate had a gradient of zero along its direction: κ = 0."""
+    return held.state.get("kappa", torch.ones(())).item() == 0
 
 
 def rounding(before: Tensor, update: Tensor) -> str:
     """Whether a parameter's dtype can't hold the step; half of it, so that ties and the order of operations don't matter."""
-    if not update.any():
-        return "step of zero"
     return "too short for the dtype" if identical((before.double() + update.double() / 2).to(before.dtype), before) else ""
 
 

@@ -1,9 +1,8 @@
-"""Runs many random cases and writes down what was run: `make fuzz CASES=10000 SEED=1`."""
+"""Runs many random cases and writes down what was run: `make fuzz CASES=10000 SEED=1 RECORD=record.json`."""
 
 import argparse
 import datetime
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -81,7 +80,7 @@ def main() -> None:
     torch.set_num_threads(1)
     record = long_run(arguments.cases, arguments.seed)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(record, indent=1) + os.linesep)
+    arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     raise SystemExit(bool(record["failures"]))
 
 

@@ -14,7 +14,7 @@ from fuzz.settings import METHODS, Case
 from lngd import methods
 from lngd.methods import Method
 
-CASES = 600
+CASES = 500
 NAMES = {"inf": math.inf, **vars(parts), **vars(models), **vars(settings)}
 """What the print of a case is written in."""
 
@@ -22,7 +22,7 @@ NAMES = {"inf": math.inf, **vars(parts), **vars(models), **vars(settings)}
 def test_every_training_run_keeps_its_promises():
     counts: Counter[str] = Counter()
     hypothesis.settings(max_examples=CASES, derandomize=True, **SETTINGS)(counting(counts))()
-    assert counts["cases"] >= 500
+    assert counts["cases"] >= CASES
     assert all(counts[f"method: {name}"] >= 10 for name in METHODS)
 
 
