@@ -3,7 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: race test compatibility lint format clean
+CASES ?= 10000
+SEED ?= 0
+RECORD ?= docs/results/fuzz/record.json
+
+.PHONY: race test compatibility fuzz lint format clean
 
 race: $(READY)
 	$(BIN)/lngd race --default
@@ -14,6 +18,10 @@ test: $(READY)
 
 compatibility: $(READY)
 	JAXTYPING_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/compatibility -k test_cell --write-page docs/compatibility.md
+
+# Random models, settings and data; exit status 1 if a promise is broken.
+fuzz: $(READY)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.run --cases $(CASES) --seed $(SEED) --out $(RECORD)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -58,10 +58,8 @@ def open_input_projection(
     def as_output(g: Tensor) -> Tensor:
         return in_groups(g.reshape(s, n, count, e).permute(1, 2, 0, 3), groups)
 
-    x = layer.inputs_of(source, groups)
-    return OpenActivation(
-        name, x, GradientEdge(product.node, 0), _like(source, s * n, count * e), as_output, forward_id, inside_backward()
-    )
+    x, like = layer.inputs_of(source, groups), _like(source, s * n, count * e)
+    return OpenActivation(name, x, GradientEdge(product.node, 0), like, as_output, forward_id, inside_backward())
 
 
 def open_output_projection(name: str, product: Product, x: Tensor, batch: int, forward_id: int) -> OpenActivation:
@@ -71,8 +69,8 @@ def open_output_projection(name: str, product: Product, x: Tensor, batch: int, f
     def as_output(g: Tensor) -> Tensor:
         return g.reshape(rows // batch, batch, -1).transpose(0, 1)
 
-    inputs = x.detach().reshape(rows // batch, batch, e).transpose(0, 1)
-    return OpenActivation(
+    inputs, like = x.detach().reshape(rows // batch, batch, e).transpose(0, 1), _like(x, rows, e)
+    return OpenActivation(name, inputs, GradientEdge(product.node, 0), like, as_output, forward_id, inside_backward())
         name, inputs, GradientEdge(product.node, 0), _like(x, rows, e), as_output, forward_id, inside_backward()
     )
 

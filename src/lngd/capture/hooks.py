@@ -18,12 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lngd.capture.attachment import Attachment
-from lngd.capture.attention import (
-    attention_inputs,
-    open_input_projection,
-    open_output_projection,
-    products_with,
-)
+from lngd.capture.buffers import UntouchedBuffers
 from lngd.capture.compiled import CompiledRates, has_compiled_parts, run_uncompiled
 from lngd.capture.graph import (
     OpenActivation,
@@ -42,7 +37,7 @@ from lngd.layers import AttentionInput, Layer
 
 
 @dataclass
-class Capture:
+class LayerCapture:
     """Hooks on a model's layers.
 
     Args:
@@ -66,35 +61,33 @@ class Capture:
     """Whether a layer was called, at a measuring step, since the last step."""
     _backward_ran: bool = False
     _called_now: Counter[str] = field(default_factory=Counter)
-    _buffers: dict[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
     _uncompiled: ExitStack = field(default_factory=ExitStack)
     _has_compiled_parts: bool = False
 
     def __post_init__(self) -> None:
         self._compiled = CompiledRates(self.rate_samples)
-        self._hooks = Attachment(self)
+        self._hooks, self._buffers = Attachment(self), UntouchedBuffers()
 
     def attach(self) -> None:
         """Puts the hooks on the model and its layers."""
         hooks = self._hooks
         hooks.before(self.model, "begin_forward")
-        for name, layer in self.layers.items():
-            if not isinstance(layer.module, nn.MultiheadAttention):
-                hooks.before(layer.module, "before_layer", name, with_kwargs=True)
-                hooks.after(layer.module, "after_layer", name, with_kwargs=True)
-        for name, module in self.model.named_modules():
-            if isinstance(module, nn.MultiheadAttention) and {name, output_projection(name)} & set(self.layers):
-                hooks.before(module, "before_attention", name, with_kwargs=True)
-                hooks.after(module, "after_attention", name, with_kwargs=True)
-            if any(buffer is not None for buffer in module._buffers.values()):
-                hooks.before(module, "before_buffers")
-                hooks.after(module, "after_buffers", always_call=True)  # recomputation stops early by an exception
+        self.attach_to_layers()
+        self._buffers.attach(self.model)
         hooks.after(self.model, "end_forward")  # last: the model may be a layer itself
         hooks.after(self.model, "leave_forward", always_call=True)
+
+    def attach_to_layers(self) -> None:
+        """Puts the hooks on the layers."""
+        for name, layer in self.layers.items():
+            if not isinstance(layer, AttentionInput):
+                self._hooks.before(layer.module, "before_layer", name, with_kwargs=True)
+                self._hooks.after(layer.module, "after_layer", name, with_kwargs=True)
 
     def close(self) -> None:
         """Removes the hooks; so does the end of the object's life."""
         self._hooks.remove()
+        self._buffers.remove()
         self.reset()
 
     def reset(self) -> None:
@@ -177,68 +170,12 @@ class Capture:
         self.opened(made)
         return output
 
-    def before_attention(self, name: str, module: nn.MultiheadAttention, args: tuple, kwargs: dict[str, Any]) -> None:
-        """The inputs of an in-projection have arrived."""
-        if torch.compiler.is_compiling() or not self._watches(name, module):
-            return
-        inputs = attention_inputs(args, kwargs)
-        if inputs[0].dim() != 3:
-            self.refused |= dict.fromkeys((name, output_projection(name)), "attention was called without a batch dimension")
-        self._arriving(*{id(x): x for x in inputs}.values())
-
-    def after_attention(
-        self, name: str, module: nn.MultiheadAttention, args: tuple, kwargs: dict[str, Any], output: tuple
-    ) -> None:
-        """Opens what the two projections put out."""
-        if torch.compiler.is_compiling() or not (self._watches(name, module) and output[0].requires_grad):
-            return
-        inputs = attention_inputs(args, kwargs)
-        if inputs[0].dim() == 3:
-            self._open_input_projection(name, module, inputs, output[0])
-            self._open_output_projection(output_projection(name), module, inputs, output[0])
-
-    def _open_input_projection(
-        self, name: str, module: nn.MultiheadAttention, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor
-    ) -> None:
-        layer, batch = self.layers.get(name), inputs[0].shape[0 if module.batch_first else 1]
-        if not isinstance(layer, AttentionInput):
-            return
-        query, key, value = (x if module.batch_first else x.transpose(0, 1) for x in inputs)
-        for product in products_with(layer.weight, output, inputs):
-            if self._wanted(name, batch):
-                self.opened(open_input_projection(name, layer, product, (query, key, value), self.forward_id))
-
-    def _open_output_projection(
-        self, name: str, module: nn.MultiheadAttention, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor
-    ) -> None:
-        layer, batch = self.layers.get(name), inputs[0].shape[0 if module.batch_first else 1]
-        if layer is None:
-            return
-        for product in products_with(layer.weight, output, inputs):
-            if self._wanted(name, batch):
-                with self.source.alone():
-                    x = product.left_operand()
-                self._arriving(x)
-                self.opened(open_output_projection(name, product, x, batch, self.forward_id))
-
     def _wanted(self, name: str, batch: int) -> bool:
         """Whether anybody wants the gradient of a call, which is counted."""
         if not inside_backward():
             self._called_now[name] += 1
         self.called.add(name)
         return self.measuring or (self.rate_samples != 0 and batch > 0)
-
-    def before_buffers(self, module: nn.Module, _args: tuple) -> None:
-        """A backward pass of ours runs a checkpointed forward again: running averages may not see the batch once more."""
-        if not torch.compiler.is_compiling() and self.source.pulling:
-            self._buffers[module] = {name: b.clone() for name, b in module._buffers.items() if b is not None}
-
-    def after_buffers(self, module: nn.Module, _args: tuple, _output: Any) -> None:
-        """Puts the buffers back."""
-        if torch.compiler.is_compiling():
-            return
-        for name, kept in self._buffers.pop(module, {}).items():
-            module.get_buffer(name).copy_(kept)
 
     def opened(self, made: OpenActivation) -> None:
         """A call whose gradient is wanted."""
@@ -285,7 +222,7 @@ class Capture:
 
     def _watches(self, name: str, module: nn.Module) -> bool:
         """Not where activation checkpointing runs a forward again, for a backward pass of our own or of the user."""
-        if not (module.training and torch.is_grad_enabled()) or not {name, output_projection(name)} & set(self.layers):
+        if not (module.training and torch.is_grad_enabled() and name in self.layers):
             return False
         if self.source.pulling or inside_transform():
             return False
@@ -318,8 +255,3 @@ class Capture:
     def _collect_compiled(self) -> None:
         for name, sample in self._compiled.collect(self.forward_id).items():
             self.rates.setdefault(name, []).append(sample)
-
-
-def output_projection(attention: str) -> str:
-    """The name of the out-projection of an nn.MultiheadAttention."""
-    return f"{attention}.out_proj" if attention else "out_proj"

@@ -1,0 +1,234 @@
+"""What every training run keeps, whatever the model and the settings: one function a promise."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from hypothesis import reject
+from torch import Tensor
+
+from fuzz.models import Network
+from fuzz.settings import Case
+from lngd.methods import Method
+from lngd.optimizer import Outcome
+from lngd.optimizer.layer_state import LayerState
+from reference import snapshot, through_a_file
+
+STEPS = 4
+"""Three that are checked one by one, and one that is done twice: by the run and by a run resumed from its checkpoint."""
+WARNINGS = (
+    "a gradient or a statistic was not finite: that step was skipped",
+    "Fisher factor not positive definite",
+    "Using padding='same' with even kernel lengths",  # this and the next are torch's own
+    "Mismatch dtype between input and weight",
+)
+SKIPPED = "optimizer.lngd.skipped"
+KEPT = ("optimizer.state.", "optimizer.lngd.layers.")
+"""Where a checkpoint holds averages, statistics and inverses."""
+UNDEFINED = ("alignment", "exp_avg_sq")
+"""State that is NaN until it is first measured; and AdamW's squares, which overflow in torch itself."""
+
+
+@dataclass
+class Run:
+    """A case in training, beside the same model without an optimizer.
+
+    Args:
+        caught: the warnings so far.
+        unmoved: why parameters with a gradient stayed where they were, counted.
+    """
+
+    case: Case
+    model: Network
+    optimizer: Method
+    twin: Network
+    caught: list[warnings.WarningMessage]
+    unmoved: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def begin(cls, case: Case, caught: list[warnings.WarningMessage]) -> "Run":
+        model = case.build()
+        return cls(case, model, case.settings.build(model), case.build(), caught)
+
+    def warned(self, text: str) -> bool:
+        """Whether there was such a warning so far."""
+        return any(text in str(warning.message) for warning in self.caught)
+
+
+def check(case: Case) -> Run:
+    """Trains a case and holds it against every promise."""
+    with only_documented_warnings() as caught:
+        run = Run.begin(case, caught)
+        check_summary(run)
+        for step in range(STEPS - 1):
+            check_step(run, step)
+        check_resumption(run, STEPS - 1)
+    return run
+
+
+@contextmanager
+def only_documented_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+    unknown = [str(w.message) for w in caught if not any(known in str(w.message) for known in WARNINGS)]
+    assert not unknown, f"undocumented warnings: {unknown}"
+
+
+def check_step(run: Run, step: int) -> None:
+    loss = check_forward_and_backward(run, step)
+    before, grads = snapshot(run.model, run.optimizer), gradients(run.model)
+    run.optimizer.step()
+    now = snapshot(run.model, run.optimizer)
+    nothing(different(gradients(run.model), grads), "step() has changed a gradient")
+    assert now["optimizer.lngd.steps"] == run.optimizer.stats()["steps"] == step + 1
+    check_finite(before, now, loss)
+    check_summary(run)
+    if now[SKIPPED] == before[SKIPPED]:
+        assert all(g.isfinite().all() for g in grads.values()), "a gradient that is not finite was used"
+        check_moves(run, step, before, grads)
+    else:
+        check_untouched(before, now)
+
+
+def check_forward_and_backward(run: Run, step: int) -> Tensor:
+    """The hooks change nothing: loss, gradients and buffers are those of the same model without an optimizer."""
+    run.twin.load_state_dict(run.model.state_dict())
+    expected = accepted_by_torch(run.case, run.twin, step)
+    loss = run.case.backward(run.model, step)
+    assert identical(loss, expected), "another loss"
+    nothing(different(gradients(run.model), gradients(run.twin)), "another gradient")
+    nothing(different(dict(run.model.named_buffers()), dict(run.twin.named_buffers())), "another buffer")
+    return loss
+
+
+def accepted_by_torch(case: Case, twin: Network, step: int) -> Tensor:
+    """What torch itself refuses is no case."""
+    try:
+        return case.backward(twin, step)
+    except (RuntimeError, ValueError):
+        reject()
+
+
+def check_summary(run: Run) -> None:
+    """Every parameter has exactly one row."""
+    names = [outcome.name for outcome in run.optimizer.summary()]
+    assert sorted(names) == sorted(name for name, _ in run.model.named_parameters())
+
+
+def check_finite(before: dict[str, Tensor], now: dict[str, Tensor], loss: Tensor) -> None:
+    """A finite loss leaves finite parameters finite; statistics and state always are."""
+    infinite = [name for name, value in now.items() if not value.isfinite().all()]
+    nothing([n for n in infinite if n.startswith("model.") and loss.isfinite() and before[n].isfinite().all()], "not finite")
+    nothing([n for n in infinite if n.startswith(KEPT) and not n.endswith(UNDEFINED)], "not finite")
+
+
+def check_untouched(before: dict[str, Tensor], now: dict[str, Tensor]) -> None:
+    """A skipped step leaves weights, averages and statistics alone."""
+    touched = [n for n, value in before.items() if n.startswith(("model.", *KEPT)) and not identical(value, now[n])]
+    nothing(touched, "a skipped step has changed")
+
+
+def check_moves(run: Run, step: int, before: dict[str, Tensor], grads: dict[str, Tensor]) -> None:
+    """A trained parameter with a gradient moves, or there is a reason; a frozen one stays."""
+    for outcome in run.optimizer.summary():
+        name, held = outcome.name, before[f"model.{outcome.name}"]
+        moved = not identical(run.model.get_parameter(name), held)
+        if outcome.kind == "frozen":
+            assert not moved, f"{name} is frozen and moved"
+        elif name in grads and grads[name].any() and not moved:
+            reason = why_unmoved(run, outcome, step, held)
+            assert reason, f"{name}, {outcome.kind}, has a gradient and did not move"
+            run.unmoved[reason] += 1
+
+
+def why_unmoved(run: Run, outcome: Outcome, step: int, before: Tensor) -> str:
+    """The reason why a parameter with a gradient may stay; empty if there is none."""
+    p = run.model.get_parameter(outcome.name)
+    group = next(g for g in run.optimizer.param_groups if any(q is p for q in g["params"]))
+    if group["lr"] == 0:
+        return "lr is 0"
+    if outcome.kind == "fallback":
+        state = run.optimizer.state[p]
+        return rounding(before, adamw_step(state, group)) if state else ""
+    held = run.optimizer._states[outcome.layer]
+    if not held.block.ready:
+        return "no inverse yet" if run.warned(f"layer '{outcome.layer}': Fisher factor not positive definite") else ""
+    direction = held.block.precondition(held.state["average"] if "average" in held.state else held.layer.gradient())
+    if not direction.any():
+        return "the direction underflows" if is_extreme(run.case) else ""
+    if held.rate == 0:
+        return "the rate is 0" if is_extreme(run.case) or no_slope(held) else ""
+    return rounding(before, layer_step(run, outcome, step, group["lr"]))
+
+
+def is_extreme(case: Case) -> bool:
+    """Whether the numbers leave the range in which float32 has products and quotients."""
+    settings = [case.settings.options, case.settings.overrides or {}]
+    return not 1e-4 < case.training.scale < 1e4 or any(options.get("damping", 1) > 1e3 for options in settings)
+
+
+def no_slope(held: LayerState) -> bool:
+    """Whether the samples that measure the layer's rate had a gradient of zero along its direction: κ = 0."""
+    return held.state.get("kappa", torch.ones(())).item() == 0
+
+
+def rounding(before: Tensor, update: Tensor) -> str:
+    """Whether a parameter's dtype can't hold the step; half of it, so that ties and the order of operations don't matter."""
+    return "too short for the dtype" if identical((before.double() + update.double() / 2).to(before.dtype), before) else ""
+
+
+def adamw_step(state: dict[str, Tensor], group: dict) -> Tensor:
+    (first, second), t = group["betas"], state["step"]
+    average, square = state["exp_avg"].double() / (1 - first**t), state["exp_avg_sq"].double() / (1 - second**t)
+    return -group["lr"] * average / (square.sqrt() + group["eps"])
+
+
+def layer_step(run: Run, outcome: Outcome, step: int, lr: float) -> Tensor:
+    """−lr·α·F̂⁻¹M of one parameter, from what the checkpoint holds after the step."""
+    held = run.optimizer._states[outcome.layer]
+    state = held.state
+    if "momentum" in state:
+        update = state["momentum"]
+    else:
+        average = state["average"] / state["average_weight"]
+        warmup = run.case.settings.options.get("warmup", 30)
+        share = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        update = -share * lr * held.rate * held.block.precondition(average)
+    p = run.model.get_parameter(outcome.name)
+    return next(part for q, part in zip(held.layer.parameters, held.layer.split(update), strict=True) if q is p)
+
+
+def check_resumption(run: Run, step: int) -> None:
+    """A run from a checkpoint goes on bit-equal."""
+    model = run.case.build()
+    optimizer = run.case.settings.build(model)
+    model.load_state_dict(run.model.state_dict())
+    optimizer.load_state_dict(through_a_file(run.optimizer.state_dict()))
+    check_forward_and_backward(run, step)
+    run.case.backward(model, step)
+    run.optimizer.step()
+    optimizer.step()
+    nothing(different(snapshot(run.model, run.optimizer), snapshot(model, optimizer)), "resumed differently")
+
+
+def gradients(model: Network) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def different(x: dict[str, Tensor], y: dict[str, Tensor]) -> list[str]:
+    """The names of what is not identical in both."""
+    return [name for name in x | y if name not in x or name not in y or not identical(x[name], y[name])]
+
+
+def nothing(found: list[str], broken: str) -> None:
+    """No name breaks a promise."""
+    assert not found, f"{broken}: {', '.join(found)}"
+
+
+def identical(x: Tensor, y: Tensor) -> bool:
+    """Bit-equal, up to the sign of zero; a NaN equals a NaN."""
+    return x.shape == y.shape and bool(((x == y) | (x.isnan() & y.isnan())).all())

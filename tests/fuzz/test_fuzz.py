@@ -1,0 +1,37 @@
+"""Random models, settings and data: every training run keeps the promises of `promises.py`."""
+
+import math
+from collections import Counter
+
+import hypothesis
+from hypothesis import given
+
+from fuzz import models, parts, settings
+from fuzz.drawing import cases
+from fuzz.promises import STEPS
+from fuzz.run import SETTINGS, counting
+from fuzz.settings import METHODS, Case
+from lngd import methods
+from lngd.methods import Method
+
+CASES = 500
+NAMES = {"inf": math.inf, **vars(parts), **vars(models), **vars(settings)}
+"""What the print of a case is written in."""
+
+
+def test_every_training_run_keeps_its_promises():
+    counts: Counter[str] = Counter()
+    hypothesis.settings(max_examples=CASES, derandomize=True, **SETTINGS)(counting(counts))()
+    assert counts["cases"] >= CASES
+    assert all(counts[f"method: {name}"] >= 10 for name in METHODS)
+
+
+@hypothesis.settings(max_examples=50, derandomize=True, deadline=None, database=None)
+@given(cases(steps=STEPS))
+def test_a_case_prints_as_the_code_that_makes_it(case: Case):
+    assert eval(repr(case), NAMES) == case  # noqa: S307
+
+
+def test_every_method_is_drawn():
+    concrete = {name for name, kind in vars(methods).items() if isinstance(kind, type) and issubclass(kind, Method)}
+    assert set(METHODS) == concrete - {"Method"}
