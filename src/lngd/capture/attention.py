@@ -71,8 +71,6 @@ def open_output_projection(name: str, product: Product, x: Tensor, batch: int, f
 
     inputs, like = x.detach().reshape(rows // batch, batch, e).transpose(0, 1), _like(x, rows, e)
     return OpenActivation(name, inputs, GradientEdge(product.node, 0), like, as_output, forward_id, inside_backward())
-        name, inputs, GradientEdge(product.node, 0), _like(x, rows, e), as_output, forward_id, inside_backward()
-    )
 
 
 def _like(x: Tensor, *shape: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lngd.capture.attachment import Attachment
-from lngd.capture.sources import Source
+from lngd.capture.source import Source
 
 
 class UntouchedBuffers:

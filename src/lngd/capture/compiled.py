@@ -66,6 +66,14 @@ class CompiledRates:
         self.discard()
         return found
 
+    def refuse_hidden_forwards(self) -> None:
+        """Raises RuntimeError if a compiled graph ran: called at the end of a measuring step that measured nothing."""
+        if self.ran:
+            raise RuntimeError(
+                "the model was compiled without the optimizer knowing, so its curvature can't be measured: "
+                "build the optimizer from what torch.compile(model) returned, not before it and not with model.compile()"
+            )
+
     def discard(self) -> None:
         """Forgets the last forward."""
         for leaf in self.leaves.values():

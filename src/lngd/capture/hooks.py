@@ -32,7 +32,7 @@ from lngd.capture.graph import (
     sub_batch,
     when_gradient_arrives,
 )
-from lngd.capture.sources import Source
+from lngd.capture.source import Source
 from lngd.layers import AttentionInput, Layer
 
 
@@ -193,11 +193,8 @@ class LayerCapture:
 
     def refuse_hidden_forwards(self) -> None:
         """Raises RuntimeError if a measuring forward ran where the hooks could not keep it uncompiled."""
-        if self.measuring and self._compiled.ran and not self.waiting:
-            raise RuntimeError(
-                "the model was compiled without the optimizer knowing, so its curvature can't be measured: "
-                "build the optimizer from what torch.compile(model) returned, not before it and not with model.compile()"
-            )
+        if self.measuring and not self.waiting:
+            self._compiled.refuse_hidden_forwards()
 
     def why_unseen(self, name: str) -> str | None:
         """Why a layer that has a gradient can't be measured, if nothing was seen of it."""

@@ -26,6 +26,8 @@ class Layer(ABC):
     """Whether `activations` are `OneHot`: every factor over the inputs is then a diagonal."""
     unsupported: ClassVar[dict[str, Callable[[Any], bool]]] = {}
     """Why a module of the adapter's kind is no linear layer after all, and how to see that it is not."""
+    on_request: ClassVar[str | None] = None
+    """Why a module has curvature only in a group with `curvature=True`; None if it always has."""
     batched_dims: int = 2
     """The least number of dimensions that an input with a batch dimension has."""
 

@@ -11,8 +11,9 @@ from lngd.optimizer.hyperparameters import check_hyperparameters
 GROUP_DEFAULTS = ("lr", "momentum", "weight_decay", "damping", "damping_bounds", "decay", "fallback_lr")
 """The hyperparameters that a group may override."""
 
-GROUP_ONLY = {"curvature": True}
-"""What only a group may say, and what it says if it doesn't: with `curvature=False` AdamW trains its parameters."""
+GROUP_ONLY: dict[str, Any] = {"curvature": None}
+"""What only a group may say, and what it says if it doesn't: `curvature=False` sends its parameters to AdamW, True gives
+curvature to layers that have it on request only."""
 
 ADAMW = {
     "betas": (0.9, 0.999),
@@ -46,9 +47,9 @@ def user_groups(model: nn.Module, params: Iterable[Any] | None, defaults: dict[s
     return complete
 
 
-def without_curvature(groups: Iterable[dict[str, Any]]) -> set[int]:
-    """The ids of parameters whose group says `curvature=False`."""
-    return {id(p) for group in groups if not group["curvature"] for p in group["params"]}
+def curvature_choices(groups: Iterable[dict[str, Any]]) -> dict[int, bool]:
+    """By a parameter's id, what its group says about curvature, if it says anything."""
+    return {id(p): group["curvature"] for group in groups if group["curvature"] is not None for p in group["params"]}
 
 
 def split_group(group: dict[str, Any], layers: dict[str, Layer]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,7 +14,7 @@ from lngd.linalg import all_finite
 from lngd.optimizer import checkpoint
 from lngd.optimizer.cycle import Cycle
 from lngd.optimizer.fallback import Fallback
-from lngd.optimizer.groups import GROUP_DEFAULTS, move_to_fallback, split_group, user_groups, without_curvature
+from lngd.optimizer.groups import GROUP_DEFAULTS, curvature_choices, move_to_fallback, split_group, user_groups
 from lngd.optimizer.layer_state import LayerState, Recipe, deliver_to, step_layers
 from lngd.optimizer.loss_scale import unscaled
 from lngd.optimizer.outcome import Limit, Summary, plan_model, unwrapped
@@ -69,7 +69,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._model, watched = unwrapped(model)
         groups = user_groups(self._model, params, defaults)
         trained = [p for group in groups for p in group["params"]]
-        self._plan = plan_model(self._model, trained, Limit(block().dims, max_factor_dim), without_curvature(groups))
+        self._plan = plan_model(self._model, trained, Limit(block().dims, max_factor_dim), curvature_choices(groups))
         self._recipe = recipe
         self._states = {name: LayerState(layer, block(), recipe) for name, layer in self._plan.layers.items()}
         self._cycle = Cycle(self._states, recipe.fisher, curvature, inverses)

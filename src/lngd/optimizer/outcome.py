@@ -1,8 +1,9 @@
 """What becomes of every parameter: curvature, fallback (AdamW) or frozen, with the reason."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import torch
@@ -105,28 +106,30 @@ class Limit:
         return f"{largest} {side} are more than max_factor_dim={self.max_factor_dim}"
 
 
-def plan_model(model: nn.Module, trained: Iterable[nn.Parameter], limit: Limit, apart: Set[int] = frozenset()) -> Plan:
+def plan_model(
+    model: nn.Module, trained: Iterable[nn.Parameter], limit: Limit, choices: Mapping[int, bool] = MappingProxyType({})
+) -> Plan:
     """Decides the outcome of every parameter.
 
     Args:
         model: the model.
         trained: the parameters to train; a parameter left out is frozen.
         limit: a layer with a larger factor falls back.
-        apart: ids of parameters that fall back because their group wants it.
+        choices: by a parameter's id, whether its group wants curvature, if it says so.
     """
     chosen = {id(p) for p in trained if p.requires_grad}
     users = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
     plan = Plan({}, {})
     for name, module in model.named_modules():
-        _plan_module(plan, name, module, chosen=chosen, apart=apart, users=users, limit=limit)
+        _plan_module(plan, name, module, chosen=chosen, choices=choices, users=users, limit=limit)
     return plan
 
 
 def _plan_module(
-    plan: Plan, name: str, module: nn.Module, *, chosen: set[int], apart: Set[int], users: Counter[int], limit: Limit
+    plan: Plan, name: str, module: nn.Module, *, chosen: set[int], choices: Mapping[int, bool], users: Counter[int], limit: Limit
 ) -> None:
     trainable = {k: p for k, p in module._parameters.items() if p is not None and id(p) in chosen}
-    layer = _layer_of(module, trainable, apart)
+    layer = _layer_of(module, trainable, choices)
     reason = layer if isinstance(layer, str) else _why_not(layer, users, limit)
     if reason is None and isinstance(layer, Layer):
         plan.layers[name] = layer
@@ -134,7 +137,7 @@ def _plan_module(
         full = f"{name}.{key}" if name else key
         if p is not None and id(p) not in plan.seen:
             plan.seen.add(id(p))
-            own = "its group says curvature=False" if id(p) in apart else reason
+            own = "its group says curvature=False" if choices.get(id(p)) is False else reason
             plan.outcomes[full] = _outcome(full, p, name if own is None else "", id(p) in chosen, own)
 
 
@@ -147,7 +150,7 @@ def _outcome(full: str, p: nn.Parameter, layer: str, chosen: bool, reason: str |
     return Outcome(full, shape, "curvature", "", layer)
 
 
-def _layer_of(module: nn.Module, trainable: dict[str, nn.Parameter], apart: Set[int]) -> Layer | str:
+def _layer_of(module: nn.Module, trainable: dict[str, nn.Parameter], choices: Mapping[int, bool]) -> Layer | str:
     """A module as a layer, or why it is none."""
     adapter, reason = adapter_of(module), why_unsupported(module)
     if reason is not None or adapter is None:
@@ -155,9 +158,11 @@ def _layer_of(module: nn.Module, trainable: dict[str, nn.Parameter], apart: Set[
     weight, bias = trainable.get(adapter.weight_name), trainable.get(adapter.bias_name)
     if weight is None:
         return "its weight is not trained as a plain parameter"
-    if id(weight) in apart:
+    if choices.get(id(weight)) is None and adapter.on_request:
+        return adapter.on_request
+    if choices.get(id(weight)) is False:
         return "its weight's group says curvature=False"
-    return adapter(module, with_bias=bias is not None and id(bias) not in apart)
+    return adapter(module, with_bias=bias is not None and choices.get(id(bias)) is not False)
 
 
 def _why_not(layer: Layer, users: Counter[int], limit: Limit) -> str | None:
