@@ -104,7 +104,7 @@ def through_a_file(state: dict) -> dict:
 
 def by_position(module: nn.Module, t: Tensor) -> Tensor:
     """A tensor shaped like a layer's output as `[n, s, o]`."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | nn.Embedding):
         return t.reshape(len(t), -1, t.shape[-1])
     return t.flatten(2).mT
 
@@ -116,14 +116,25 @@ def unrolled(module: nn.Module, x: Tensor) -> Tensor:
     def output(weight: Tensor, sample: Tensor) -> Tensor:
         return by_position(module, torch.func.functional_call(module, {"weight": weight}, sample.unsqueeze(0)))[0]
 
-    outputs = module.weight.shape[0]
     samples = []
     for sample in x.detach():
         jacobian = torch.func.jacrev(output)(module.weight.detach(), sample)  # [s, o, *weight]
+        outputs = jacobian.shape[1]
         first = range(0, outputs, outputs // groups)  # the first output of each group
-        samples.append(torch.stack([jacobian[:, o, o].flatten(1) for o in first]))
+        samples.append(torch.stack([into_output(module, jacobian[:, o], o) for o in first]))
     a = torch.stack(samples, dim=1)
-    return a if module.bias is None else with_ones(a)
+    return a if getattr(module, "bias", None) is None else with_ones(a)
+
+
+def into_output(module: nn.Module, jacobian: Tensor, o: int) -> Tensor:
+    """From the derivative of output o by the whole weight, `[s, *weight]`, the weights that lead to o, `[s, i]`."""
+    if isinstance(module, nn.Embedding):
+        return jacobian[:, :, o]
+    if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        inputs = module.in_channels // module.groups
+        group, own = divmod(o, module.out_channels // module.groups)
+        return jacobian[:, group * inputs : (group + 1) * inputs, own].flatten(1)
+    return jacobian[:, o].flatten(1)
 
 
 def backpropagated(module: nn.Module, grad: Tensor) -> Tensor:

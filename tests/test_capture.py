@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lngd import LNGD
+from lngd import LNGD, LNGDLr
 from lngd.capture import spread
 from reference import batch, expected_square, factors, mlp, train_step, with_ones
 
@@ -353,3 +353,26 @@ def test_a_sub_batch_is_spread_over_the_whole_batch(n, wanted):
 
 def test_no_sub_batch_is_the_whole_batch():
     assert spread(40, None) == slice(None)
+
+
+@pytest.mark.parametrize("method", [LNGD, LNGDLr])
+def test_a_checkpointed_forward_that_we_run_again_leaves_running_averages_alone(method):
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.norm, self.second, self.head = nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            inside = checkpoint(lambda h: self.second(self.norm(h)), self.first(x), use_reentrant=False)
+            return self.head(inside)
+
+    buffers = []
+    for watched in (False, True):
+        model, (x, y) = Checkpointed(), batch(4, 3, classes=2, dtype=torch.float32)
+        optimizer = method(model) if watched else None
+        F.cross_entropy(model(x), y).backward()
+        buffers.append({name: buffer.clone() for name, buffer in model.named_buffers()})
+        assert optimizer is None or optimizer.blocks
+    assert buffers[0]["norm.num_batches_tracked"] == 2
+    assert all(torch.equal(buffers[0][name], buffers[1][name]) for name in buffers[0])

@@ -75,10 +75,12 @@ def assert_statistics(kind: str, block, steps: list[tuple[Tensor, Tensor]], deca
         singles = [statistics(kind, a[k], g[k]) for a, g in steps]
         for name in singles[0]:
             found = getattr(block, name)[k] if grouped else getattr(block, name)
+            found = torch.diag(found) if name in ("A", "phi") and found.dim() == 1 else found
             expected = averaged([single[name] for single in singles], decay)
             torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=1e-9, atol=1e-12, msg=f"{name} of {kind}")
         if kind == "EKFAC":
             U_A, U_B, S = ((t[k] if grouped else t) for t in (block.A_basis, block.B_basis, block.scales))
+            U_A = torch.diag(U_A) if U_A.dim() == 1 else U_A
             expected = averaged([second_moments(U_A, U_B, a[k], g[k]) for a, g in steps[1:]], decay)
             torch.testing.assert_close(S, expected, rtol=1e-9, atol=1e-12, msg="S of EKFAC")
 
@@ -112,6 +114,11 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "grouped": (lambda: nn.Conv2d(4, 6, 2, groups=2, bias=False), (4, 3, 3)),
     "depthwise": (lambda: nn.Conv2d(3, 3, 2, groups=3), (3, 3, 3)),
     "conv3d": (lambda: nn.Conv3d(2, 3, 2, bias=False), (2, 2, 3, 3)),
+    "transposed1d": (lambda: nn.ConvTranspose1d(2, 3, 3, stride=2, padding=1, output_padding=1), (2, 4)),
+    "transposed2d": (lambda: nn.ConvTranspose2d(4, 6, (3, 2), stride=(1, 2), dilation=(2, 1), groups=2), (4, 1, 2)),
+    "transposed3d": (lambda: nn.ConvTranspose3d(2, 2, 2, padding=1, stride=2, bias=False), (2, 2, 2, 2)),
+    "embedding": (lambda: nn.Embedding(5, 3), (4,)),
+    "embedding with padding": (lambda: nn.Embedding(5, 3, padding_idx=1), (2, 3)),
 }
 
 
@@ -119,8 +126,14 @@ def two_layers(layer: str) -> tuple[nn.Sequential, tuple[int, ...]]:
     torch.manual_seed(1)
     make, shape = LAYERS[layer]
     model = nn.Sequential(make(), nn.Tanh(), nn.Flatten(), nn.LazyLinear(3)).double()
-    model(torch.zeros(2, *shape, dtype=DOUBLE))
+    model(inputs_of(model[0], 2, shape)[0])
     return model, shape
+
+
+def inputs_of(module: nn.Module, n: int, shape: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Numbers, or for an embedding indices, and labels."""
+    x, y = batch(n, *shape, seed=seed)
+    return (x.abs() * 3).long() % module.num_embeddings if isinstance(module, nn.Embedding) else x, y
 
 
 def pulled_back(watched: Watched, fisher: FisherType, y: Tensor, generator: torch.Generator) -> dict[str, tuple[Tensor, Tensor]]:
@@ -141,7 +154,7 @@ def test_statistics_of_every_layer_kind_are_those_of_loops(kind, layer, fisher):
     twin, expected = seeded(), {"0": [], "3": []}
     optimizer = build(kind, model, fisher, noise="gaussian")
     for step in range(2):
-        x, y = batch(4, *shape, seed=step)
+        x, y = inputs_of(model[0], 4, shape, seed=step)
         for name, samples in pulled_back(Watched(model.eval(), x, ("0", "3")), fisher, y, twin).items():
             expected[name].append(samples)
         train_step(model.train(), optimizer, x, y)

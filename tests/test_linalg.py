@@ -17,8 +17,15 @@ from lngd.linalg import (
     inverse,
     inverse_diagonal,
     kronecker,
+    mean_eigenvalue,
     second_moments,
+    shifted,
+    squared_norms,
+    sum_by_input,
+    times,
+    transposed,
 )
+from lngd.types import OneHot
 
 
 def spd(n: int, *group: int) -> torch.Tensor:
@@ -155,3 +162,40 @@ def test_second_moments_are_the_sum_of_outer_products(group, inputs, weighted):
     expected = torch.einsum("...n,...ni,...nj->...ij", scale, rows, rows)
     found = second_moments(rows, weights if weighted else None)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("seed", [75, 115, 367])
+def test_an_eigenbasis_is_finite_where_float32_gives_nan(seed):
+    torch.manual_seed(seed)
+    a = torch.randn(48).relu()
+    values, vectors = eigenbasis(torch.outer(a, a))
+    torch.testing.assert_close(vectors * values @ vectors.mT, torch.outer(a, a), rtol=1e-4, atol=1e-4)
+
+
+def test_a_factor_that_is_kept_as_its_diagonal_is_that_matrix():
+    diagonal, left, rows = torch.rand(4, dtype=torch.float64), spd(3), torch.randn(3, 4, dtype=torch.float64)
+    matrix = torch.diag(diagonal)
+    torch.testing.assert_close(mean_eigenvalue(diagonal), mean_eigenvalue(matrix))
+    torch.testing.assert_close(torch.diag(shifted(diagonal, torch.tensor(0.3))), shifted(matrix, torch.tensor(0.3)))
+    torch.testing.assert_close(torch.diag(damped_matrix(diagonal, Damping(0.7))), damped_matrix(matrix, Damping(0.7)))
+    torch.testing.assert_close(torch.diag(inverse(diagonal)), inverse(matrix))
+    torch.testing.assert_close(times(rows, diagonal), rows @ matrix)
+    torch.testing.assert_close(transposed(diagonal), diagonal)
+    torch.testing.assert_close(kronecker(left, diagonal), kronecker(left, matrix))
+
+
+def test_the_eigenbasis_of_a_diagonal_is_the_identity():
+    diagonal = torch.tensor([2.0, 0.0, 5.0, 2.0])
+    values, vectors = eigenbasis(diagonal)
+    assert torch.equal(values, diagonal)
+    assert torch.equal(vectors, torch.ones(4))
+
+
+def test_second_moments_of_one_hot_rows_are_the_weights_by_input():
+    rows = OneHot(torch.tensor([2, 0, 2, 3]), 3, torch.float64)  # the last row is zero
+    weights = torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64)
+    torch.testing.assert_close(torch.diag(second_moments(rows, weights)), second_moments(rows.dense(), weights))
+    torch.testing.assert_close(torch.diag(second_moments(rows)), second_moments(rows.dense()))
+    torch.testing.assert_close(squared_norms(rows), squared_norms(rows.dense()))
+    values = torch.randn(4, 2, dtype=torch.float64)
+    torch.testing.assert_close(sum_by_input(rows, values), rows.dense().T @ values)

@@ -207,3 +207,15 @@ def test_grafted_training_takes_a_layers_adam_length_in_the_optimizer():
     for weight, bias in (moved[:2], moved[2:]):
         length = math.sqrt(weight.square().sum() + bias.square().sum())
         assert length == pytest.approx(1e-2 * math.sqrt(weight.numel() + bias.numel()), rel=1e-3)
+
+
+def test_a_gradient_whose_square_overflows_does_not_freeze_a_grafted_layer():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = LNGD(model, rate="graft", warmup=0, momentum=0.0)
+    for scale in (1.0, 1e20, 1.0):
+        optimizer.zero_grad()
+        (model(torch.randn(4, 3)) * scale).sum().backward()
+        optimizer.step()
+    assert optimizer.rates[""] > 0
+    assert all(value.isfinite().all() for value in optimizer.state_dict()["lngd"]["layers"][""]["state"].values())

@@ -1,4 +1,7 @@
-"""Damping and inverses of Fisher factors: the only file that factorises a matrix."""
+"""Damping and inverses of Fisher factors: the only file that factorises a matrix.
+
+A factor over the inputs is dense, `[*group, i, i]`, or, for one-hot inputs, which never come in groups, its diagonal `[i]`.
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lngd.types import Flag, Scalar
+from lngd.types import Flag, InputFactor, OneHot, Rows, Scalar
 
 LinAlgError: type[RuntimeError] = vars(torch.linalg)["LinAlgError"]  # documented, but its module lists no exports
 
@@ -33,8 +36,8 @@ class Damping:
     relative: float
     bounds: tuple[float, float] = (0.0, math.inf)
 
-    def of_matrix(self, factor: Float[Tensor, "*group i i"]) -> Float[Tensor, "*group"]:
-        """λ of a dense factor."""
+    def of_matrix(self, factor: InputFactor) -> Float[Tensor, "*group"]:
+        """λ of a factor, dense or of one-hot inputs."""
         return self.of_mean(mean_eigenvalue(factor))
 
     def of_diagonal(self, factor: Float[Tensor, "*group o"]) -> Float[Tensor, "*group"]:
@@ -59,19 +62,41 @@ def as_damping(damping: Damping | float) -> Damping:
     return damping if isinstance(damping, Damping) else Damping(damping)
 
 
-def mean_eigenvalue(factor: Float[Tensor, "*group i i"]) -> Float[Tensor, "*group"]:
+def is_diagonal(factor: InputFactor) -> bool:
+    """Whether a factor is stored as its diagonal."""
+    return factor.dim() == 1
+
+
+def diagonal_of(factor: InputFactor) -> Float[Tensor, "*group i"]:
+    """Its diagonal, however it is stored."""
+    return factor if is_diagonal(factor) else factor.diagonal(dim1=-2, dim2=-1)
+
+
+def mean_eigenvalue(factor: InputFactor) -> Float[Tensor, "*group"]:
     """tr(F)/dim F."""
-    return factor.diagonal(dim1=-2, dim2=-1).mean(-1)
+    return diagonal_of(factor).mean(-1)
 
 
-def shifted(factor: Float[Tensor, "*group i i"], shift: Float[Tensor, "*group"]) -> Float[Tensor, "*group i i"]:
+def times(matrix: Float[Tensor, "*group o i"], factor: InputFactor) -> Float[Tensor, "*group o i"]:
+    """matrix · F."""
+    return matrix * factor if is_diagonal(factor) else matrix @ factor
+
+
+def transposed(factor: InputFactor) -> InputFactor:
+    """Fᵀ."""
+    return factor if is_diagonal(factor) else factor.mT
+
+
+def shifted(factor: InputFactor, shift: Float[Tensor, "*group"]) -> InputFactor:
     """F + shift · I."""
+    if is_diagonal(factor):
+        return factor + shift
     moved = factor.clone()
     moved.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
     return moved
 
 
-def damped_matrix(factor: Float[Tensor, "*group i i"], damping: Damping) -> Float[Tensor, "*group i i"]:
+def damped_matrix(factor: InputFactor, damping: Damping) -> InputFactor:
     """Φ + λI."""
     return shifted(factor, damping.of_matrix(factor))
 
@@ -81,14 +106,16 @@ def damped_diagonal(factor: Float[Tensor, "*group o"], damping: Damping) -> Floa
     return factor + damping.of_diagonal(factor).unsqueeze(-1)
 
 
-def inverse(matrix: Float[Tensor, "*group i i"]) -> Float[Tensor, "*group i i"]:
-    """The inverse of a symmetric positive definite matrix through its Cholesky factor.
+def inverse(matrix: InputFactor) -> InputFactor:
+    """The inverse of a symmetric positive definite matrix through its Cholesky factor; that of a diagonal entry by entry.
 
     A matrix that rounding has made indefinite in its own precision is tried once more in float64.
 
     Raises:
         NotPositiveDefiniteError: it is not positive definite in float64 either.
     """
+    if is_diagonal(matrix):
+        return inverse_diagonal(matrix)
     for dtype in (matrix.dtype, torch.float64):
         candidate = matrix.to(dtype)
         factor, failed = torch.linalg.cholesky_ex(candidate)
@@ -112,30 +139,49 @@ def inverse_diagonal(diagonal: Float[Tensor, "*group o"]) -> Float[Tensor, "*gro
     return inverted
 
 
-def eigenbasis(matrix: Float[Tensor, "*group i i"]) -> tuple[Float[Tensor, "*group i"], Float[Tensor, "*group i i"]]:
+def eigenbasis(matrix: InputFactor) -> tuple[Float[Tensor, "*group i"], InputFactor]:
     """Eigenvalues, those within rounding error of zero set to zero, and eigenvectors (columns) of a semi-definite matrix.
+
+    Those of a diagonal are its entries, in their order, and the identity, as a diagonal too.
 
     Raises:
         NotPositiveDefiniteError: the decomposition does not converge, in float64 neither.
     """
+    if is_diagonal(matrix):
+        return matrix, torch.ones_like(matrix)
     for dtype in (matrix.dtype, torch.float64):
         try:
             values, vectors = torch.linalg.eigh(matrix.to(dtype))
         except LinAlgError:
+            continue
+        if not (values.isfinite().all() and vectors.isfinite().all()):  # LAPACK gives NaN for some factors of rank one
             continue
         noise = torch.finfo(matrix.dtype).eps * matrix.shape[-1] * values[..., -1:]
         return torch.where(values > noise, values, 0.0).to(matrix.dtype), vectors.to(matrix.dtype)
     raise NotPositiveDefiniteError(f"a {matrix.shape[-1]}×{matrix.shape[-1]} matrix has no eigendecomposition: raise the damping")
 
 
-def second_moments(
-    rows: Float[Tensor, "*group n i"], weights: Float[Tensor, "*group n"] | None = None
-) -> Float[Tensor, "*group i i"]:
-    """Σ w x xᵀ over rows x; without weights Σ x xᵀ.
+def squared_norms(rows: Rows) -> Float[Tensor, "*group n"]:
+    """‖x‖² of each row x."""
+    if isinstance(rows, OneHot):
+        return (rows.places < rows.size).to(rows.dtype)
+    return rows.norm(dim=-1).square()  # one pass over what may be the largest tensor, no copy of it
+
+
+def sum_by_input(rows: OneHot, values: Float[Tensor, "n ..."]) -> Float[Tensor, "i ..."]:
+    """For each input the sum of the values of the rows that are it."""
+    sums = values.new_zeros(rows.size + 1, *values.shape[1:])  # the last for rows that are zero
+    return sums.index_add_(0, rows.places, values)[:-1]
+
+
+def second_moments(rows: Rows, weights: Float[Tensor, "*group n"] | None = None) -> InputFactor:
+    """Σ w x xᵀ over rows x; without weights Σ x xᵀ. Of one-hot rows the diagonal, which is all of it.
 
     Only panels on the diagonal and right of it are multiplied: with four of them 10/16 of the work, and never more than a quarter
     of the rows copied for their weights.
     """
+    if isinstance(rows, OneHot):
+        return sum_by_input(rows, squared_norms(rows) if weights is None else weights)
     i = rows.shape[-1]
     width = i if i < SMALL else -(-i // PANELS)
     moments = rows.new_empty(*rows.shape[:-2], i, i)
@@ -151,8 +197,10 @@ def second_moments(
     return moments
 
 
-def kronecker(left: Float[Tensor, "*group o o"], right: Float[Tensor, "*group i i"]) -> Float[Tensor, "*group oi oi"]:
+def kronecker(left: Float[Tensor, "*group o o"], right: InputFactor) -> Float[Tensor, "*group oi oi"]:
     """left ⊗ right, the matrix that takes a row-major G to left G rightᵀ; one product a group."""
+    if is_diagonal(right):
+        right = right.diag()
     product = left[..., :, None, :, None] * right[..., None, :, None, :]  # [o, i, o, i]
     return product.flatten(-4, -3).flatten(-2)
 
@@ -162,9 +210,15 @@ def all_finite(tensors: list[Tensor]) -> Flag:
 
     The largest magnitude is finite exactly if every entry is, and unlike a sum of squares it cannot overflow.
     """
-    largest = torch._foreach_norm(tensors, ord=math.inf)  # no public counterpart; torch's own clip_grad_norm_ uses it
+    largest = largest_magnitude(tensors)
     device = largest[0].device
     return torch.stack([value.isfinite().to(device) for value in largest]).all()
+
+
+def largest_magnitude(tensors: list[Tensor]) -> list[Scalar]:
+    """max |x| of each tensor, NaN if it holds one."""
+    filled = [t if t.numel() else t.new_zeros(1) for t in tensors]
+    return list(torch._foreach_norm(filled, ord=math.inf))  # no public counterpart; torch's own clip_grad_norm_ uses it
 
 
 def inner(x: Float[Tensor, "..."], y: Float[Tensor, "..."]) -> Scalar:

@@ -121,8 +121,9 @@ class Graft(StepSize):
         new = move.gradient.square()
         square = state.get("square", torch.zeros_like(new))
         weight = state.get("weight", new.new_zeros(()))
-        share = move.accept.to(new.dtype) * (1 - self.decay)
-        state["square"] = square.lerp(torch.where(move.accept, new, 0.0), share)
+        counts = move.accept & new.isfinite().all()  # the square of a large gradient overflows
+        share = counts.to(new.dtype) * (1 - self.decay)
+        state["square"] = square.lerp(torch.where(counts, new, 0.0), share)
         state["weight"] = weight.lerp(torch.ones_like(weight), share)
         return state["square"], state["weight"]
 

@@ -74,6 +74,21 @@ def test_a_file_with_another_content_is_not_kept(tmp_path: Path) -> None:
     assert not list((tmp_path / "target").iterdir())
 
 
+@pytest.mark.parametrize("content", [bytes(1001), gzip.compress(bytes(1001))], ids=["long", "packed"])
+def test_a_server_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(fashion, "LARGEST", 1000)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
+    with pytest.raises(BenchError, match="more than 1000 bytes"):
+        list(fashion.fetch(tmp_path.as_uri(), tmp_path / "target"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(bytes(99))[:-9], b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 9])
+def test_a_fetched_file_that_is_no_gzip_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
+    with pytest.raises(BenchError, match=r"train-images-idx3-ubyte\.gz: (not a gzip file|SHA-256)"):
+        list(fashion.fetch(tmp_path.as_uri(), tmp_path / "target"))
+
+
 @pytest.mark.parametrize(
     ("url", "message"), [("ftp://host/x", "only https and file"), ("file:///nowhere/x", "Without a network")]
 )

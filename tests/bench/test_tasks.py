@@ -5,7 +5,7 @@ import torch
 from tests.bench.runs import TOY, toy_model, toy_split
 from tests.bench.test_fashion import write_small
 
-from lngd.bench.data import Split, batches
+from lngd.bench.data import Batches, Split
 from lngd.bench.datasets import fashion
 from lngd.bench.datasets.python_source import load_python_source
 from lngd.bench.datasets.small_images import load_digits_split, load_mnist_split
@@ -78,7 +78,7 @@ def test_changes_set_the_budget_and_keep_the_rest() -> None:
 
 
 def test_an_epoch_of_batches_uses_no_sample_twice_and_the_next_has_another_order() -> None:
-    source = batches(toy_split(), 16, torch.Generator().manual_seed(0))
+    source = Batches(toy_split(), 16, torch.Generator().manual_seed(0))
     epochs = [torch.cat([next(source)[0] for _ in range(6)]) for _ in range(2)]
     assert len(epochs[0].unique(dim=0)) == 96
     assert not torch.equal(*epochs)

@@ -261,12 +261,19 @@ def test_tensors_and_load_carry_a_block_over(kind, group, refreshes):
 @pytest.mark.parametrize(("i", "o"), [(5, 3), (3, 5), (4, 4), (1, 1), (2, 7)])
 @every_group
 @every_block
-def test_numbers_and_dims_are_those_of_the_tensors(kind, group, i, o):
+def test_shapes_and_dims_are_those_of_the_tensors(kind, group, i, o):
     block = refreshed(BLOCKS[kind](), *data(*group, i=i, o=o), FLOOR)
-    held, groups = sum(t.numel() for t in block.tensors().values()), math.prod(group)
-    assert held <= block.numbers(i, o) * groups <= held + 2 * groups
+    assert_shapes(block, group, block.shapes(i, o))
     largest = max(getattr(block, name).shape[-1] for name in block.statistics if getattr(block, name).dim() > len(group) + 1)
     assert max(block.dims(i, o)) == largest
+
+
+def assert_shapes(block: CurvatureBlock, group: tuple[int, ...], expected: dict[str, tuple[int, ...]]) -> None:
+    """A scalar may be one for all groups."""
+    found = {name: tuple(t.shape) for name, t in block.tensors().items()}
+    assert set(found) == set(expected)
+    for name, shape in expected.items():
+        assert found[name] == (*group, *shape) or found[name] == shape == ()
 
 
 def trace_per_position(a: Tensor, g: Tensor) -> Tensor:

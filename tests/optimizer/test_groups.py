@@ -101,6 +101,59 @@ def test_a_group_may_set_the_fallbacks_betas():
     moved(model, optimizer)
 
 
+def test_a_group_without_curvature_is_trained_by_adamw_and_the_summary_says_so():
+    model, plain = net(), net()
+    groups = [{"params": model[0].parameters(), "curvature": False, "fallback_lr": 0.01}, {"params": model[3].parameters()}]
+    optimizer = LNGD(model, groups)
+    assert set(optimizer.blocks) == {"3"}
+    outcomes = {o.name: (o.kind, o.reason) for o in optimizer.summary()}
+    assert outcomes["0.weight"] == outcomes["0.bias"] == ("fallback", "its group says curvature=False")
+    assert outcomes["3.weight"] == ("curvature", "")
+    adamw, (x, y) = torch.optim.AdamW(plain[0].parameters(), lr=0.01, weight_decay=0.0), batch(16, 4)
+    train_step(model, optimizer, x, y)
+    train_step(plain, adamw, x, y)
+    for p, expected in zip(model[0].parameters(), plain[0].parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_bias_without_curvature_is_no_input_of_its_layer():
+    model = net()
+    biases = [p for name, p in model.named_parameters() if "bias" in name]
+    weights = [p for name, p in model.named_parameters() if "bias" not in name]
+    optimizer = LNGD(model, [{"params": weights}, {"params": biases, "curvature": False}])
+    outcomes = {o.name: (o.kind, o.reason) for o in optimizer.summary()}
+    assert outcomes["0.weight"] == ("curvature", "")
+    assert outcomes["0.bias"] == ("fallback", "its group says curvature=False")
+    way = moved(model, optimizer, steps=3)
+    assert all(delta.abs().max() > 0 for delta in way.values())
+    assert optimizer.blocks["0"].phi.shape == (4, 4)
+
+
+def test_a_weight_without_curvature_takes_its_bias_along():
+    model = net()
+    others = [p for p in model.parameters() if p is not model[0].weight]
+    optimizer = LNGD(model, [{"params": [model[0].weight], "curvature": False}, {"params": others}])
+    outcomes = {o.name: (o.kind, o.reason) for o in optimizer.summary()}
+    assert outcomes["0.weight"] == ("fallback", "its group says curvature=False")
+    assert outcomes["0.bias"] == ("fallback", "its weight's group says curvature=False")
+    assert set(optimizer.blocks) == {"3"}
+
+
+def test_a_checkpoint_of_groups_without_curvature_loads_where_they_are_the_same():
+    optimizers = []
+    for curvature in (False, False, True):
+        model = net()
+        optimizers.append(
+            LNGD(model, [{"params": model[0].parameters(), "curvature": curvature}, {"params": model[3].parameters()}])
+        )
+        moved(model, optimizers[-1])
+    without, same, other = optimizers
+    same.load_state_dict(without.state_dict())
+    assert set(same.blocks) == {"3"}
+    with pytest.raises(ValueError, match="layer '0' has curvature only in the optimizer"):
+        other.load_state_dict(without.state_dict())
+
+
 def test_a_group_added_later_is_trained_by_the_fallback():
     model = net()
     optimizer = LNGD(model, list(model[0].parameters()))

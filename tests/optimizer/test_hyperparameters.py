@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lngd import LNGD, PAPER
-from lngd.optimizer.groups import GROUP_DEFAULTS
+from lngd.optimizer.groups import GROUP_DEFAULTS, GROUP_ONLY
 from lngd.optimizer.hyperparameters import ALLOWED, check_hyperparameters
 from reference import mlp
 
@@ -53,7 +53,14 @@ GOOD: dict[str, tuple[Any, ...]] = {
 
 def test_the_table_has_every_hyperparameter_of_the_method():
     arguments = set(inspect.signature(LNGD).parameters) - {"model", "params", "generator"}
-    assert set(ALLOWED) == arguments == set(BAD)
+    assert set(ALLOWED) - set(GROUP_ONLY) == arguments == set(BAD)
+
+
+@pytest.mark.parametrize("value", [0, 1, None, "no"])
+def test_curvature_of_a_group_is_true_or_false(value):
+    model = mlp(4, 5, 3)
+    with pytest.raises(ValueError, match=r"curvature=.* must be True or False"):
+        LNGD(model, [{"params": model.parameters(), "curvature": value}])
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
@@ -81,7 +88,7 @@ def test_a_group_refuses_a_value_out_of_range(name):
     assert not any(m._forward_hooks for m in model.modules())
 
 
-@pytest.mark.parametrize("name", [*sorted(set(ALLOWED) - set(GROUP_DEFAULTS)), "learning_rate"])
+@pytest.mark.parametrize("name", [*sorted(set(ALLOWED) - set(GROUP_DEFAULTS) - set(GROUP_ONLY)), "learning_rate"])
 def test_a_group_refuses_an_option_that_it_cannot_have(name):
     model = mlp(4, 5, 3)
     with pytest.raises(ValueError, match=f"'{name}'.*there are: lr, "):

@@ -117,16 +117,6 @@ def test_an_input_without_batch_dimension_is_an_error_that_names_the_layer_and_c
     train_step(model.train(), optimizer, x, y)
 
 
-def test_gradient_scaling_is_refused():
-    model, x, y = small()
-    optimizer, scaler = LNGD(model), torch.amp.GradScaler("cpu", init_scale=1024.0)
-    before = [p.detach().clone() for p in model.parameters()]
-    scaler.scale(F.cross_entropy(model(x), y)).backward()
-    with pytest.raises(RuntimeError, match=r"GradScaler is not supported.*bfloat16"):
-        scaler.step(optimizer)
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
-
-
 @pytest.mark.parametrize("set_to_none", [True, False])
 def test_either_kind_of_zero_grad_trains_the_same(set_to_none):
     runs = []

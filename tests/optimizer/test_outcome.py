@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import LNGD
+from lngd import KFAC, LNGD
 from lngd.layers import LAYERS
 
 
@@ -122,6 +122,26 @@ def test_reasons_say_what_to_do():
     assert reasons["3.bias"] == ("frozen", "requires_grad=False")
 
 
+def test_an_embedding_that_is_no_linear_layer_falls_back_and_says_why():
+    options = {"max_norm": 1.0, "scale_grad_by_freq": True, "sparse": True}
+    model = nn.ModuleDict({name: nn.Embedding(4, 2, **{name: value}) for name, value in options.items()})
+    reasons = {o.name: (o.kind, o.reason) for o in LNGD(model).summary()}
+    assert reasons == {
+        "max_norm.weight": ("fallback", "max_norm changes its weight in the forward pass"),
+        "scale_grad_by_freq.weight": ("fallback", "scale_grad_by_freq scales its gradient"),
+        "sparse.weight": ("fallback", "its gradient is sparse"),
+    }
+
+
+def test_the_vocabulary_is_no_dense_factor_and_channels_are_counted_in_the_layers_own_layout():
+    model = nn.ModuleDict({"embed": nn.Embedding(50, 2), "up": nn.ConvTranspose1d(6, 9, 2, groups=3)})  # 3 outputs of 5 inputs
+    for optimizer in (LNGD(model, max_factor_dim=5), KFAC(model, max_factor_dim=5)):
+        assert {o.kind for o in optimizer.summary()} == {"curvature"}
+    reasons = {o.name: o.reason for o in KFAC(model, max_factor_dim=1).summary()}
+    assert reasons["embed.weight"] == "2 outputs are more than max_factor_dim=1"
+    assert reasons["up.weight"] == "5 inputs are more than max_factor_dim=1"
+
+
 def test_attentions_output_projection_is_demoted_and_the_summary_says_so():
     model = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
     optimizer = LNGD(model)
@@ -163,5 +183,5 @@ def test_the_printed_summary_counts_numbers_and_bytes():
 
 def test_every_layer_type_has_curvature():
     for kind in LAYERS:
-        module = kind(3, 2) if kind is nn.Linear else kind(3, 2, 1)
+        module = kind(3, 2) if kind in (nn.Linear, nn.Embedding) else kind(3, 2, 1)
         assert {o.kind for o in LNGD(module).summary()} == {"curvature"}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,13 +38,37 @@ class Split:
         return Split(*(tensor.to(device) for tensor in (self.train_x, self.train_y, self.test_x, self.test_y)))
 
 
-def batches(split: Split, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end: one permutation a pass over the data, the incomplete batch at its end left out."""
-    while True:
-        order = torch.randperm(len(split.train_x), generator=generator).to(split.train_x.device)
-        full = max(1, len(order) // size)
-        for rows in order.split(size)[:full]:
-            yield split.train_x[rows], split.train_y[rows]
+class Batches(Iterator[tuple[Tensor, Tensor]]):
+    """Batches without end: one permutation a pass over the data, the incomplete batch at its end left out.
+
+    The position is the generator as it was before the pass, and how many batches of the pass are taken: an epoch of a run
+    need not end where a pass ends.
+    """
+
+    def __init__(self, split: Split, size: int, generator: torch.Generator) -> None:
+        self.split, self.size, self.generator = split, size, generator
+        self.full = max(1, len(split.train_x) // size)
+        self._start_pass()
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        if self.taken == self.full:
+            self._start_pass()
+        rows = self.order[self.taken * self.size : (self.taken + 1) * self.size]
+        self.taken += 1
+        return self.split.train_x[rows], self.split.train_y[rows]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"before_pass": self.before_pass, "taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.generator.set_state(state["before_pass"])
+        self._start_pass()
+        self.taken = state["taken"]
+
+    def _start_pass(self) -> None:
+        self.before_pass = self.generator.get_state()
+        self.order = torch.randperm(len(self.split.train_x), generator=self.generator).to(self.split.train_x.device)
+        self.taken = 0
 
 
 def chunks(split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:

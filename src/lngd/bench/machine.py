@@ -20,7 +20,7 @@ def header(spec: RunSpec, device: torch.device, command: str) -> Header:
         seed=spec.seed,
         lr=spec.lr,
         config=spec.task.config(),
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         device=str(device),
         threads=torch.get_num_threads(),
         machine=processor(device),

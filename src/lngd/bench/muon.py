@@ -32,8 +32,8 @@ class MuonWithAdamW(Optimizer):
         if hidden:
             views = [view for _, view in self.matrices]
             self.inner.append(Muon(views, lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
-        self.param_groups = [group for optimizer in self.inner for group in optimizer.param_groups]
         self.trainable = trainable
+        self._share_groups()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -44,9 +44,21 @@ class MuonWithAdamW(Optimizer):
             optimizer.step()
         return loss
 
+    def state_dict(self) -> dict[str, Any]:
+        """Both optimizers' own: moments and param groups live there."""
+        return {"inner": [optimizer.state_dict() for optimizer in self.inner]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for optimizer, state in zip(self.inner, state_dict["inner"], strict=True):
+            optimizer.load_state_dict(state)
+        self._share_groups()
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         for parameter in self.trainable:
             parameter.grad = None if set_to_none or parameter.grad is None else parameter.grad.zero_()
+
+    def _share_groups(self) -> None:
+        self.param_groups = [group for optimizer in self.inner for group in optimizer.param_groups]
 
 
 def hidden_weights(model: nn.Module) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,9 +13,10 @@ from lngd.bench.data import Split
 from lngd.bench.errors import BenchError
 from lngd.bench.machine import header
 from lngd.bench.optimizers import OPTIMIZERS
-from lngd.bench.records import Epoch, Record, RecordWriter, read_record
+from lngd.bench.recorded import RecordedRun, discard_leftovers, recorded
+from lngd.bench.records import Epoch, Header, Record, partial_of, read_beginning, read_record
 from lngd.bench.task import Task
-from lngd.bench.train import RunSpec, train, warm_up
+from lngd.bench.train import RunSpec, warm_up
 
 CPU = torch.device("cpu")
 
@@ -51,28 +52,39 @@ def estimated_seconds(specs: Sequence[RunSpec]) -> float:
 
 
 def unfinished(specs: Sequence[RunSpec], out: Path, *, resume: bool) -> list[RunSpec]:
-    """The runs that a directory still lacks.
+    """The runs that a directory lacks or that were broken off in it.
 
     Raises:
-        BenchError: it holds records and nobody said `--resume`, or they were made with other settings.
+        BenchError: it holds records, whole or not, and nobody said `--resume`, or they were made with other settings.
     """
-    if not resume and any(out.glob("*.jsonl")):
+    if not resume and any(out.glob("*.jsonl*")):
         raise BenchError(f"{out} holds records already: continue them with --resume, or choose another --out")
     return [spec for spec in specs if not _finished(spec, out / spec.file_name)]
 
 
 def _finished(spec: RunSpec, path: Path) -> bool:
+    """A kill between a run's end and the removal of its checkpoint is made good here."""
     try:
-        found = read_record(path).header.config
+        _check_settings(spec, read_record(path).header, path)
     except (FileNotFoundError, ValueError, TypeError, KeyError):
+        beginning = read_beginning(partial_of(path))
+        if beginning:
+            _check_settings(spec, beginning.header, partial_of(path))
         return False
-    if found != spec.task.config():
-        raise BenchError(f"{path} was run with other settings ({found}): choose another --out")
+    discard_leftovers(path)
     return True
 
 
+def _check_settings(spec: RunSpec, found: Header, path: Path) -> None:
+    if found.config != spec.task.config():
+        raise BenchError(f"{path} was run with other settings ({found.config}): choose another --out")
+
+
 def race(specs: Sequence[RunSpec], place: Place) -> Iterator[tuple[RunSpec, Epoch]]:
-    """Every epoch as it ends. Data is loaded once a task; the runs of one seed take turns."""
+    """Every epoch as it ends. Data is loaded once a task; the runs of one seed take turns.
+
+    Runs that were broken off go on after their last epoch.
+    """
     for task, runs in groupby(specs, key=lambda spec: spec.task):
         split = _split(task, place)
         for _, heat in groupby(runs, key=lambda spec: spec.seed):
@@ -92,21 +104,14 @@ def _heat(specs: list[RunSpec], split: Split, place: Place) -> Iterator[tuple[Ru
     for spec in {spec.optimizer: spec for spec in specs}.values():
         warm_up(spec, split)
     with ExitStack() as stack:
-        waiting = deque((spec, stack.enter_context(_writer(spec, place)), train(spec, split)) for spec in specs)
+        waiting = deque(stack.enter_context(_recorded(spec, split, place)) for spec in specs)
         while waiting:
-            spec, writer, run = waiting.popleft()
-            row = next(run)
-            writer.epoch(row)
-            if _is_last(spec, row):
-                writer.end()
-            else:
-                waiting.append((spec, writer, run))
-            yield spec, row
+            recorded_run = waiting.popleft()
+            row = recorded_run.epoch()
+            if not recorded_run.run.over:
+                waiting.append(recorded_run)
+            yield recorded_run.run.spec, row
 
 
-def _writer(spec: RunSpec, place: Place) -> RecordWriter:
-    return RecordWriter(place.out / spec.file_name, header(spec, place.device, place.command))
-
-
-def _is_last(spec: RunSpec, row: Epoch) -> bool:
-    return row.diverged or row.epoch == spec.task.total_epochs
+def _recorded(spec: RunSpec, split: Split, place: Place) -> AbstractContextManager[RecordedRun]:
+    return recorded(spec, split, place.out / spec.file_name, header(spec, place.device, place.command))

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO, TypeVar
 
+from lngd.bench import durable
+
 Line = TypeVar("Line", "Header", "Epoch")
 
 
@@ -67,17 +69,36 @@ class Record:
         return any(epoch.diverged for epoch in self.epochs)
 
 
-class RecordWriter:
-    """Writes to `*.partial` and gives the file its name only when the run has ended, so a name is a promise."""
+@dataclass(frozen=True)
+class Beginning:
+    """What a run that was broken off has recorded: its header and the epochs from the first on, whole lines only.
 
-    def __init__(self, path: Path, header: Header) -> None:
-        self.path, self.header = path, header
-        self.partial = path.with_name(f"{path.name}.partial")
+    Attributes:
+        ends: where in the file the header and each epoch end, in bytes.
+    """
+
+    header: Header
+    epochs: tuple[Epoch, ...]
+    ends: tuple[int, ...]
+
+
+class RecordWriter:
+    """Writes to `*.partial` and gives the file its name only when the run has ended, so a name is a promise.
+
+    Args:
+        keep: bytes of a partial file that stay; 0 starts a new one.
+    """
+
+    def __init__(self, path: Path, header: Header, keep: int = 0) -> None:
+        self.path, self.header, self.keep = path, header, keep
+        self.partial = partial_of(path)
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file: TextIO = self.partial.open("w", encoding="utf-8")
-        self._line("start", asdict(self.header))
+        durable.make_directory(self.path.parent)
+        self.file: TextIO = self.partial.open("a", encoding="utf-8")
+        self.file.truncate(self.keep)
+        if not self.keep:
+            self._line("start", asdict(self.header))
         return self
 
     def epoch(self, epoch: Epoch) -> None:
@@ -86,7 +107,7 @@ class RecordWriter:
     def end(self) -> None:
         self._line("end", {})
         self.file.close()
-        self.partial.replace(self.path)
+        durable.rename(self.partial, self.path)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.file.close()
@@ -96,6 +117,11 @@ class RecordWriter:
         self.file.write(json.dumps({"event": event, **content}, allow_nan=False) + "\n")
         self.file.flush()
         os.fsync(self.file.fileno())
+
+
+def partial_of(record: Path) -> Path:
+    """Where the record of a run is written until the run has ended."""
+    return record.with_name(f"{record.name}.partial")
 
 
 def finite(value: float) -> float | None:
@@ -130,6 +156,33 @@ def read_record(path: Path) -> Record:
     if events != ["start", *["epoch"] * (len(events) - 2), "end"]:
         raise ValueError("it has no beginning or no end")
     return Record(_as(Header, lines[0]), tuple(_as(Epoch, line) for line in lines[1:-1]))
+
+
+def read_beginning(partial: Path) -> Beginning | None:
+    """What a partial record holds before its first torn, damaged or unexpected line; None without so much as a header."""
+    if not partial.exists():
+        return None
+    texts = partial.read_bytes().splitlines(keepends=True)
+    header = _whole(texts[0], "start", Header) if texts else None
+    if header is None:
+        return None
+    epochs, ends = [], [len(texts[0])]
+    for number, text in enumerate(texts[1:], 1):
+        epoch = _whole(text, "epoch", Epoch)
+        if epoch is None or epoch.epoch != number:
+            break
+        epochs.append(epoch)
+        ends.append(ends[-1] + len(text))
+    return Beginning(header, tuple(epochs), tuple(ends))
+
+
+def _whole(text: bytes, event: str, kind: type[Line]) -> Line | None:
+    """None where a kill has torn the line, or it says something else."""
+    try:
+        line = json.loads(text)
+        return _as(kind, line) if text.endswith(b"\n") and line["event"] == event else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -5,10 +5,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 
-from lngd.bench.data import Split, batches
+from lngd.bench.data import Batches, Split
 from lngd.bench.optimizers import OPTIMIZERS, Setting
 from lngd.bench.randomness import PrivateRandomness
 from lngd.bench.records import Epoch, finite
@@ -32,6 +33,9 @@ class RunSpec:
         return f"{self.task.name}--{self.optimizer}--lr{self.lr:g}--seed{self.seed}.jsonl"
 
 
+PARTS = ("model", "optimizer", "schedule", "batches")  # of a learner, in the order in which they are restored
+
+
 class DivergenceError(ArithmeticError):
     """The run can't go on; the message is the reason that its record gives."""
 
@@ -47,7 +51,7 @@ class Learner:
         self.model = task.model().to(self.device)
         self.optimizer = OPTIMIZERS[spec.optimizer].build(self.model, setting)
         self.schedule = linear_schedule(self.optimizer, task.total_steps)
-        self.batches = batches(split, task.batch_size, torch.Generator().manual_seed(spec.seed))
+        self.batches = Batches(split, task.batch_size, torch.Generator().manual_seed(spec.seed))
         self.steps_done = 0
 
     def train_epoch(self) -> float:
@@ -74,6 +78,17 @@ class Learner:
         """The largest 2-norm of a parameter tensor."""
         return max(p.detach().norm().item() for p in self.model.parameters())
 
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, in plain containers, numbers and tensors."""
+        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        return parts | {"steps_done": self.steps_done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises KeyError, ValueError, RuntimeError or TypeError where it is another learner's."""
+        for name in PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.steps_done = state["steps_done"]
+
     def _step(self, x: torch.Tensor, y: torch.Tensor) -> float:
         """Reading the loss waits for the device, for every competitor alike; it is what ends a diverged run."""
         self.optimizer.zero_grad()
@@ -88,17 +103,44 @@ class Learner:
         return value
 
 
+class Run:
+    """A run between two of its epochs, where it can be saved and the global random state is the caller's own."""
+
+    def __init__(self, spec: RunSpec, split: Split) -> None:
+        self.spec, self.epochs_done, self.diverged = spec, 0, False
+        self.randomness = PrivateRandomness(spec.seed)
+        with self.randomness.active():
+            self.learner = Learner(spec, split)
+
+    @property
+    def over(self) -> bool:
+        return self.diverged or self.epochs_done == self.spec.task.total_epochs
+
+    def epoch(self) -> Epoch:
+        """The next one."""
+        assert not self.over
+        self.epochs_done += 1
+        with self.randomness.active():
+            row = _epoch(self.learner, self.epochs_done)
+        self.diverged = row.diverged
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """Loaded into a new run of the same specification, it gives the same epochs, bit for bit."""
+        return {"learner": self.learner.state_dict(), "randomness": self.randomness.state, "epochs_done": self.epochs_done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises KeyError, ValueError, RuntimeError or TypeError where it is another run's; this one is then of no use."""
+        self.learner.load_state_dict(state["learner"])
+        self.randomness.state = state["randomness"]
+        self.epochs_done = state["epochs_done"]
+
+
 def train(spec: RunSpec, split: Split) -> Iterator[Epoch]:
-    """The epochs of a run. Between two of them the global random state is the caller's own."""
-    randomness = PrivateRandomness(spec.seed)
-    with randomness.active():
-        learner = Learner(spec, split)
-    for epoch in range(1, spec.task.total_epochs + 1):
-        with randomness.active():
-            row = _epoch(learner, epoch)
-        yield row
-        if row.diverged:
-            return
+    """The epochs of a run."""
+    run = Run(spec, split)
+    while not run.over:
+        yield run.epoch()
 
 
 def warm_up(spec: RunSpec, split: Split) -> None:

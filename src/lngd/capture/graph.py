@@ -11,20 +11,38 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 @dataclass
 class OpenActivation:
-    """A layer's call: its input x and the place of its pre-activation in the graph."""
+    """A layer's call: its input x, batch first, and the place of its pre-activation in the graph."""
 
     name: str
     x: Tensor
     edge: GradientEdge
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
+    like: Tensor
+    """An expanded scalar with the shape, dtype and device of the gradient that arrives at the edge."""
+    as_output: Callable[[Tensor], Tensor]
+    """From that gradient to g, batch first."""
+    forward_id: int
+    rerun: bool = False
+    """Whether activation checkpointing ran this call inside a backward pass."""
+
+
+@dataclass
+class RateSample:
+    """A few samples of one call of a layer: input, gradient with respect to the output, and the batch they came from."""
+
+    x: Tensor
+    g: Tensor
+    batch: int
     forward_id: int
 
 
 def layer_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:
     """The tensor a layer was called with, by position or as `input=`."""
     return args[0] if args else kwargs["input"]
+
+
+def shaped_like(t: Tensor) -> Tensor:
+    """A stand-in for a tensor that takes no memory."""
+    return t.new_zeros(()).expand(t.shape)
 
 
 def pre_activation(output: Tensor) -> tuple[Tensor, GradientEdge]:
@@ -43,8 +61,8 @@ def pre_activation(output: Tensor) -> tuple[Tensor, GradientEdge]:
     return output, get_gradient_edge(output)
 
 
-def when_gradient_arrives(edge: GradientEdge, shape: torch.Size, receive: Callable[[Tensor], None]) -> None:
-    """Calls `receive` with the gradient, in the output's shape, at each backward pass that brings one.
+def when_gradient_arrives(edge: GradientEdge, receive: Callable[[Tensor], None]) -> None:
+    """Calls `receive` with the gradient at each backward pass that brings one.
 
     What `receive` holds must not hold the edge: node → hook → edge → node would never be freed.
     """
@@ -53,7 +71,7 @@ def when_gradient_arrives(edge: GradientEdge, shape: torch.Size, receive: Callab
     def hook(grads: tuple[Tensor | None, ...]) -> None:
         grad = grads[output_nr]
         if grad is not None:
-            receive(grad.detach().reshape(shape))
+            receive(grad.detach())
 
     edge.node.register_prehook(hook)
 
@@ -61,6 +79,11 @@ def when_gradient_arrives(edge: GradientEdge, shape: torch.Size, receive: Callab
 def inside_backward() -> bool:
     """Whether autograd is running a backward pass; torch's own checkpointing asks the same private question."""
     return torch._C._current_graph_task_id() != -1
+
+
+def inside_transform() -> bool:
+    """Whether torch.func is transforming what runs: such a forward is a function's, not a training step's."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def spread(n: int, wanted: int | None) -> slice:

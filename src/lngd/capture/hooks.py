@@ -9,34 +9,36 @@ to one measurement; `forward_id` tells the calls of one forward (the same sample
 """
 
 import weakref
+from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
 
+from lngd.capture.attachment import Attachment
+from lngd.capture.attention import (
+    attention_inputs,
+    open_input_projection,
+    open_output_projection,
+    products_with,
+)
+from lngd.capture.compiled import CompiledRates, has_compiled_parts, run_uncompiled
 from lngd.capture.graph import (
     OpenActivation,
+    RateSample,
     inside_backward,
+    inside_transform,
     layer_input,
     pre_activation,
+    shaped_like,
     spread,
     sub_batch,
     when_gradient_arrives,
 )
 from lngd.capture.sources import Source
-from lngd.layers import Layer
-
-
-@dataclass
-class RateSample:
-    """A few samples of one call of a layer: input, gradient with respect to the output, and the batch they came from."""
-
-    x: Tensor
-    g: Tensor
-    batch: int
-    forward_id: int
+from lngd.layers import AttentionInput, Layer
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Capture:
     """Hooks on a model's layers.
 
     Args:
-        model: its forward marks where a forward begins and ends.
+        model: its forward marks where a forward begins and ends; what torch.compile made of a model counts as the model.
         layers: by name.
         source: where the Fisher samples come from.
         rate_samples: how many samples of a batch are kept for the rate; None for all, 0 for none.
@@ -57,27 +59,42 @@ class Capture:
     measuring: bool = True
     called: set[str] = field(default_factory=set)
     rates: dict[str, list[RateSample]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    """Layers that were called in a way that has no curvature, with the reason."""
     forward_id: int = 0
     waiting: bool = False
     """Whether a layer was called, at a measuring step, since the last step."""
     _backward_ran: bool = False
-    _called_now: set[str] = field(default_factory=set)
-    _handles: list[Any] = field(default_factory=list)
+    _called_now: Counter[str] = field(default_factory=Counter)
+    _buffers: dict[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
+    _uncompiled: ExitStack = field(default_factory=ExitStack)
+    _has_compiled_parts: bool = False
+
+    def __post_init__(self) -> None:
+        self._compiled = CompiledRates(self.rate_samples)
+        self._hooks = Attachment(self)
 
     def attach(self) -> None:
         """Puts the hooks on the model and its layers."""
-        self._handles.append(self.model.register_forward_pre_hook(Hook(self, "begin_forward")))
+        hooks = self._hooks
+        hooks.before(self.model, "begin_forward")
         for name, layer in self.layers.items():
-            before, after = Hook(self, "before_layer", name), Hook(self, "after_layer", name)
-            self._handles.append(layer.module.register_forward_pre_hook(before, with_kwargs=True))
-            self._handles.append(layer.module.register_forward_hook(after, with_kwargs=True))
-        self._handles.append(self.model.register_forward_hook(Hook(self, "end_forward")))  # last: the model may be a layer itself
+            if not isinstance(layer.module, nn.MultiheadAttention):
+                hooks.before(layer.module, "before_layer", name, with_kwargs=True)
+                hooks.after(layer.module, "after_layer", name, with_kwargs=True)
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.MultiheadAttention) and {name, output_projection(name)} & set(self.layers):
+                hooks.before(module, "before_attention", name, with_kwargs=True)
+                hooks.after(module, "after_attention", name, with_kwargs=True)
+            if any(buffer is not None for buffer in module._buffers.values()):
+                hooks.before(module, "before_buffers")
+                hooks.after(module, "after_buffers", always_call=True)  # recomputation stops early by an exception
+        hooks.after(self.model, "end_forward")  # last: the model may be a layer itself
+        hooks.after(self.model, "leave_forward", always_call=True)
 
     def close(self) -> None:
-        """Removes the hooks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        """Removes the hooks; so does the end of the object's life."""
+        self._hooks.remove()
         self.reset()
 
     def reset(self) -> None:
@@ -86,56 +103,177 @@ class Capture:
         self._called_now.clear()
         self._backward_ran = self.waiting = False
         self.source.discard()
+        self._compiled.discard()
+
+    def memory(self) -> dict[str, Any]:
+        """What a copy has to know of the past."""
+        return {"measuring": self.measuring, "called": set(self.called), "refused": dict(self.refused)}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Takes what `memory` gave."""
+        vars(self).update(memory)
 
     def begin_forward(self, _module: nn.Module, _args: tuple) -> None:
         """A new forward of the model: what an interrupted one left open will never be closed."""
-        if not self.source.pulling:
-            self._next_forward()
-            self.source.forget()
+        if torch.compiler.is_compiling() or self.source.pulling or inside_transform():
+            return
+        self._collect_compiled()
+        self._next_forward()
+        self._compiled.begin()
+        self.source.forget()
+        if self.measuring:
+            self._has_compiled_parts = has_compiled_parts(self.model)
+            self._uncompiled.enter_context(run_uncompiled())
 
     def end_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
         """The model's forward has ended."""
-        if not self.source.pulling:
+        if not (torch.compiler.is_compiling() or self.source.pulling or inside_transform()):
             self.source.finished(output)
+            self._compiled.keep_those_called_once(self._called_now)
+
+    def leave_forward(self, _module: nn.Module, _args: tuple, _output: Any) -> None:
+        """The model's forward has ended or failed."""
+        if not torch.compiler.is_compiling():
+            self._uncompiled.close()
 
     def before_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """A layer's input has arrived."""
-        if not self._watches(name, module):
+        if torch.compiler.is_compiling() or not self._watches(name, module):
             return
         x = layer_input(args, kwargs)
         self.layers[name].check_batch(x, name)
+        self._arriving(x)
+
+    def _arriving(self, *inputs: Tensor) -> None:
         if self._backward_ran and not inside_backward():  # parts of a model are called, not the model: a new micro-batch
             self._next_forward()
             self.source.part_finished()
-        if self.measuring:
+        for x in inputs if self.measuring else ():
             self.source.arriving(x)
 
     def after_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
         """Opens this layer's pre-activation and waits for its gradient. Returns the output, or a clone that stands for it."""
+        if torch.compiler.is_compiling():
+            return self._trace_layer(name, module, layer_input(args, kwargs), output)
         if not (self._watches(name, module) and output.requires_grad):
             return output
-        self.called.add(name)
-        self._called_now.add(name)
-        x = layer_input(args, kwargs).detach()
-        kept = self.rate_samples != 0 and len(x) > 0
-        if not (kept or self.measuring):
+        layer, x = self.layers[name], layer_input(args, kwargs).detach()
+        if reason := layer.refuses_call(args, kwargs):
+            self.refused[name] = reason
+            return output
+        if not self._wanted(name, len(x)):
             return output
         output, edge = pre_activation(output)
-        if self.measuring:
-            made = OpenActivation(name, x, edge, output.shape, output.dtype, output.device, self.forward_id)
-            self.source.opened(made)
-            self.waiting |= len(x) > 0
-        self._await_gradient(name, x, edge, output.shape, kept=kept)
+        shape = output.shape
+        made = OpenActivation(
+            name,
+            layer.batch_first(x),
+            edge,
+            shaped_like(output.detach()),
+            lambda g: layer.batch_first(g.reshape(shape)),
+            self.forward_id,
+            inside_backward(),
+        )
+        self.opened(made)
         return output
+
+    def before_attention(self, name: str, module: nn.MultiheadAttention, args: tuple, kwargs: dict[str, Any]) -> None:
+        """The inputs of an in-projection have arrived."""
+        if torch.compiler.is_compiling() or not self._watches(name, module):
+            return
+        inputs = attention_inputs(args, kwargs)
+        if inputs[0].dim() != 3:
+            self.refused |= dict.fromkeys((name, output_projection(name)), "attention was called without a batch dimension")
+        self._arriving(*{id(x): x for x in inputs}.values())
+
+    def after_attention(
+        self, name: str, module: nn.MultiheadAttention, args: tuple, kwargs: dict[str, Any], output: tuple
+    ) -> None:
+        """Opens what the two projections put out."""
+        if torch.compiler.is_compiling() or not (self._watches(name, module) and output[0].requires_grad):
+            return
+        inputs = attention_inputs(args, kwargs)
+        if inputs[0].dim() == 3:
+            self._open_input_projection(name, module, inputs, output[0])
+            self._open_output_projection(output_projection(name), module, inputs, output[0])
+
+    def _open_input_projection(
+        self, name: str, module: nn.MultiheadAttention, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor
+    ) -> None:
+        layer, batch = self.layers.get(name), inputs[0].shape[0 if module.batch_first else 1]
+        if not isinstance(layer, AttentionInput):
+            return
+        query, key, value = (x if module.batch_first else x.transpose(0, 1) for x in inputs)
+        for product in products_with(layer.weight, output, inputs):
+            if self._wanted(name, batch):
+                self.opened(open_input_projection(name, layer, product, (query, key, value), self.forward_id))
+
+    def _open_output_projection(
+        self, name: str, module: nn.MultiheadAttention, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor
+    ) -> None:
+        layer, batch = self.layers.get(name), inputs[0].shape[0 if module.batch_first else 1]
+        if layer is None:
+            return
+        for product in products_with(layer.weight, output, inputs):
+            if self._wanted(name, batch):
+                with self.source.alone():
+                    x = product.left_operand()
+                self._arriving(x)
+                self.opened(open_output_projection(name, product, x, batch, self.forward_id))
+
+    def _wanted(self, name: str, batch: int) -> bool:
+        """Whether anybody wants the gradient of a call, which is counted."""
+        if not inside_backward():
+            self._called_now[name] += 1
+        self.called.add(name)
+        return self.measuring or (self.rate_samples != 0 and batch > 0)
+
+    def before_buffers(self, module: nn.Module, _args: tuple) -> None:
+        """A backward pass of ours runs a checkpointed forward again: running averages may not see the batch once more."""
+        if not torch.compiler.is_compiling() and self.source.pulling:
+            self._buffers[module] = {name: b.clone() for name, b in module._buffers.items() if b is not None}
+
+    def after_buffers(self, module: nn.Module, _args: tuple, _output: Any) -> None:
+        """Puts the buffers back."""
+        if torch.compiler.is_compiling():
+            return
+        for name, kept in self._buffers.pop(module, {}).items():
+            module.get_buffer(name).copy_(kept)
+
+    def opened(self, made: OpenActivation) -> None:
+        """A call whose gradient is wanted."""
+        if self.measuring:
+            self.source.opened(made)
+            self.waiting |= len(made.x) > 0
+            if self._has_compiled_parts and self.rate_samples != 0 and len(made.x):
+                self._compiled.prepare(made.name, made.as_output(made.like))
+        self._await_gradient(made)
+
+    def gather(self) -> dict[str, list[RateSample]]:
+        """All samples of the rate since the last step."""
+        self._collect_compiled()
+        return self.rates
+
+    def refuse_hidden_forwards(self) -> None:
+        """Raises RuntimeError if a measuring forward ran where the hooks could not keep it uncompiled."""
+        if self.measuring and self._compiled.ran and not self.waiting:
+            raise RuntimeError(
+                "the model was compiled without the optimizer knowing, so its curvature can't be measured: "
+                "build the optimizer from what torch.compile(model) returned, not before it and not with model.compile()"
+            )
 
     def why_unseen(self, name: str) -> str | None:
         """Why a layer that has a gradient can't be measured, if nothing was seen of it."""
+        if name in self.refused:
+            return self.refused[name]
         if name in self.called:
             return (
                 "the model's output, from which labels are drawn, does not depend on it"
                 if name in self.source.unreached
                 else None
             )
+        if not self.called and not self.forward_id:
+            return None  # no forward at all: gradients were set by hand, as torch's distributed checkpointing does
         if not self.layers[name].module.training:
             return "it was trained in evaluation mode; call model.train() before the first step"
         return "its weight is used without calling the module"
@@ -147,14 +285,17 @@ class Capture:
 
     def _watches(self, name: str, module: nn.Module) -> bool:
         """Not where activation checkpointing runs a forward again, for a backward pass of our own or of the user."""
-        if not (module.training and torch.is_grad_enabled() and name in self.layers) or self.source.pulling:
+        if not (module.training and torch.is_grad_enabled()) or not {name, output_projection(name)} & set(self.layers):
+            return False
+        if self.source.pulling or inside_transform():
             return False
         return not (name in self._called_now and inside_backward())
 
-    def _await_gradient(self, name: str, x: Tensor, edge: GradientEdge, shape: torch.Size, *, kept: bool) -> None:
-        chosen = spread(len(x), self.rate_samples)
-        batch, forward_id, owner = len(x), self.forward_id, weakref.ref(self)
-        samples = sub_batch(x, chosen) if kept else None
+    def _await_gradient(self, made: OpenActivation) -> None:
+        """For the rate, and to learn that a backward pass ran."""
+        name, as_output, batch, forward_id, owner = made.name, made.as_output, len(made.x), made.forward_id, weakref.ref(self)
+        chosen = spread(batch, self.rate_samples)
+        samples = sub_batch(made.x, chosen) if self.rate_samples != 0 and batch else None
 
         def keep(g: Tensor) -> None:
             capture = owner()
@@ -162,22 +303,23 @@ class Capture:
                 return
             capture._backward_ran = True
             if samples is not None:
-                sample = RateSample(samples, sub_batch(g, chosen), batch, forward_id)
+                sample = RateSample(samples, sub_batch(as_output(g), chosen), batch, forward_id)
                 capture.rates.setdefault(name, []).append(sample)
 
-        when_gradient_arrives(edge, shape, keep)
+        when_gradient_arrives(made.edge, keep)
+
+    def _trace_layer(self, name: str, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        """Inside a graph that torch.compile makes; a layer that is called several times has no leaf of its own."""
+        if self.rate_samples == 0 or not (module.training and torch.is_grad_enabled() and output.requires_grad):
+            return output
+        layer = self.layers[name]
+        return layer.batch_first(self._compiled.trace(name, layer.batch_first(x), layer.batch_first(output)))
+
+    def _collect_compiled(self) -> None:
+        for name, sample in self._compiled.collect(self.forward_id).items():
+            self.rates.setdefault(name, []).append(sample)
 
 
-class Hook:
-    """Calls a method of a capture that may be gone. A copy or a pickle of the model carries hooks that do nothing."""
-
-    def __init__(self, owner: Capture | None, method: str = "", *bound: str) -> None:
-        self.owner = weakref.ref(owner) if owner is not None else None
-        self.method, self.bound = method, bound
-
-    def __call__(self, *args: Any) -> Any:
-        owner = self.owner() if self.owner is not None else None
-        return None if owner is None else getattr(owner, self.method)(*self.bound, *args)
-
-    def __reduce__(self) -> tuple[type["Hook"], tuple[None]]:
-        return Hook, (None,)
+def output_projection(attention: str) -> str:
+    """The name of the out-projection of an nn.MultiheadAttention."""
+    return f"{attention}.out_proj" if attention else "out_proj"

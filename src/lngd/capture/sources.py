@@ -6,7 +6,8 @@ delivers each g, shaped like the layer's output, as soon as it has it.
 
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -14,12 +15,19 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from lngd.capture.graph import OpenActivation, when_gradient_arrives
+from lngd.capture.predictions import predictions_of
 from lngd.fisher import FisherType, Likelihood, Noise, draw, sampled_gradient
 
 Calls: TypeAlias = list[tuple[Tensor, Tensor]]
 """Calls of a layer in one forward: its input x, and g shaped like its output."""
-OnSample: TypeAlias = Callable[[str, Calls, int], None]
-"""Receives a layer's name, its calls, whose gradients add up to one sample's, and the forward_id."""
+OnSample: TypeAlias = Callable[[str, Calls, int, FisherType], None]
+"""Receives a layer's name, its calls, whose gradients add up to one sample's, the forward_id, and where g came from."""
+
+
+REENTRANT = "use_reentrant"
+"""What torch's error says where reentrant activation checkpointing lies on the way."""
+AT_ITS_OUTPUT = "sampled at its own output: reentrant checkpointing lies behind it; use_reentrant=False samples it in full"
+FROM_THE_DATA = "labels of the data instead of drawn ones: reentrant checkpointing; use_reentrant=False draws them"
 
 
 class Source:
@@ -28,9 +36,13 @@ class Source:
     pulling: ClassVar[bool] = False
     """Whether a backward pass of ours is running, whichever optimizer's: all hooks on the graph look away."""
 
+    fisher: ClassVar[FisherType]
+
     def __init__(self, deliver: OnSample) -> None:
         self.deliver = deliver
         self.open: list[OpenActivation] = []
+        self.notes: dict[str, str] = {}
+        """Layers that are sampled in another way than the Fisher type's own, with the reason."""
         self.unreached: set[str] = set()
         """Layers from which the source could not get a g so far."""
 
@@ -61,19 +73,56 @@ class Source:
 
         Hooks that a user has put on tensors inside the graph, `retain_grad` among them, do see this pass.
         """
+        with self.alone():
+            return torch.autograd.grad(outputs, edges, grads, retain_graph=True, allow_unused=True)
+
+    @staticmethod
+    @contextmanager
+    def alone() -> Iterator[None]:
+        """What runs inside, a checkpointed forward among it, is no forward or backward of the user."""
         Source.pulling = True
         try:
-            return torch.autograd.grad(outputs, edges, grads, retain_graph=True, allow_unused=True)
+            yield
         finally:
             Source.pulling = False
 
+    def pull_each(
+        self,
+        outputs: Tensor,
+        grads: Tensor,
+        opened: list[OpenActivation],
+        instead: Callable[[OpenActivation], Tensor | None],
+    ) -> Sequence[Tensor | None]:
+        """`pull_back`, and `instead` for those that only a reentrant checkpoint leads to."""
+
+        def alone(pre: OpenActivation) -> Tensor | None:
+            found = self._pull_or_refuse(outputs, grads, [pre])
+            return instead(pre) if found is None else found[0]
+
+        together = self._pull_or_refuse(outputs, grads, opened)
+        return [alone(pre) for pre in opened] if together is None else together
+
+    def _pull_or_refuse(self, outputs: Tensor, grads: Tensor, opened: list[OpenActivation]) -> Sequence[Tensor | None] | None:
+        try:
+            return self.pull_back(outputs, grads, [pre.edge for pre in opened])
+        except RuntimeError as error:
+            if REENTRANT not in str(error):
+                raise
+            return None
+
     def give(self, pre: OpenActivation, g: Tensor) -> None:
-        """Delivers one call's g, which has nothing to do with that of another call."""
-        self.deliver(pre.name, [(pre.x, g.detach().reshape(pre.shape))], pre.forward_id)
+        """Delivers one call's g, as it arrives at the edge; it has nothing to do with that of another call."""
+        self.deliver(pre.name, [(pre.x, pre.as_output(g.detach()))], pre.forward_id, self.fisher)
 
 
 class LayerwiseSource(Source):
-    """Noise on a layer's input is pulled back to every pre-activation it was made from, whatever lies between (LNGD sec. 3.1)."""
+    """Noise on a layer's input is pulled back to every pre-activation it was made from, whatever lies between (LNGD sec. 3.1).
+
+    Reentrant checkpointing can't be differentiated on the spot: the last layer before it and the last one inside it receive noise
+    on their own output.
+    """
+
+    fisher = FisherType.LAYERWISE
 
     def __init__(self, deliver: OnSample, *, noise: Noise, generator: torch.Generator) -> None:
         super().__init__(deliver)
@@ -84,7 +133,8 @@ class LayerwiseSource(Source):
         if not self.open or x.grad_fn is None:
             return
         opened, self.open = self.open, []
-        for pre, g in zip(opened, self.pull_back(x, self._epsilon(x), [pre.edge for pre in opened]), strict=True):
+        epsilon = self._epsilon(x)
+        for pre, g in zip(opened, self.pull_each(x, epsilon, opened, self._at_its_output), strict=True):
             if g is None:
                 self.open.append(pre)
             else:
@@ -93,44 +143,79 @@ class LayerwiseSource(Source):
     def finished(self, output: Any) -> None:
         """What is still open receives g = ε: its own output is what the next layer would get."""
         for pre in self.open:
-            self.give(pre, self._epsilon(pre))
+            if pre.rerun:
+                self.notes[pre.name] = AT_ITS_OUTPUT
+            self.give(pre, self._epsilon(pre.like))
         self.open.clear()
 
     def part_finished(self) -> None:
         """What is open belongs to the micro-batch before."""
         self.finished(None)
 
-    def _epsilon(self, like: Tensor | OpenActivation) -> Tensor:
+    def _at_its_output(self, pre: OpenActivation) -> Tensor:
+        self.notes[pre.name] = AT_ITS_OUTPUT
+        return self._epsilon(pre.like)
+
+    def _epsilon(self, like: Tensor) -> Tensor:
         return draw(self.noise, self.generator, shape=like.shape, dtype=like.dtype, device=like.device)
 
 
 class SampledSource(Source):
-    """Labels are drawn from the model's output, and their gradient is pulled back through the whole model (LNGD eq. 1)."""
+    """Labels are drawn from the model's output, and their gradient is pulled back through the whole model (LNGD eq. 1).
+
+    Behind reentrant checkpointing no pass of our own reaches a layer: the user's own backward, with the labels of the data, does.
+    """
+
+    fisher = FisherType.SAMPLED
 
     def __init__(self, deliver: OnSample, *, likelihood: Likelihood, generator: torch.Generator) -> None:
         super().__init__(deliver)
         self.likelihood: Likelihood = likelihood
         self.generator = generator
+        self.labels = EmpiricalSource(deliver)
+
+    def opened(self, pre: OpenActivation) -> None:
+        """To be pulled back to at the end, unless that can't be."""
+        if pre.rerun:
+            self._wait_for_labels(pre)
+        else:
+            super().opened(pre)
 
     def finished(self, output: Any) -> None:
         """One backward pass of our own; layers that the output does not depend on are noted."""
         opened, self.open = self.open, []
-        if not opened or output is None:
-            return
+        if output is None:
+            return self.labels.finished(None)
+        if not opened:
+            return None
         predictions = predictions_of(output)
         grads = sampled_gradient(self.likelihood, predictions, self.generator).to(predictions.dtype)
+        return self._deliver_all(opened, self.pull_each(predictions, grads, opened, self._wait_for_labels))
+
+    def discard(self) -> None:
+        """A step has ended."""
+        super().discard()
+        self.labels.discard()
+
+    def _wait_for_labels(self, pre: OpenActivation) -> None:
+        self.notes[pre.name] = FROM_THE_DATA
+        self.labels.opened(pre)
+
+    def _deliver_all(self, opened: list[OpenActivation], pulled: Sequence[Tensor | None]) -> None:
         found: defaultdict[str, Calls] = defaultdict(list)
-        for pre, g in zip(opened, self.pull_back(predictions, grads, [pre.edge for pre in opened]), strict=True):
-            if g is None:
+        for pre, g in zip(opened, pulled, strict=True):
+            if g is not None:
+                found[pre.name].append((pre.x, pre.as_output(g.detach())))
+            elif pre.name not in self.notes:
                 self.unreached.add(pre.name)
-            else:
-                found[pre.name].append((pre.x, g.detach().reshape(pre.shape)))
         for name, calls in found.items():
-            self.deliver(name, calls, opened[0].forward_id)
+            self.deliver(name, calls, opened[0].forward_id, self.fisher)
 
 
 class EmpiricalSource(Source):
     """The user's own backward brings g; what several backward passes bring adds up until the step."""
+
+    fisher = FisherType.EMPIRICAL
 
     def __init__(self, deliver: OnSample) -> None:
         super().__init__(deliver)
@@ -140,50 +225,27 @@ class EmpiricalSource(Source):
     def opened(self, pre: OpenActivation) -> None:
         """Waits for the gradient of this call."""
         self.calls += 1
-        owner, key, call, x = weakref.ref(self), (pre.name, pre.forward_id), self.calls, pre.x
+        owner, key, call, x, as_output = weakref.ref(self), (pre.name, pre.forward_id), self.calls, pre.x, pre.as_output
 
-        def receive(g: Tensor) -> None:
+        def receive(grad: Tensor) -> None:
             source = owner()
             if source is not None and not source.pulling:
-                calls = source.received.setdefault(key, {})
+                g, calls = as_output(grad), source.received.setdefault(key, {})
                 calls[call] = (x, calls[call][1] + g if call in calls else g)
 
-        when_gradient_arrives(pre.edge, pre.shape, receive)
+        when_gradient_arrives(pre.edge, receive)
 
     def finished(self, output: Any) -> None:
         """At the step, delivers what has arrived."""
         if output is None:
             received, self.received = self.received, {}
             for (name, forward_id), calls in received.items():
-                self.deliver(name, [*calls.values()], forward_id)
+                self.deliver(name, [*calls.values()], forward_id, self.fisher)
 
     def discard(self) -> None:
         """A step has ended."""
         super().discard()
         self.received.clear()
-
-
-def predictions_of(output: Any) -> Tensor:
-    """The tensor that labels are drawn from: the output itself, its `.logits`, `["logits"]`, or the first of a tuple.
-
-    A tuple's scalars don't count: one of them is the loss.
-
-    Raises:
-        TypeError: there is none that depends on the model's weights.
-    """
-    if isinstance(output, dict):
-        candidates: Iterable[Any] = [output.get("logits")]
-    elif isinstance(output, tuple | list) and not hasattr(output, "logits"):
-        candidates = [entry for entry in output if isinstance(entry, Tensor) and entry.dim()]
-    else:
-        candidates = [output if isinstance(output, Tensor) else getattr(output, "logits", None)]
-    for found in candidates:
-        if isinstance(found, Tensor) and found.requires_grad:
-            return found
-    raise TypeError(
-        f"the model's output, a {type(output).__name__}, holds no tensor to draw labels from: return the logits, "
-        "an object with .logits, or use fisher=FisherType.EMPIRICAL or LAYERWISE"
-    )
 
 
 def source_of(

@@ -19,7 +19,7 @@ Target = Annotated[
     ),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where records and report go (a new directory in runs/).")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on in a directory that holds finished runs.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on in a directory where a race ended or was broken off.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of each run.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of each run, instead of epochs; the schedule ends there.")]
 EpochSteps = Annotated[int | None, typer.Option(min=1, help="Steps that count as an epoch, the unit of records and figures.")]

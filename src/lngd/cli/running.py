@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lngd.bench.checkpoint import checkpoint_of
 from lngd.bench.errors import BenchError
 from lngd.bench.race import Place, estimated_seconds, race, unfinished
 from lngd.bench.records import Epoch
@@ -58,18 +60,21 @@ def announce(specs: Sequence[RunSpec], out: Path) -> None:
 
 
 def run_all(specs: Sequence[RunSpec], place: Place, *, resume: bool) -> None:
-    """Every run that the directory lacks; Ctrl-C keeps what is finished and says how to go on."""
+    """Every run that the directory lacks or that was broken off in it; Ctrl-C keeps finished epochs and says how to go on."""
     torch.set_flush_denormal(True)  # dying nets fill with denormal numbers, on which a CPU is a hundred times slower
     waiting = unfinished(specs, place.out, resume=resume)
     done = len(specs) - len(waiting)
     if done:
         console.print(f"{done} of {len(specs)} runs are finished already")
+    if begun := sum(checkpoint_of(place.out / spec.file_name).exists() for spec in waiting):
+        console.print(f"{begun} of {len(specs)} runs were broken off: they go on after their last finished epoch")
     try:
         _run(waiting, place)
     except KeyboardInterrupt:
         finished = sum((place.out / spec.file_name).exists() for spec in specs)
         console.print(
-            f"\nStopped; {finished} of {len(specs)} runs are kept. Go on with:\n  {_resume_command(place)}",
+            f"\nStopped; {finished} of {len(specs)} runs are kept, and the finished epochs of those under way. "
+            f"Go on with:\n  {_resume_command(place)}",
             soft_wrap=True,
         )
         raise typer.Exit(INTERRUPTED) from None
@@ -79,8 +84,11 @@ def _run(specs: Sequence[RunSpec], place: Place) -> None:
     bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     with Progress(*bars, console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task("", total=sum(spec.task.total_epochs for spec in specs))
+        shown: Counter[str] = Counter()  # epochs by run; one that goes on starts with several at once
         for spec, epoch in race(specs, place):
-            progress.update(bar, advance=1, description=f"{spec.task.name} {spec.optimizer} seed {spec.seed}")
+            advance = epoch.epoch - shown[spec.file_name]
+            shown[spec.file_name] = epoch.epoch
+            progress.update(bar, advance=advance, description=f"{spec.task.name} {spec.optimizer} seed {spec.seed}")
             if epoch.diverged or epoch.epoch == spec.task.total_epochs:
                 progress.update(bar, advance=spec.task.total_epochs - epoch.epoch)
                 progress.console.print(_ended(spec, epoch), markup=False)

@@ -5,7 +5,7 @@ checkpointed by name, its `inverses` are made from them by `refresh` and checkpo
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from lngd.linalg import Damping
 from lngd.types import Activations, AnyTensor, Dense, GradientMatrix, Gradients
 
 UNLIMITED = 2**31
+Shape: TypeAlias = tuple[int, ...]
 
 
 class CurvatureBlock(ABC):
@@ -35,12 +36,12 @@ class CurvatureBlock(ABC):
         self.updates = 0
 
     @abstractmethod
-    def dims(self, inputs: int, outputs: int) -> tuple[int, ...]:
-        """Sizes of the dense matrices that have to be factorised."""
+    def dims(self, inputs: int, outputs: int, *, one_hot: bool = False) -> tuple[int, ...]:
+        """Sizes of the dense matrices that have to be factorised. `one_hot`: the inputs are, their factor is a diagonal."""
 
     @abstractmethod
-    def numbers(self, inputs: int, outputs: int) -> int:
-        """How many numbers statistics and inverses hold, per group."""
+    def shapes(self, inputs: int, outputs: int, *, one_hot: bool = False) -> dict[str, Shape]:
+        """The shape of each statistic and inverse, per group; a scalar `()` may be one for all groups."""
 
     @abstractmethod
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
@@ -62,10 +63,11 @@ class CurvatureBlock(ABC):
         """From what one step measured to what is averaged over steps."""
         return measured
 
-    def weighted(self, measured: tuple[Tensor, ...], weight: float) -> tuple[Tensor, ...]:
+    def weighted(self, measured: tuple[Tensor, ...], weight: float | Tensor) -> tuple[Tensor, ...]:
         """What `measure` would have given for √weight · g."""
-        pairs = zip(measured, self.quadratic, strict=True)
-        return measured if weight == 1 else tuple(m * weight if squares else m for m, squares in pairs)
+        if isinstance(weight, float) and weight == 1:
+            return measured
+        return tuple(m * weight if squares else m for m, squares in zip(measured, self.quadratic, strict=True))
 
     def update(self, measured: tuple[Tensor, ...], decay: float) -> None:
         """F ← βF + (1−β)F_new (LNGD eq. 14), started at zero and corrected for that, so the first measurement counts whole."""
@@ -97,3 +99,13 @@ class CurvatureBlock(ABC):
                 setattr(self, name, tensors[name])
             elif hasattr(self, name):
                 delattr(self, name)
+
+
+def input_shape(inputs: int, one_hot: bool) -> Shape:
+    """Of a factor over the inputs."""
+    return (inputs,) if one_hot else (inputs, inputs)
+
+
+def dense_dims(inputs: int, one_hot: bool) -> tuple[int, ...]:
+    """What a factor over the inputs adds to `dims`: nothing if it is a diagonal."""
+    return () if one_hot else (inputs,)

@@ -3,10 +3,20 @@
 import torch
 from torch import Tensor
 
+from lngd.curvature.block import Shape, input_shape
 from lngd.curvature.kfac import KFACBlock
 from lngd.curvature.per_sample import squared_gradients
-from lngd.linalg import Damping, NotPositiveDefiniteError, as_damping, eigenbasis, kronecker, mean_eigenvalue
-from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputFactor
+from lngd.linalg import (
+    Damping,
+    NotPositiveDefiniteError,
+    as_damping,
+    eigenbasis,
+    kronecker,
+    mean_eigenvalue,
+    times,
+    transposed,
+)
+from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OneHot, OutputFactor
 
 
 class EKFACBlock(KFACBlock):
@@ -26,11 +36,13 @@ class EKFACBlock(KFACBlock):
     scales_weight: Tensor
     shift: Tensor
 
-    def numbers(self, inputs: int, outputs: int) -> int:
-        return super().numbers(inputs, outputs) + inputs * outputs + 2
+    def shapes(self, inputs: int, outputs: int, *, one_hot: bool = False) -> dict[str, Shape]:
+        A, B = input_shape(inputs, one_hot), (outputs, outputs)
+        bases = {"A": A, "B": B, "A_basis": A, "B_basis": B}
+        return {**bases, "scales": (outputs, inputs), "scales_weight": (), "shift": ()}
 
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
-        return *super().measure(a, g), self._along_the_basis(a, g) if self.ready else a.new_zeros(())
+        return *super().measure(a, g), self._along_the_basis(a, g) if self.ready else g.new_zeros(())
 
     def update(self, measured: tuple[Tensor, ...], decay: float) -> None:
         """A and B as ever; S since the basis last moved."""
@@ -52,9 +64,9 @@ class EKFACBlock(KFACBlock):
 
     def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
         """U_B [(U_Bᵀ ∇ U_A) / (S + λ)] U_Aᵀ; λ is that of the last refresh."""
-        rotated = self.B_basis.mT @ gradient @ self.A_basis
+        rotated = times(self.B_basis.mT @ gradient, self.A_basis)
         damped = (self.scales + self.shift[..., None, None]).clamp(min=torch.finfo(rotated.dtype).tiny)
-        return self.B_basis @ (rotated / damped) @ self.A_basis.mT
+        return times(self.B_basis @ (rotated / damped), transposed(self.A_basis))
 
     def dense(self, damping: Damping | float = 0.0) -> Dense:
         """U (S + λI) Uᵀ with λ relative to K-FAC's mean eigenvalue, as at a refresh; before the first refresh, K-FAC's block."""
@@ -67,4 +79,5 @@ class EKFACBlock(KFACBlock):
         return (basis * diagonal.unsqueeze(-2)) @ basis.mT
 
     def _along_the_basis(self, a: Activations, g: Gradients) -> GradientMatrix:
-        return squared_gradients(a @ self.A_basis.unsqueeze(-3), g @ self.B_basis.unsqueeze(-3))
+        along_A = a if isinstance(a, OneHot) else a @ self.A_basis.unsqueeze(-3)
+        return squared_gradients(along_A, g @ self.B_basis.unsqueeze(-3))

@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-from jaxtyping import Float
 from torch import Tensor
 
-from lngd.curvature.block import CurvatureBlock
-from lngd.linalg import Damping, as_damping, inverse, kronecker, mean_eigenvalue, second_moments, shifted
-from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputFactor
+from lngd.curvature.block import CurvatureBlock, Shape, dense_dims, input_shape
+from lngd.linalg import Damping, as_damping, inverse, kronecker, mean_eigenvalue, second_moments, shifted, times
+from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputFactor, Rows
 
 
 class KFACBlock(CurvatureBlock):
@@ -26,17 +25,18 @@ class KFACBlock(CurvatureBlock):
     A_inverse: InputFactor
     B_inverse: OutputFactor
 
-    def dims(self, inputs: int, outputs: int) -> tuple[int, ...]:
-        return inputs, outputs
+    def dims(self, inputs: int, outputs: int, *, one_hot: bool = False) -> tuple[int, ...]:
+        return *dense_dims(inputs, one_hot), outputs
 
-    def numbers(self, inputs: int, outputs: int) -> int:
-        return 2 * (inputs**2 + outputs**2)
+    def shapes(self, inputs: int, outputs: int, *, one_hot: bool = False) -> dict[str, Shape]:
+        A, B = input_shape(inputs, one_hot), (outputs, outputs)
+        return {"A": A, "B": B, "A_inverse": A, "B_inverse": B}
 
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
         """Σₛ aaᵀ, Σₛ ggᵀ and S: a layer that is called twice has twice as many positions."""
         n, positions = a.shape[-3:-1]
         rows, grads = a.flatten(-3, -2), g.flatten(-3, -2)
-        return self._moments(rows) / n, self._moments(grads) / n, a.new_full((), positions)
+        return self._moments(rows) / n, self._moments(grads) / n, g.new_full((), positions)
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         A, B, positions = measured
@@ -52,14 +52,14 @@ class KFACBlock(CurvatureBlock):
 
     def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
         """B̂⁻¹ ∇ Â⁻¹."""
-        return self.B_inverse @ gradient @ self.A_inverse
+        return times(self.B_inverse @ gradient, self.A_inverse)
 
     def dense(self, damping: Damping | float = 0.0) -> Dense:
         """(B + √λ/π I) ⊗ (A + π√λ I)."""
         A, B = self._damped(as_damping(damping))
         return kronecker(B, A)
 
-    def _moments(self, rows: Float[Tensor, "*group n d"]) -> Tensor:
+    def _moments(self, rows: Rows) -> Tensor:
         """Σ x xᵀ over rows x."""
         return second_moments(rows)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lngd.curvature.block import CurvatureBlock
+from lngd.curvature.block import CurvatureBlock, Shape, dense_dims, input_shape
 from lngd.linalg import (
     Damping,
     as_damping,
@@ -13,6 +13,8 @@ from lngd.linalg import (
     inverse_diagonal,
     kronecker,
     second_moments,
+    squared_norms,
+    times,
 )
 from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputDiagonal
 
@@ -33,18 +35,18 @@ class LNGDBlock(CurvatureBlock):
     phi_inverse: InputFactor
     psi_inverse: OutputDiagonal
 
-    def dims(self, inputs: int, outputs: int) -> tuple[int, ...]:
-        return (inputs,)
+    def dims(self, inputs: int, outputs: int, *, one_hot: bool = False) -> tuple[int, ...]:
+        return dense_dims(inputs, one_hot)
 
-    def numbers(self, inputs: int, outputs: int) -> int:
-        return 2 * (inputs**2 + outputs)
+    def shapes(self, inputs: int, outputs: int, *, one_hot: bool = False) -> dict[str, Shape]:
+        phi, psi = input_shape(inputs, one_hot), (outputs,)
+        return {"phi": phi, "psi": psi, "phi_inverse": phi, "psi_inverse": psi}
 
     def measure(self, a: Activations, g: Gradients) -> tuple[InputFactor, OutputDiagonal]:
         n = a.shape[-3]
         rows, energies = a.flatten(-3, -2), g.square().flatten(-3, -2)  # one row per sample and position
         phi = second_moments(rows, energies.sum(-1)) / n
-        norms = rows.norm(dim=-1, keepdim=True)  # one pass over the largest tensor, no copy of it
-        psi = (energies.mT @ norms.square()).squeeze(-1) / n
+        psi = (energies.mT @ squared_norms(rows).unsqueeze(-1)).squeeze(-1) / n
         return phi, psi
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[InputFactor, OutputDiagonal]:
@@ -59,7 +61,7 @@ class LNGDBlock(CurvatureBlock):
 
     def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
         """Ψ̂⁻¹ ∇ Φ̂⁻¹."""
-        return self.psi_inverse.unsqueeze(-1) * (gradient @ self.phi_inverse)
+        return self.psi_inverse.unsqueeze(-1) * times(gradient, self.phi_inverse)
 
     def dense(self, damping: Damping | float = 0.0) -> Dense:
         """(Ψ + λ_Ψ I) ⊗ (Φ + λ_Φ I)."""

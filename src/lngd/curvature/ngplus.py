@@ -2,7 +2,7 @@
 
 import torch
 
-from lngd.curvature.block import CurvatureBlock
+from lngd.curvature.block import CurvatureBlock, Shape
 from lngd.curvature.per_sample import output_moments
 from lngd.linalg import Damping, as_damping, damped_matrix, inverse, kronecker
 from lngd.types import Activations, Dense, GradientMatrix, Gradients, OutputFactor
@@ -22,11 +22,11 @@ class NGPlusBlock(CurvatureBlock):
     L: OutputFactor
     L_inverse: OutputFactor
 
-    def dims(self, inputs: int, outputs: int) -> tuple[int, ...]:
+    def dims(self, inputs: int, outputs: int, *, one_hot: bool = False) -> tuple[int, ...]:
         return (outputs,)
 
-    def numbers(self, inputs: int, outputs: int) -> int:
-        return 2 * outputs**2
+    def shapes(self, inputs: int, outputs: int, *, one_hot: bool = False) -> dict[str, Shape]:
+        return {"L": (outputs, outputs), "L_inverse": (outputs, outputs)}
 
     def measure(self, a: Activations, g: Gradients) -> tuple[OutputFactor]:
         self.shape = g.shape[-1], a.shape[-1]

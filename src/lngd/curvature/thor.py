@@ -1,21 +1,25 @@
 """THOR's Fisher block: K-FAC's factors cut into blocks along their dimension, refreshed only when their trace has moved."""
 
 from math import ceil
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lngd.curvature.block import Shape
 from lngd.curvature.kfac import KFACBlock
-from lngd.linalg import Damping, as_damping, inverse, kronecker, shifted
-from lngd.types import Activations, Dense, Flag, GradientMatrix, Gradients, Scalar
+from lngd.linalg import Damping, as_damping, inverse, is_diagonal, kronecker, shifted
+from lngd.types import Activations, Dense, Flag, GradientMatrix, Gradients, OneHot, Rows, Scalar
 
 REFRESH_ABOVE, SETTLE_BELOW = 0.01, 0.001
 """ω₁ and ω₂, relative changes of the trace."""
 
 Pieces = Float[Tensor, "*group k b b"]
 """Diagonal blocks; the last one is padded with zeros."""
+InputPieces: TypeAlias = Pieces | Float[Tensor, " i"]
+"""Those of a factor over the inputs; for one-hot inputs its diagonal, which nothing cuts."""
 
 
 class THORBlock(KFACBlock):
@@ -30,9 +34,9 @@ class THORBlock(KFACBlock):
 
     inverses = ("A_inverse", "B_inverse", "trace", "settled", "seen")
 
-    A: Pieces
+    A: InputPieces
     B: Pieces
-    A_inverse: Pieces
+    A_inverse: InputPieces
     B_inverse: Pieces
     trace: Scalar
     settled: Flag
@@ -42,12 +46,12 @@ class THORBlock(KFACBlock):
     def __init__(self, split: int = 128) -> None:
         super().__init__(split)
 
-    def dims(self, inputs: int, outputs: int) -> tuple[int, ...]:
-        return min(inputs, self.max_dim), min(outputs, self.max_dim)
+    def dims(self, inputs: int, outputs: int, *, one_hot: bool = False) -> tuple[int, ...]:
+        return tuple(min(dim, self.max_dim) for dim in super().dims(inputs, outputs, one_hot=one_hot))
 
-    def numbers(self, inputs: int, outputs: int) -> int:
-        sides = zip((inputs, outputs), self.dims(inputs, outputs), strict=True)
-        return 2 * sum(ceil(dim / block) * block**2 for dim, block in sides) + 3
+    def shapes(self, inputs: int, outputs: int, *, one_hot: bool = False) -> dict[str, Shape]:
+        A, B = (inputs,) if one_hot else self._pieces(inputs), self._pieces(outputs)
+        return {"A": A, "B": B, "A_inverse": A, "B_inverse": B, "trace": (), "settled": (), "seen": ()}
 
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
         """K-FAC's moments, within blocks only."""
@@ -77,15 +81,20 @@ class THORBlock(KFACBlock):
         o, i = self.shape
         return kronecker(_assembled(B)[..., :o, :o], _assembled(A)[..., :i, :i])
 
-    def _moments(self, rows: Float[Tensor, "*group n d"]) -> Pieces:
+    def _pieces(self, dim: int) -> Shape:
+        block = min(dim, self.max_dim)
+        return ceil(dim / block), block, block
+
+    def _moments(self, rows: Rows) -> InputPieces:
+        if isinstance(rows, OneHot):
+            return super()._moments(rows)
         pieces = _cut(rows, min(self.max_dim, rows.shape[-1])).movedim(-2, -3)  # [k, n, b]
         return pieces.mT @ pieces
 
     def _means(self) -> tuple[Tensor, Tensor]:
         """Mean eigenvalues of A and B."""
         o, i = self.shape
-        A, B = (x.diagonal(dim1=-2, dim2=-1).sum((-2, -1)) for x in (self.A, self.B))
-        return A / i, B / o
+        return _trace_of(self.A) / i, _trace_of(self.B) / o
 
     def _damped(self, damping: Damping) -> tuple[Tensor, Tensor]:
         shift_A, shift_B = damping.of_kronecker(*self._means())
@@ -103,8 +112,14 @@ class THORBlock(KFACBlock):
         self.A_inverse, self.B_inverse, self.trace, self.settled = A, B, trace, settled
 
 
-def _shifted(pieces: Pieces, shift: Float[Tensor, "*group"], dim: int) -> Pieces:
+def _trace_of(pieces: InputPieces) -> Float[Tensor, "*group"]:
+    return pieces.sum() if is_diagonal(pieces) else pieces.diagonal(dim1=-2, dim2=-1).sum((-2, -1))
+
+
+def _shifted(pieces: InputPieces, shift: Float[Tensor, "*group"], dim: int) -> InputPieces:
     """pieces + shift · I, and I where the last one is padded: what is no input must not make it singular."""
+    if is_diagonal(pieces):
+        return shifted(pieces, shift)
     padding = 1 - _cut(pieces.new_ones(1, dim), pieces.shape[-1])[0]
     return shifted(pieces, shift.unsqueeze(-1).expand(pieces.shape[:-2])) + torch.diag_embed(padding)
 
@@ -115,13 +130,17 @@ def _cut(x: Float[Tensor, "*group n d"], block: int) -> Float[Tensor, "*group n 
     return F.pad(x, (0, count * block - x.shape[-1])).unflatten(-1, (count, block))
 
 
-def _times(pieces: Pieces, matrix: Float[Tensor, "*group d c"]) -> Float[Tensor, "*group d c"]:
+def _times(pieces: InputPieces, matrix: Float[Tensor, "*group d c"]) -> Float[Tensor, "*group d c"]:
     """The block-diagonal matrix times a matrix."""
+    if is_diagonal(pieces):
+        return pieces.unsqueeze(-1) * matrix
     rows = _cut(matrix.mT, pieces.shape[-1]).movedim(-3, -1)  # [k, b, c]
     return (pieces @ rows).flatten(-3, -2)[..., : matrix.shape[-2], :]
 
 
-def _assembled(pieces: Pieces) -> Float[Tensor, "*group d d"]:
+def _assembled(pieces: InputPieces) -> Float[Tensor, "*group d d"]:
+    if is_diagonal(pieces):
+        return pieces.diag()
     count, block = pieces.shape[-3:-1]
     whole = pieces.new_zeros(*pieces.shape[:-3], count, block, count, block)
     for k in range(count):

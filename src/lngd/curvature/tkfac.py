@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lngd.curvature.kfac import KFACBlock
-from lngd.linalg import second_moments
+from lngd.linalg import diagonal_of, second_moments, squared_norms
 from lngd.types import Activations, Gradients, InputFactor, OutputFactor
 
 
@@ -20,8 +20,8 @@ class TKFACBlock(KFACBlock):
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
         n = a.shape[-3]
         rows, grads = a.flatten(-3, -2), g.flatten(-3, -2)
-        A = second_moments(rows, grads.norm(dim=-1).square()) / n
-        B = second_moments(grads, rows.norm(dim=-1).square()) / n
+        A = second_moments(rows, squared_norms(grads)) / n
+        B = second_moments(grads, squared_norms(rows)) / n
         return A, B
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -29,5 +29,5 @@ class TKFACBlock(KFACBlock):
 
     def factors(self) -> tuple[InputFactor, OutputFactor]:
         """δP and Q."""
-        delta = self.A.diagonal(dim1=-2, dim2=-1).sum(-1)
+        delta = diagonal_of(self.A).sum(-1)
         return self.A, self.B / delta.clamp(min=torch.finfo(delta.dtype).tiny)[..., None, None]

@@ -16,7 +16,7 @@ from torch.func import functional_call, jacrev, vmap
 
 from lngd.diagnostics.likelihoods import LIKELIHOODS, Outputs
 from lngd.layers import Layer, adapter_of
-from lngd.types import Activations, Dense, GradientMatrix, Gradients
+from lngd.types import Activations, Dense, GradientMatrix, Gradients, written_out
 
 Pairs = tuple[Activations, Gradients]
 
@@ -66,7 +66,7 @@ class ExactCurvature:
     def layerwise_fisher(self, name: str) -> Dense:
         """E[Σₛ E(g gᵀ) ⊗ a aᵀ] with g = Jᵩᵀε (LNGD eq. 3 before off-diagonal entries are left out). Sequential models only."""
         layer, (x, rows) = self._layer(name), self._pulled_back(name)
-        a, g = layer.activations(x), layer.gradients(rows.flatten(0, 1)).unflatten(-3, rows.shape[:2])
+        a, g = written_out(layer.activations(x)), layer.gradients(rows.flatten(0, 1)).unflatten(-3, rows.shape[:2])
         output_side = torch.einsum("...knso,...knsp->...nsop", g, g)
         products = torch.einsum("...nsi,...nsj,...nsop->...oipj", a, a, output_side)
         return products.flatten(-4, -3).flatten(-2) / len(x)
@@ -162,7 +162,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
     for name, module in model.named_modules():
         adapter = adapter_of(module)
         if adapter is not None:
-            yield name, adapter(module, with_bias=module.bias is not None)
+            yield name, adapter(module, with_bias=getattr(module, "bias", None) is not None)
 
 
 def _chain(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:

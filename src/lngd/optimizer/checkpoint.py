@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lngd.layers import Layer
 from lngd.optimizer.layer_state import LayerState
 
 VERSION = 2
@@ -15,7 +16,7 @@ def save(header: dict[str, Any], states: dict[str, LayerState], generator: torch
     layers = {
         name: {
             "kind": type(s.block).__name__,
-            "dims": list(s.block.dims(s.layer.inputs, s.layer.outputs)),
+            "dims": _dims(s),
             "updates": s.block.updates,
             "block": s.block.tensors(),
             "state": dict(s.state),
@@ -58,16 +59,26 @@ def paired(sizes: list[int]) -> list[tuple[int, ...]]:
 
 
 def restore(saved: dict[str, Any], states: dict[str, LayerState], generator: torch.Generator) -> None:
-    """Puts the checkpoint in place, on each layer's device, in the dtype it was saved in."""
+    """Puts the checkpoint in place, on each layer's device, in the dtype of its statistics or a better one it was saved in."""
     for name, entry in saved["layers"].items():
-        device = states[name].layer.weight.device
-        states[name].block.load(entry["updates"], _copied(entry["block"], device))
-        states[name].state = _copied(entry["state"], device)
+        layer = states[name].layer
+        for tensor in entry["block"].values():  # a layer that had to be kept in float64 stays so
+            if tensor.is_floating_point():
+                layer.least_dtype = torch.promote_types(layer.least_dtype, tensor.dtype)
+        states[name].block.load(entry["updates"], _copied(entry["block"], layer))
+        states[name].state = _copied(entry["state"], layer)
     generator.set_state(saved["generator"].cpu())
 
 
-def _copied(tensors: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    return {key: value.detach().to(device, copy=True) for key, value in tensors.items()}
+def _copied(tensors: dict[str, Tensor], layer: Layer) -> dict[str, Tensor]:
+    device = layer.weight.device
+    dtypes = {key: layer.dtype if value.is_floating_point() else value.dtype for key, value in tensors.items()}
+    return {key: value.detach().to(device, dtypes[key], copy=True) for key, value in tensors.items()}
+
+
+def _dims(state: LayerState) -> list[int]:
+    layer = state.layer
+    return list(state.block.dims(layer.inputs, layer.outputs, one_hot=layer.one_hot))
 
 
 def _compare_parameters(saved: list[list[Any]], own: list[list[Any]]) -> None:
@@ -85,13 +96,12 @@ def _compare_parameters(saved: list[list[Any]], own: list[list[Any]]) -> None:
 
 def _compare_blocks(saved: dict[str, Any], states: dict[str, LayerState]) -> None:
     for name, entry in saved.items():
-        block, layer = states[name].block, states[name].layer
-        own = type(block).__name__
+        own = type(states[name].block).__name__
         if entry["kind"] != own:
             raise ValueError(
                 f"layer '{name}' has a {entry['kind']} in the checkpoint, a {own} here: it was made by another method"
             )
-        dims = list(block.dims(layer.inputs, layer.outputs))
+        dims = _dims(states[name])
         if entry["dims"] != dims:
             raise ValueError(
                 f"layer '{name}' has factors of {entry['dims']} in the checkpoint, of {dims} here: check max_factor_dim"

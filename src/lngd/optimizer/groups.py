@@ -11,6 +11,9 @@ from lngd.optimizer.hyperparameters import check_hyperparameters
 GROUP_DEFAULTS = ("lr", "momentum", "weight_decay", "damping", "damping_bounds", "decay", "fallback_lr")
 """The hyperparameters that a group may override."""
 
+GROUP_ONLY = {"curvature": True}
+"""What only a group may say, and what it says if it doesn't: with `curvature=False` AdamW trains its parameters."""
+
 ADAMW = {
     "betas": (0.9, 0.999),
     "eps": 1e-8,
@@ -35,10 +38,17 @@ def user_groups(model: nn.Module, params: Iterable[Any] | None, defaults: dict[s
     for group in groups:
         _check_group_options(group)
         group["params"] = [_parameter(entry, known, seen) for entry in _listed(group["params"])]
-    complete = [{**defaults, **group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+    complete = [
+        {**defaults, **GROUP_ONLY, **group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups
+    ]
     if not any(group["params"] for group in complete):
         raise ValueError("nothing to train: the model has no parameter with requires_grad=True among the given ones")
     return complete
+
+
+def without_curvature(groups: Iterable[dict[str, Any]]) -> set[int]:
+    """The ids of parameters whose group says `curvature=False`."""
+    return {id(p) for group in groups if not group["curvature"] for p in group["params"]}
 
 
 def split_group(group: dict[str, Any], layers: dict[str, Layer]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -62,10 +72,9 @@ def move_to_fallback(groups: Sequence[dict[str, Any]], p: nn.Parameter, group: d
 def _check_group_options(group: dict[str, Any]) -> None:
     options = {k: v for k, v in group.items() if k not in ("params", "betas", "eps", "name")}
     for name in options:
-        if name not in GROUP_DEFAULTS:
-            raise ValueError(
-                f"'{name}' is no option of a parameter group; there are: {', '.join((*GROUP_DEFAULTS, 'betas', 'eps'))}"
-            )
+        if name not in (*GROUP_DEFAULTS, *GROUP_ONLY):
+            known = ", ".join((*GROUP_DEFAULTS, *GROUP_ONLY, "betas", "eps"))
+            raise ValueError(f"'{name}' is no option of a parameter group; there are: {known}")
     check_hyperparameters(options)
 
 

@@ -70,6 +70,7 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "keep_norms": (lambda value: isinstance(value, bool), "True or False"),
     "max_factor_dim": (is_count(1), "a whole number of 1 or more"),
     "fallback_lr": (at_least_zero, "a number of 0 or more"),
+    "curvature": (lambda value: isinstance(value, bool), "True or False"),
 }
 
 

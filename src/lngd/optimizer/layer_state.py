@@ -1,5 +1,6 @@
 """One layer in training: its block, its averages, and its step, Algorithm 1 line by line."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,12 +11,14 @@ from torch import Tensor
 
 from lngd.capture import Calls, OnSample, RateSample
 from lngd.curvature import CurvatureBlock
-from lngd.fisher import FisherType, MeanOver, curvature_along, fisher_weight
+from lngd.fisher import FisherType, MeanOver, fisher_weight
 from lngd.layers import Layer
-from lngd.linalg import inner
+from lngd.linalg import inner, largest_magnitude
+from lngd.optimizer.directional import directional_curvature
+from lngd.optimizer.loss_scale import LossScale
 from lngd.optimizer.momentum import Momentum, running_mean
 from lngd.stepsize import Move, State, StepSize
-from lngd.types import Flag, GradientMatrix, Scalar
+from lngd.types import Flag, GradientMatrix, Scalar, joined
 
 INVARIANCE_DECAY = 0.9
 INVARIANCE_THRESHOLD = 0.1
@@ -45,6 +48,8 @@ class Measurement:
     positions: int = 0
     largest: int = 0
     forward_id: int = -1
+    fisher: FisherType | None = None
+    """Where g came from, if not from the optimizer's own Fisher type."""
 
     def add(self, measured: tuple[Tensor, ...], n: int, positions: int, forward_id: int) -> None:
         """Adds a mean over n samples. A second call in the same forward adds to the same samples, as further positions would."""
@@ -75,15 +80,17 @@ class LayerState:
     @property
     def curvature_bytes(self) -> int:
         """Bytes of all statistics and inverses."""
-        return self.layer.groups * self.block.numbers(self.layer.inputs, self.layer.outputs) * self.layer.dtype.itemsize
+        shapes = self.block.shapes(self.layer.inputs, self.layer.outputs, one_hot=self.layer.one_hot)
+        return self.layer.groups * sum(map(math.prod, shapes.values())) * self.layer.dtype.itemsize
 
     def has_gradient(self) -> bool:
         """Whether there is anything to do."""
         return any(p.grad is not None for p in self.layer.parameters)
 
     @torch.no_grad()
-    def measure(self, calls: Calls, forward_id: int) -> None:
+    def measure(self, calls: Calls, forward_id: int, fisher: FisherType) -> None:
         """Measures the calls of one forward: further calls on the same samples are further positions."""
+        self.pending.fisher = fisher
         by_size: defaultdict[int, Calls] = defaultdict(list)
         for x, g in calls:
             by_size[len(x)].append((x, g))
@@ -98,23 +105,32 @@ class LayerState:
         """Positions of a call."""
         return max(g[0].numel() for _, g in calls) // (self.layer.outputs * self.layer.groups)
 
-    def take_measurement(self) -> None:
+    def promote(self) -> None:
+        """Keeps everything of this layer in float64 from now on: squares of its inputs or gradients overflow float32."""
+        self.layer.least_dtype = torch.float64
+        self.block.load(self.block.updates, {k: as_double(t) for k, t in self.block.tensors().items()})
+        self.state = {k: as_double(t) for k, t in self.state.items()}
+
+    def take_measurement(self, scale: LossScale) -> None:
         """Moves the pending measurement into the averages, at the Fisher matrix's scale."""
         pending = self.pending
         if pending.samples:
-            fisher, mean_over = self.recipe.fisher, self.recipe.mean_over
-            weight = fisher_weight(fisher, mean_over, batch=pending.samples, positions=pending.positions)
+            fisher, mean_over = pending.fisher or self.recipe.fisher, self.recipe.mean_over
+            weight: float | Tensor = fisher_weight(fisher, mean_over, batch=pending.samples, positions=pending.positions)
+            if fisher is FisherType.EMPIRICAL:
+                weight = weight * scale.of_squares(pending.means[0].device)
             self.block.update(self.block.weighted(pending.means, weight), self.groups[0]["decay"])
             if mean_over == "none":
                 self.state["summed"] = torch.tensor(float(pending.samples), device=self.layer.weight.device)
 
-    def move(self, warmup: float, accept: Flag, samples: list[RateSample]) -> Move:
+    def move(self, warmup: float, accept: Flag, samples: list[RateSample], scale: LossScale) -> Move:
         """Where to: M, d = F̂⁻¹M, dᵀFd (LNGD Algorithm 1, lines 11–12). A layer without F̂⁻¹ waits for it.
 
         Args:
             warmup: the share of lr that this step may use.
             accept: where false, no state changes.
             samples: what was caught for the rate.
+            scale: what their gradients are multiplied with.
         """
         beta, recipe = self.groups[0]["momentum"], self.recipe
         accept = accept.to(self.layer.weight.device)
@@ -122,6 +138,8 @@ class LayerState:
         average = recipe.momentum.before(gradient, beta, self.state, accept)
         direction = self.block.precondition(average) if self.block.ready else torch.zeros_like(average)
         curvature = directional_curvature(self.layer, direction, samples, recipe.mean_over)
+        if curvature is not None:
+            curvature = curvature * scale.of_squares(curvature.device)
         lr = warmup * max(group["lr"] for group in self.groups)
         return Move(gradient, average, direction, curvature, accept, lr, self.state.get("summed"))
 
@@ -139,7 +157,7 @@ class LayerState:
             rate = rate * common.to(rate.device)
         self.rate = torch.where(accept, rate, 0.0)
         update = recipe.momentum.after(-warmup * rate * self._scaled_by_lr(move.direction), beta, self.state, accept)
-        self._apply(torch.where(accept, update, 0.0), move.gradient, accept)
+        self._apply(update, move.gradient, accept)
 
     def _scaled_by_lr(self, direction: GradientMatrix) -> GradientMatrix:
         """lr·d. Weight and bias may have rates of their own; lr belongs inside ζ, so that momentum keeps the rate of its time."""
@@ -153,11 +171,14 @@ class LayerState:
         norm = weight.norm() if self.recipe.keep_norms else None
         invariant = None if norm is None else self._scale_invariant(gradient, norm, accept)
         for p, delta, group in zip(self.layer.parameters, self.layer.split(update), self.groups, strict=True):
-            if group["weight_decay"]:
-                p.mul_(1 - accept.to(self.layer.dtype) * (group["lr"] * group["weight_decay"]))
-            p.add_(delta.to(p.dtype))
+            shrink = group["lr"] * group["weight_decay"]
+            possible = accept & stays_finite(p, delta, shrink)
+            if shrink:
+                p.mul_(1 - possible.to(self.layer.dtype) * shrink)
+            p.add_(torch.where(possible, delta, 0.0).to(p.dtype))
         if norm is not None and invariant is not None:
-            weight.mul_(torch.where(invariant & accept, norm / weight.norm(), 1.0))
+            ratio = norm / weight.norm()
+            weight.mul_(torch.where(invariant & accept & ratio.isfinite() & (ratio > 0), ratio, 1.0))
 
     def _scale_invariant(self, gradient: GradientMatrix, norm: Tensor, accept: Flag) -> Flag:
         """Whether the loss does not depend on the weight's norm: ∇ stays orthogonal to W.
@@ -176,19 +197,21 @@ class LayerState:
 def deliver_to(states: dict[str, LayerState]) -> OnSample:
     """Where a source delivers. It holds the layers and not their optimizer, which is then freed without the garbage collector."""
 
-    def deliver(name: str, calls: Calls, forward_id: int) -> None:
-        states[name].measure(calls, forward_id)
+    def deliver(name: str, calls: Calls, forward_id: int, fisher: FisherType) -> None:
+        states[name].measure(calls, forward_id, fisher)
 
     return deliver
 
 
 @torch.no_grad()
-def step_layers(states: dict[str, LayerState], warmup: float, accept: Flag, rates: dict[str, list[RateSample]]) -> None:
+def step_layers(
+    states: dict[str, LayerState], warmup: float, accept: Flag, rates: dict[str, list[RateSample]], scale: LossScale
+) -> None:
     """Steps every layer, one after the other; a joint step size sees all directions first."""
     if not states:
         return
     step_size = next(iter(states.values())).recipe.step_size
-    moves: Iterable[Move] = (state.move(warmup, accept, rates.get(name, [])) for name, state in states.items())
+    moves: Iterable[Move] = (state.move(warmup, accept, rates.get(name, []), scale) for name, state in states.items())
     if step_size.joint:
         moves = list(moves)
     common = step_size.common(moves) if isinstance(moves, list) else None
@@ -196,32 +219,12 @@ def step_layers(states: dict[str, LayerState], warmup: float, accept: Flag, rate
         state.step(move, warmup, common)
 
 
-def directional_curvature(
-    layer: Layer, direction: GradientMatrix, samples: list[RateSample], mean_over: MeanOver
-) -> Scalar | None:
-    """dᵀFd from ⟨d, ∇⁽ⁿ⟩ = Σₛ gₛᵀ d aₛ, without any per-sample weight gradient (LNGD eq. 13)."""
-    if not samples:
-        return None
-    slopes: dict[tuple[int, int], Tensor] = {}
-    for key, group in by_forward(samples):
-        slopes[key] = torch.stack([_slopes(layer, direction, s) for s in group]).sum(0)
-    batch = sum(max(n for f, n in slopes if f == forward) for forward in {f for f, _ in slopes})  # micro-batches add up
-    positions = samples[0].g[0].numel() // layer.weight.shape[0]
-    return curvature_along(torch.cat([*slopes.values()]), positions, mean_over, batch=batch)
+def as_double(t: Tensor) -> Tensor:
+    """Floating-point numbers in float64, others as they are."""
+    return t.double() if t.is_floating_point() else t
 
 
-def joined(rows: list[Tensor]) -> Tensor:
-    """Several calls' rows as positions of one; one call's are not copied."""
-    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=-2)
-
-
-def by_forward(samples: list[RateSample]) -> Iterable[tuple[tuple[int, int], list[RateSample]]]:
-    """Calls on the same samples together, keyed by forward and batch size."""
-    found: defaultdict[tuple[int, int], list[RateSample]] = defaultdict(list)
-    for sample in samples:
-        found[sample.forward_id, sample.batch].append(sample)
-    return found.items()
-
-
-def _slopes(layer: Layer, direction: GradientMatrix, sample: RateSample) -> Tensor:
-    return (layer.output(sample.x, direction) * sample.g.to(layer.dtype)).flatten(1).sum(1)
+def stays_finite(p: Tensor, delta: Tensor, shrink: float) -> Flag:
+    """Whether (1 − shrink) p + delta has room in p's dtype; a direction of finite numbers may be too long for it."""
+    before, step = largest_magnitude([p, delta])
+    return abs(1 - shrink) * before.to(step.dtype) + step < torch.finfo(p.dtype).max / 2

@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from lngd.capture import Capture, source_of
 from lngd.curvature import CurvatureBlock
 from lngd.fisher import Likelihood, Noise
-from lngd.linalg import Damping, NotPositiveDefiniteError, all_finite
+from lngd.linalg import all_finite
 from lngd.optimizer import checkpoint
+from lngd.optimizer.cycle import Cycle
 from lngd.optimizer.fallback import Fallback
-from lngd.optimizer.groups import GROUP_DEFAULTS, move_to_fallback, split_group, user_groups
-from lngd.optimizer.layer_state import LayerState, Measurement, Recipe, deliver_to, step_layers
+from lngd.optimizer.groups import GROUP_DEFAULTS, move_to_fallback, split_group, user_groups, without_curvature
+from lngd.optimizer.layer_state import LayerState, Recipe, deliver_to, step_layers
+from lngd.optimizer.loss_scale import unscaled
 from lngd.optimizer.outcome import Limit, Summary, plan_model, unwrapped
-from lngd.optimizer.refusals import refuse_gradient_scaling, refuse_parts_of_a_model, refuse_sparse_gradients
+from lngd.optimizer.refusals import refuse_sparse_gradients
 from lngd.optimizer.schedule import Schedule
 from lngd.optimizer.skips import SkipCounter
-from lngd.types import Flag
 
 
 class NaturalGradient(torch.optim.Optimizer):
@@ -45,7 +46,7 @@ class NaturalGradient(torch.optim.Optimizer):
         ValueError: a hyperparameter out of range, nothing to train, `params` that are not the model's, or several processes.
     """
 
-    _step_supports_amp_scaling = True  # asks GradScaler to announce itself (`found_inf`), so that it can be refused
+    _step_supports_amp_scaling = True  # GradScaler calls step() on an overflow too, and says so (`found_inf`)
 
     def __init__(
         self,
@@ -65,32 +66,31 @@ class NaturalGradient(torch.optim.Optimizer):
         max_factor_dim: int,
     ) -> None:
         assert set(defaults) == set(GROUP_DEFAULTS)
-        self._model = unwrapped(model)
+        self._model, watched = unwrapped(model)
         groups = user_groups(self._model, params, defaults)
         trained = [p for group in groups for p in group["params"]]
-        self._plan = plan_model(self._model, trained, Limit(block().dims, max_factor_dim))
+        self._plan = plan_model(self._model, trained, Limit(block().dims, max_factor_dim), without_curvature(groups))
         self._recipe = recipe
         self._states = {name: LayerState(layer, block(), recipe) for name, layer in self._plan.layers.items()}
-        self._curvature, self._inverses, self._warmup = curvature, inverses, warmup
+        self._cycle = Cycle(self._states, recipe.fisher, curvature, inverses)
+        self._warmup = warmup
         self._steps, self._skips, self._fallback = 0, SkipCounter(), Fallback()
         self._demoted: dict[str, str] = {}
-        self._lost = self._refreshing = False  # a measurement, or a refresh, that a skipped step owes the next one
         self._generator = generator or torch.Generator(trained[0].device).manual_seed(torch.initial_seed() % 2**63)
         super().__init__([half for group in groups for half in split_group(group, self._plan.layers)], defaults)
         self._bind_groups()
-        samples = rate_samples if recipe.step_size.needs_samples else 0
-        source = source_of(recipe.fisher, deliver_to(self._states), noise=noise, likelihood=likelihood, generator=self._generator)
-        self._capture = Capture(self._model, self._plan.layers, source, samples)
-        self._capture.attach()
+        self._noise: Noise = noise
+        self._likelihood: Likelihood = likelihood
+        self._rate_samples = rate_samples if recipe.step_size.needs_samples else 0
+        self._watch(watched)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step. A step with a gradient or a statistic that is not finite is skipped whole and counted.
 
         Raises:
-            RuntimeError: no parameter has a gradient, or torch.amp.GradScaler drives the step.
+            RuntimeError: no parameter has a gradient, or a layer's factors have had no inverse for long.
         """
-        refuse_gradient_scaling(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -99,13 +99,16 @@ class NaturalGradient(torch.optim.Optimizer):
         if not grads:
             raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
         refuse_sparse_gradients(self._model, grads)
+        self._capture.refuse_hidden_forwards()
         self._demote_unseen_layers()
         active = {name: s for name, s in self._states.items() if s.has_gradient()}
-        accept = self._measure(all_finite(grads))
-        self._refresh_blocks(accept)
-        step_layers(active, self._warmup_share(), accept, self._capture.rates)
+        scale = unscaled(self, grads)
+        accept = self._cycle.measure(self._capture, scale.accept(all_finite(grads)), scale)
+        self._cycle.refresh(self._steps, accept)
+        step_layers(active, self._warmup_share(), accept, self._capture.gather(), scale)
         self._fallback.step(self.param_groups, self.state, accept)
-        self._finish_step(accept, active)
+        self._skips.add(accept, expected=scale.overflow is not None)
+        self._finish_step(active)
         return loss
 
     def close(self) -> None:
@@ -157,7 +160,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._steps = saved["steps"]
         self._skips.restore(saved["skipped"])
         self._bind_groups()
-        self._capture.measuring, self._refreshing = saved["measuring"], saved["refreshing"]
+        self._capture.measuring, self._cycle.refreshing = saved["measuring"], saved["refreshing"]
         self._forget()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -177,58 +180,48 @@ class NaturalGradient(torch.optim.Optimizer):
             "skipped": self._skips.count(),
             "demoted": dict(self._demoted),
             "measuring": self._capture.measuring,
-            "refreshing": self._refreshing,
+            "refreshing": self._cycle.refreshing,
             "groups": [len(group["params"]) for group in self.param_groups],
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the hooks: a copy or a pickle of model and optimizer together goes on bit-equal."""
+        own = {k: v for k, v in vars(self).items() if k.startswith("_") and k != "_capture" and not k.startswith("_optimizer_")}
+        return own | super().__getstate__() | {"captured": self._capture.memory()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Hooks the copy to its own model."""
+        captured = state.pop("captured", None)
+        super().__setstate__(state)
+        if captured is not None:
+            self._watch(self._model)
+            self._capture.recall(captured)
+
+    def _watch(self, model: nn.Module) -> None:
+        source = source_of(
+            self._recipe.fisher,
+            deliver_to(self._states),
+            noise=self._noise,
+            likelihood=self._likelihood,
+            generator=self._generator,
+        )
+        self._capture = Capture(model, self._plan.layers, source, self._rate_samples)
+        self._capture.attach()
 
     def _bind_groups(self) -> None:
         owner = {id(p): group for group in self.param_groups for p in group["params"]}
         for state in self._states.values():
             state.groups = [owner[id(p)] for p in state.layer.parameters]
 
-    def _measure(self, accept: Flag) -> Flag:
-        """At a measuring step, takes the statistics; else changes nothing and waits for nothing."""
-        self._capture.source.finished(None)
-        pending = [s for state in self._states.values() for s in state.pending.means]
-        if not pending:
-            refuse_parts_of_a_model(self._recipe.fisher, self._capture.waiting and bool(self._states))
-            return accept
-        accept = accept & all_finite(pending).to(accept.device)
-        self._lost = not accept
-        if accept:
-            for state in self._states.values():
-                state.take_measurement()
-        return accept
-
-    def _refresh_blocks(self, accept: Flag) -> None:
-        self._refreshing |= self._inverses.due(self._steps)
-        waiting = [n for n, s in self._states.items() if s.block.measured and (self._refreshing or not s.block.ready)]
-        if waiting and accept:
-            for name in waiting:
-                self._refresh(name, self._states[name])
-            self._refreshing = False
-
-    def _refresh(self, name: str, state: LayerState) -> None:
-        group = state.groups[0]
-        try:
-            state.block.refresh(Damping(group["damping"], group["damping_bounds"]))
-        except NotPositiveDefiniteError:
-            kept = "kept the last inverse" if state.block.ready else "the layer stays as it is until it has one"
-            warnings.warn(f"layer '{name}': Fisher factor not positive definite, {kept}; raise the damping", stacklevel=6)
-
-    def _finish_step(self, accept: Flag, active: dict[str, LayerState]) -> None:
-        self._skips.add(accept)
+    def _finish_step(self, active: dict[str, LayerState]) -> None:
         self._steps += 1
         self._forget()
-        missing = any(not s.block.measured for s in active.values())
-        self._capture.measuring = missing or self._lost or self._curvature.due(self._steps)
-        self._lost = False
+        self._capture.measuring = self._cycle.measures_next(self._steps, active)
 
     def _forget(self) -> None:
         """Drops what was captured since the last step."""
         self._capture.reset()
-        for state in self._states.values():
-            state.pending = Measurement()
+        self._cycle.forget()
 
     def _warmup_share(self) -> float:
         return min(1.0, (self._steps + 1) / self._warmup) if self._warmup else 1.0

@@ -1,7 +1,7 @@
 """What becomes of every parameter: curvature, fallback (AdamW) or frozen, with the reason."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lngd.layers import Layer, adapter_of
+from lngd.layers import Layer, adapter_of, why_unsupported
 
 Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
 
@@ -66,61 +66,76 @@ class Plan:
         return self.layers.pop(layer).parameters
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DDP. Several processes would each measure curvature on their own data and their weights drift apart."""
+def unwrapped(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The module inside DDP and torch.compile, and the one whose forward is the model's: what torch.compile returned, if any.
+
+    Raises:
+        ValueError: several processes would each measure curvature on their own data and their weights drift apart.
+    """
+    layers = [model]
+    while (inner := _inside(layers[-1])) is not None:
+        layers.append(inner)
+    return layers[-1], next((layer for layer in layers if hasattr(layer, "_orig_mod")), layers[-1])
+
+
+def _inside(model: nn.Module) -> nn.Module | None:
+    """What a wrapper wraps."""
     if isinstance(model, nn.DataParallel):
         raise ValueError("torch.nn.DataParallel is not supported: its replicas would measure the same samples again")
-    if not isinstance(model, DistributedDataParallel):
-        return model
-    if model.process_group.size() > 1:
-        raise ValueError("DDP over several processes is not supported yet: each would keep curvature of its own")
-    return model.module
+    if isinstance(model, DistributedDataParallel):
+        if model.process_group.size() > 1:
+            raise ValueError("DDP over several processes is not supported yet: each would keep curvature of its own")
+        return model.module
+    return getattr(model, "_orig_mod", None)
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The largest dense factor. `dims`: the sizes of a block's factors, from inputs and outputs."""
+    """The largest dense factor. `dims`: those of a block."""
 
-    dims: Callable[[int, int], tuple[int, ...]]
+    dims: Callable[..., tuple[int, ...]]
     max_factor_dim: int
 
-    def exceeded(self, inputs: int, outputs: int) -> str | None:
+    def exceeded(self, layer: Layer) -> str | None:
         """The reason to fall back, if there is one."""
-        largest = max(self.dims(inputs, outputs))
+        largest = max(self.dims(layer.inputs, layer.outputs, one_hot=layer.one_hot), default=0)
         if largest <= self.max_factor_dim:
             return None
-        side = "inputs" if largest == inputs else "outputs"
+        side = "outputs" if layer.one_hot or largest != layer.inputs else "inputs"
         return f"{largest} {side} are more than max_factor_dim={self.max_factor_dim}"
 
 
-def plan_model(model: nn.Module, trained: Iterable[nn.Parameter], limit: Limit) -> Plan:
+def plan_model(model: nn.Module, trained: Iterable[nn.Parameter], limit: Limit, apart: Set[int] = frozenset()) -> Plan:
     """Decides the outcome of every parameter.
 
     Args:
         model: the model.
         trained: the parameters to train; a parameter left out is frozen.
         limit: a layer with a larger factor falls back.
+        apart: ids of parameters that fall back because their group wants it.
     """
     chosen = {id(p) for p in trained if p.requires_grad}
     users = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
     plan = Plan({}, {})
     for name, module in model.named_modules():
-        _plan_module(plan, name, module, chosen=chosen, users=users, limit=limit)
+        _plan_module(plan, name, module, chosen=chosen, apart=apart, users=users, limit=limit)
     return plan
 
 
-def _plan_module(plan: Plan, name: str, module: nn.Module, *, chosen: set[int], users: Counter[int], limit: Limit) -> None:
+def _plan_module(
+    plan: Plan, name: str, module: nn.Module, *, chosen: set[int], apart: Set[int], users: Counter[int], limit: Limit
+) -> None:
     trainable = {k: p for k, p in module._parameters.items() if p is not None and id(p) in chosen}
-    reason = _why_not(module, trainable, users, limit)
-    if reason is None:
-        adapter = adapter_of(module)
-        assert adapter is not None
-        plan.layers[name] = adapter(module, with_bias="bias" in trainable)
+    layer = _layer_of(module, trainable, apart)
+    reason = layer if isinstance(layer, str) else _why_not(layer, users, limit)
+    if reason is None and isinstance(layer, Layer):
+        plan.layers[name] = layer
     for key, p in module._parameters.items():
         full = f"{name}.{key}" if name else key
         if p is not None and id(p) not in plan.seen:
             plan.seen.add(id(p))
-            plan.outcomes[full] = _outcome(full, p, name if reason is None else "", id(p) in chosen, reason)
+            own = "its group says curvature=False" if id(p) in apart else reason
+            plan.outcomes[full] = _outcome(full, p, name if own is None else "", id(p) in chosen, own)
 
 
 def _outcome(full: str, p: nn.Parameter, layer: str, chosen: bool, reason: str | None) -> Outcome:
@@ -132,18 +147,23 @@ def _outcome(full: str, p: nn.Parameter, layer: str, chosen: bool, reason: str |
     return Outcome(full, shape, "curvature", "", layer)
 
 
-def _why_not(module: nn.Module, trainable: dict[str, nn.Parameter], users: Counter[int], limit: Limit) -> str | None:
-    """Why a module has no curvature; None if it has."""
-    kind = type(module).__name__
-    adapter = adapter_of(module)
-    if adapter is None:
-        return f"no curvature for {kind}"
-    weight = trainable.get("weight")
+def _layer_of(module: nn.Module, trainable: dict[str, nn.Parameter], apart: Set[int]) -> Layer | str:
+    """A module as a layer, or why it is none."""
+    adapter, reason = adapter_of(module), why_unsupported(module)
+    if reason is not None or adapter is None:
+        return reason or ""
+    weight, bias = trainable.get(adapter.weight_name), trainable.get(adapter.bias_name)
     if weight is None:
         return "its weight is not trained as a plain parameter"
-    if any(users[id(p)] > 1 for p in trainable.values()):
+    if id(weight) in apart:
+        return "its weight's group says curvature=False"
+    return adapter(module, with_bias=bias is not None and id(bias) not in apart)
+
+
+def _why_not(layer: Layer, users: Counter[int], limit: Limit) -> str | None:
+    """Why a layer has no curvature; None if it has."""
+    if any(users[id(p)] > 1 for p in layer.parameters):
         return "shared with another module"
-    if not weight.is_floating_point():
-        return f"{weight.dtype} is no real floating-point dtype"
-    inputs = weight[0].numel() + ("bias" in trainable)
-    return limit.exceeded(inputs, len(weight) // getattr(module, "groups", 1))
+    if not layer.weight.is_floating_point():
+        return f"{layer.weight.dtype} is no real floating-point dtype"
+    return limit.exceeded(layer)

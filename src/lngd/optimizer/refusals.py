@@ -1,15 +1,8 @@
 """Ways to drive an optimizer that would give wrong numbers without anybody noticing: an error instead."""
 
-import torch
 from torch import Tensor, nn
 
 from lngd.fisher import FisherType
-
-
-def refuse_gradient_scaling(optimizer: torch.optim.Optimizer) -> None:
-    """Gradients inside the graph stay scaled by a factor that the optimizer is not told: α_l would be wrong by its square."""
-    if getattr(optimizer, "found_inf", None) is not None:
-        raise RuntimeError("torch.amp.GradScaler is not supported: use autocast with bfloat16, which needs no scaling")
 
 
 def refuse_parts_of_a_model(fisher: FisherType, waiting: bool) -> None:

@@ -17,14 +17,14 @@ class SkipCounter:
         self._seen = torch.zeros((), dtype=torch.int64)  # pinned once the count is on a GPU: other host memory is waited for
         self._warned = False
 
-    def add(self, accept: Flag) -> None:
-        """Counts a step that was not accepted."""
+    def add(self, accept: Flag, *, expected: bool) -> None:
+        """Counts a step that was not accepted. `expected`: a GradScaler overflows now and then by design."""
         rejected = accept.logical_not().to(torch.int64)
         if self._count is None and rejected.is_cuda:
             self._seen = self._seen.pin_memory()
         self._count = rejected if self._count is None else self._count + rejected
         self._seen.copy_(self._count, non_blocking=True)
-        if self._seen and not self._warned:
+        if self._seen and not (self._warned or expected):
             self._warned = True
             warnings.warn(
                 "a gradient or a statistic was not finite: that step was skipped, weights and averages are untouched; "

@@ -2,14 +2,17 @@
 
 import gzip
 import hashlib
+import io
 import os
 import urllib.parse
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
 
+from lngd.bench import durable
 from lngd.bench.data import Split, standardised
 from lngd.bench.datasets.idx import read_idx
 from lngd.bench.errors import BenchError
@@ -19,6 +22,7 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CACHE = Path("~/.cache/lngd/fashion-mnist")
 INSTALL = "apt-get install dataset-fashion-mnist, or lngd data fetch fashion-mnist"
 URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
+LARGEST = 64 * 2**20  # bytes of a file, packed or not, that a server can make us take; the largest is 47 million
 
 # SHA-256 of the decompressed idx files: distributors compress them anew, the content is the same.
 HASHES = {
@@ -67,9 +71,8 @@ def _fetch_file(url: str, path: Path, digest: str) -> Path:
     found = hashlib.sha256(_decompressed(content, url)).hexdigest()
     if found != digest:
         raise BenchError(f"{url}: SHA-256 of the content is {found}, not {digest}; nothing was kept")
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    return partial.replace(path)
+    durable.replace(path, content)
+    return path
 
 
 def _download(url: str) -> bytes:
@@ -77,16 +80,23 @@ def _download(url: str) -> bytes:
         raise BenchError(f"{url}: only https and file addresses are read")
     try:
         with urllib.request.build_opener().open(url, timeout=60) as answer:
-            return answer.read()
+            return _limited(answer.read(LARGEST + 1), url)
     except OSError as error:
         raise BenchError(f"{url}: {error}. Without a network: apt-get install dataset-fashion-mnist") from error
 
 
 def _decompressed(content: bytes, url: str) -> bytes:
     try:
-        return gzip.decompress(content)
-    except (EOFError, gzip.BadGzipFile) as error:
+        with gzip.open(io.BytesIO(content)) as file:
+            return _limited(file.read(LARGEST + 1), url)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BenchError(f"{url}: not a gzip file ({error})") from error
+
+
+def _limited(content: bytes, url: str) -> bytes:
+    if len(content) > LARGEST:
+        raise BenchError(f"{url}: more than {LARGEST} bytes, so this is not Fashion-MNIST; nothing was kept")
+    return content
 
 
 def _places(data_dir: Path | None) -> list[Path]:

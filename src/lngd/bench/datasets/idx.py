@@ -1,9 +1,15 @@
-"""The idx format of the MNIST family: a magic number, the sizes as big-endian 32-bit numbers, then the values."""
+"""The idx format of the MNIST family: a magic number, the sizes as big-endian 32-bit numbers, then the values.
+
+A file comes from elsewhere. What its header announces is held against the file's size before anything is read by it, so that
+neither a damaged header nor a gzip file that unpacks to a thousand times its size can fill the memory.
+"""
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -11,6 +17,9 @@ from torch import Tensor
 from lngd.bench.errors import BenchError
 
 UNSIGNED_BYTE = 0x08  # the only element type that the MNIST family uses
+GZIP_MAGIC = b"\x1f\x8b"
+DEFLATE_RATIO = 1032  # deflate packs 258 bytes in 2 bits at best (zlib's technical notes)
+LARGEST = 2**30  # bytes; EMNIST by class, the largest of the family, has half of it
 
 
 def read_idx(path: Path, ndim: int) -> Tensor:
@@ -19,31 +28,40 @@ def read_idx(path: Path, ndim: int) -> Tensor:
     Raises:
         BenchError: not an idx file of unsigned bytes, another number of axes, or a length that contradicts the header.
     """
-    content = _content(path)
-    shape = _shape(content, path, ndim)
-    values = torch.frombuffer(bytearray(content), dtype=torch.uint8)[4 + 4 * ndim :]
-    expected = torch.Size(shape).numel()
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        file.seek(0)
+        if not packed:
+            return _read(file, path, ndim, path.stat().st_size)
+        try:
+            with gzip.open(file) as unpacked:
+                return _read(unpacked, path, ndim, path.stat().st_size * DEFLATE_RATIO)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise BenchError(f"{path}: damaged gzip file ({error})") from error
+
+
+def _read(file: BinaryIO | gzip.GzipFile, path: Path, ndim: int, most: int) -> Tensor:
+    """`most`: the bytes that the file can hold."""
+    header = file.read(4 + 4 * ndim)
+    shape = _shape(header, path, ndim)
+    expected = math.prod(shape)  # torch.Size.numel wraps around at 2⁶³
+    announced = f"{path}: the header announces {expected} bytes {shape}"
+    if expected > LARGEST:
+        raise BenchError(f"{announced}, more than the {LARGEST} that any data set of this format has")
+    if expected > most - len(header):
+        raise BenchError(f"{announced}, the file has room for {most - len(header)}")
+    values = file.read(expected + 1)
     if len(values) != expected:
-        raise BenchError(f"{path}: the header announces {expected} bytes {shape}, the file holds {len(values)}")
-    return values.view(shape)
+        raise BenchError(f"{announced}, the file holds {len(values) if len(values) < expected else 'more'}")
+    return torch.frombuffer(bytearray(header + values), dtype=torch.uint8)[len(header) :].view(shape)
 
 
-def _content(path: Path) -> bytes:
-    raw = path.read_bytes()
-    if raw[:2] != b"\x1f\x8b":
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BenchError(f"{path}: damaged gzip file ({error})") from error
-
-
-def _shape(content: bytes, path: Path, ndim: int) -> tuple[int, ...]:
-    if len(content) < 4 + 4 * ndim:
-        raise BenchError(f"{path}: {len(content)} bytes are too few for an idx header with {ndim} axes")
-    zero, kind, axes = struct.unpack(">HBB", content[:4])
+def _shape(header: bytes, path: Path, ndim: int) -> tuple[int, ...]:
+    if len(header) < 4 + 4 * ndim:
+        raise BenchError(f"{path}: {len(header)} bytes are too few for an idx header with {ndim} axes")
+    zero, kind, axes = struct.unpack(">HBB", header[:4])
     if (zero, kind) != (0, UNSIGNED_BYTE):
-        raise BenchError(f"{path}: not an idx file of unsigned bytes (magic number {content[:4].hex()})")
+        raise BenchError(f"{path}: not an idx file of unsigned bytes (magic number {header[:4].hex()})")
     if axes != ndim:
         raise BenchError(f"{path}: {axes} axes in the header, {ndim} expected")
-    return struct.unpack(f">{ndim}I", content[4 : 4 + 4 * ndim])
+    return struct.unpack(f">{ndim}I", header[4:])

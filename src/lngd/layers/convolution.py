@@ -1,0 +1,73 @@
+"""nn.Conv1d, nn.Conv2d, nn.Conv3d: a linear layer at every output pixel, on the patch under the kernel."""
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lngd.layers.layer import Layer
+from lngd.types import Activations, GradientMatrix, Gradients
+
+CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class ConvLayer(Layer):
+    """nn.Conv1d, nn.Conv2d, nn.Conv3d with any stride, dilation, padding and groups; every output pixel is a position."""
+
+    def __init__(self, module: nn.Module, *, with_bias: bool) -> None:
+        assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        super().__init__(module, with_bias=with_bias)
+        self.convolution = module
+        self.space = self.weight.dim() - 2
+        self.batched_dims = self.space + 2
+
+    def activations(self, x: Float[Tensor, "n ..."]) -> Activations:
+        convolution = self.convolution
+        patches = windows(self._pad(x.to(self.dtype)), self.weight.shape[2:], convolution.stride, convolution.dilation)
+        return self._with_ones(rows_of_patches(patches, self.groups))
+
+    def gradients(self, grad: Float[Tensor, "n ..."]) -> Gradients:
+        return rows_of_pixels(grad.to(self.dtype), self.groups)
+
+    def output(self, x: Float[Tensor, "n ..."], matrix: GradientMatrix) -> Float[Tensor, "n ..."]:
+        weight, *bias = self.split(matrix)
+        convolve, stride, dilation = CONVOLUTIONS[self.space], self.convolution.stride, self.convolution.dilation
+        padded = self._pad(x.to(self.dtype))
+        return convolve(padded, weight, *bias, stride=stride, dilation=dilation, groups=self.groups)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        mode = self.convolution.padding_mode
+        amounts = [amount for axis in reversed(range(self.space)) for amount in self._padding(axis)]
+        return F.pad(x, amounts, mode="constant" if mode == "zeros" else mode)
+
+    def _padding(self, axis: int) -> tuple[int, int]:
+        padding = self.convolution.padding
+        if not isinstance(padding, str):
+            return padding[axis], padding[axis]
+        if padding == "valid":
+            return 0, 0
+        total = self.convolution.dilation[axis] * (self.weight.shape[2 + axis] - 1)  # "same"
+        return total // 2, total - total // 2  # an odd total puts the larger half at the end, as torch does
+
+
+def windows(x: Float[Tensor, "n c ..."], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """What the kernel covers at every pixel, `[n, c, *pixels, *kernel]`; a view."""
+    for axis, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
+        x = x.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
+    return x
+
+
+def rows_of_patches(patches: Tensor, groups: int) -> Float[Tensor, "*group n s c"]:
+    """`[n, c, *pixels, *kernel]` as rows, the kernel's places of one channel side by side."""
+    space = (patches.dim() - 2) // 2
+    patches = patches.unflatten(1, (groups, -1))
+    pixels, kernel = (range(3 + start, 3 + start + space) for start in (0, space))
+    rows = patches.permute(1, 0, *pixels, 2, *kernel).flatten(2 + space).flatten(2, 1 + space)
+    return rows if groups > 1 else rows[0]
+
+
+def rows_of_pixels(pixels: Float[Tensor, "n c ..."], groups: int) -> Gradients:
+    """An output's pixels as rows of its channels."""
+    rows = pixels.flatten(2).unflatten(1, (groups, -1)).permute(1, 0, 3, 2)
+    return rows if groups > 1 else rows[0]
