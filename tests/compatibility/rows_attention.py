@@ -9,7 +9,7 @@ from lngd.methods import Method
 
 attention = group("Attention")
 
-TRAINS = "every parameter moves, the loss falls"
+TRAINS = "every projection has curvature, every parameter moves, the loss falls"
 WIDTH, HEADS, TOKENS = 4, 2, 3
 
 
@@ -45,7 +45,8 @@ class Decoding(Pooled):
 def trains(method: type[Method], model: nn.Module) -> None:
     x, _ = learnable(32, TOKENS, WIDTH)
     run = assert_trains(method, model, x, x.mean(1)[:, :3].argmax(1), steps=10)
-    assert run.optimizer.blocks["head"].ready
+    assert all(block.ready for block in run.optimizer.blocks.values())
+    assert [o.name for o in run.optimizer.summary() if o.kind != "curvature" and "norm" not in o.name] == []
 
 
 def encoder(*, batch_first: bool) -> nn.Module:
