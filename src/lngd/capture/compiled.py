@@ -31,7 +31,7 @@ class CompiledRates:
 
     def prepare(self, name: str, output: Tensor) -> None:
         """A leaf with room for the samples of such an output; called where a layer runs uncompiled."""
-        needed = output[spread(len(output), self.rate_samples)].numel()
+        needed = (self.rate_samples or len(output)) * output[0].numel()
         if name not in self.leaves or self.leaves[name].numel() < needed:
             self.leaves[name] = torch.zeros(needed, device=output.device, requires_grad=True)
 
