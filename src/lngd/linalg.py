@@ -121,7 +121,7 @@ def inverse(matrix: InputFactor) -> InputFactor:
         factor, failed = torch.linalg.cholesky_ex(candidate)
         if failed.any():
             continue
-        inverted = torch.cholesky_inverse(factor).to(matrix.dtype)
+        inverted = torch.cholesky_inverse(factor).to(matrix.dtype).contiguous()  # distributed checkpoints keep no strides
         if inverted.isfinite().all():
             return inverted
     raise NotPositiveDefiniteError(f"a {matrix.shape[-1]}×{matrix.shape[-1]} matrix is not positive definite: raise the damping")
@@ -157,7 +157,7 @@ def eigenbasis(matrix: InputFactor) -> tuple[Float[Tensor, "*group i"], InputFac
         if not (values.isfinite().all() and vectors.isfinite().all()):  # LAPACK gives NaN for some factors of rank one
             continue
         noise = torch.finfo(matrix.dtype).eps * matrix.shape[-1] * values[..., -1:]
-        return torch.where(values > noise, values, 0.0).to(matrix.dtype), vectors.to(matrix.dtype)
+        return torch.where(values > noise, values, 0.0).to(matrix.dtype), vectors.to(matrix.dtype).contiguous()
     raise NotPositiveDefiniteError(f"a {matrix.shape[-1]}×{matrix.shape[-1]} matrix has no eigendecomposition: raise the damping")
 
 

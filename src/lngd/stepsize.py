@@ -44,6 +44,8 @@ class StepSize(ABC):
     needs_samples: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     """Whether `common` has a factor."""
+    matrices: ClassVar[int] = 0
+    """How many tensors of the gradient's size it keeps."""
 
     @abstractmethod
     def rate(self, move: Move, state: State) -> Scalar:
@@ -108,6 +110,7 @@ class Graft(StepSize):
         eps: Adam's ε.
     """
 
+    matrices: ClassVar[int] = 1
     decay: float = 0.999
     eps: float = 1e-8
 

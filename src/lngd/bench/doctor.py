@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,10 @@ class Cost:
     ordinary: float
     measuring: float
     interval: int
+    expected: int
+    """Bytes of the optimizer's state by `memory_report`."""
+    allocated: int
+    """Bytes of its tensors after the steps."""
 
     @property
     def amortised(self) -> float:
@@ -88,7 +93,14 @@ def measure_cost(build: Callable[[], nn.Module], x: Tensor) -> Cost:
     milliseconds(model, lngd, x)
     times = [(milliseconds(plain, sgd, x), milliseconds(model, lngd, x), milliseconds(model, lngd, x)) for _ in range(ROUNDS)]
     first, measuring, ordinary = (statistics.median(column) for column in zip(*times, strict=True))
-    return Cost(first, ordinary, measuring, DEFAULT_INTERVAL)
+    expected = lngd.memory_report().total
+    return Cost(first, ordinary, measuring, DEFAULT_INTERVAL, expected, allocated_bytes(lngd.state_dict()))
+
+
+def allocated_bytes(state: dict[str, Any]) -> int:
+    """Bytes of all tensors in a state; one that stands in it twice counts once."""
+    tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(state) if isinstance(leaf, Tensor)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def milliseconds(model: nn.Module, optimizer: Optimizer, x: Tensor) -> float:

@@ -35,6 +35,8 @@ from lngd.capture.graph import (
 from lngd.capture.source import Source
 from lngd.layers import AttentionInput, Layer
 
+NOT_IN_THE_OUTPUT = "the model's output, from which labels are drawn, does not depend on it"
+
 
 @dataclass
 class LayerCapture:
@@ -201,11 +203,7 @@ class LayerCapture:
         if name in self.refused:
             return self.refused[name]
         if name in self.called:
-            return (
-                "the model's output, from which labels are drawn, does not depend on it"
-                if name in self.source.unreached
-                else None
-            )
+            return NOT_IN_THE_OUTPUT if name in self.source.unreached else None
         if not self.called and not self.forward_id:
             return None  # no forward at all: gradients were set by hand, as torch's distributed checkpointing does
         if not self.layers[name].module.training:

@@ -8,7 +8,25 @@ from torch import Tensor
 from lngd.layers import Layer
 from lngd.optimizer.layer_state import LayerState
 
-VERSION = 2
+VERSION = 3
+HEADER: dict[str, type] = {
+    "parameters": list,
+    "fisher": str,
+    "mean_over": str,
+    "steps": int,
+    "skipped": int,
+    "demoted": list,
+    "measuring": bool,
+    "refreshing": bool,
+    "groups": list,
+    "generator": Tensor,
+    "layers": dict,
+}
+"""What the checkpoint's own part holds beside its version."""
+LAYER: dict[str, type] = {"kind": str, "dims": list, "updates": int, "block": dict, "state": dict}
+"""What it holds of a layer."""
+GROUP = ("params", "kind", "lr")
+"""What a parameter group can't do without."""
 
 
 def save(header: dict[str, Any], states: dict[str, LayerState], generator: torch.Generator) -> dict[str, Any]:
@@ -27,18 +45,22 @@ def save(header: dict[str, Any], states: dict[str, LayerState], generator: torch
 
 
 def validated(state_dict: dict[str, Any], header: dict[str, Any], states: dict[str, LayerState]) -> dict[str, Any]:
-    """The checkpoint's own part, if it fits this optimizer.
+    """The checkpoint in full, if it fits this optimizer. Its own part, "lngd", is complete and of the right types.
+
+    torch's distributed checkpointing writes the keys of `state` as text and drops empty containers: both are put right.
 
     Raises:
         ValueError: it does not; the message names the first difference.
     """
-    saved = state_dict.get("lngd")
-    if saved is None or not {"state", "param_groups"} <= set(state_dict):
+    if not {"state", "param_groups", "lngd"} <= set(state_dict):
         raise ValueError("this is no checkpoint of lngd: it needs the entries 'state', 'param_groups' and 'lngd'")
-    if saved["version"] != VERSION:
-        raise ValueError(f"the checkpoint has format {saved['version']}, this version of lngd reads format {VERSION}")
+    saved = {**state_dict["lngd"]}
+    if saved.get("version") != VERSION:
+        raise ValueError(f"the checkpoint has format {saved.get('version')}, this version of lngd reads format {VERSION}")
+    _complete(saved, HEADER, "lngd")
+    saved["layers"] = {name: _complete_layer(name, entry) for name, entry in saved["layers"].items()}
     _compare_parameters(saved["parameters"], header["parameters"])
-    expected = set(states) - set(saved["demoted"])
+    expected = set(states) - {name for name, _ in saved["demoted"]}
     different = sorted(expected ^ set(saved["layers"]))
     if different:
         where = "checkpoint" if different[0] in saved["layers"] else "optimizer"
@@ -47,10 +69,9 @@ def validated(state_dict: dict[str, Any], header: dict[str, Any], states: dict[s
     for name in ("fisher", "mean_over"):
         if saved[name] != header[name]:
             raise ValueError(f"the checkpoint was made with {name}={saved[name]}, this optimizer has {header[name]}")
-    totals, mine = [sum(pair) for pair in paired(saved["groups"])], [sum(pair) for pair in paired(header["groups"])]
-    if totals != mine:
-        raise ValueError(f"the checkpoint's parameter groups hold {totals} parameters, this optimizer's {mine}")
-    return saved
+    _compare_groups(state_dict["param_groups"], saved["groups"], header["groups"])
+    numbered = {int(key) if str(key).isdecimal() else key: entry for key, entry in state_dict["state"].items()}
+    return {"state": numbered, "param_groups": state_dict["param_groups"], "lngd": saved}
 
 
 def paired(sizes: list[int]) -> list[tuple[int, ...]]:
@@ -81,6 +102,29 @@ def _dims(state: LayerState) -> list[int]:
     return list(state.block.dims(layer.inputs, layer.outputs, one_hot=layer.one_hot))
 
 
+def _complete(entries: dict[str, Any], expected: dict[str, type], where: str) -> None:
+    for name, kind in expected.items():
+        if not isinstance(entries.get(name), kind):
+            raise ValueError(f"the checkpoint is damaged: {where} has no '{name}' of type {kind.__name__}")
+
+
+def _complete_layer(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    unmeasured: dict[str, Any] = {"block": {}, "state": {}} if entry.get("updates") == 0 else {}
+    complete = {**unmeasured, **entry}
+    _complete(complete, LAYER, f"layer '{name}'")
+    return complete
+
+
+def _compare_groups(groups: list[dict[str, Any]], saved: list[int], own: list[int]) -> None:
+    for index, group in enumerate(groups):
+        for name in GROUP:
+            if name not in group:
+                raise ValueError(f"the checkpoint is damaged: parameter group {index} has no '{name}'")
+    totals, mine = [sum(pair) for pair in paired(saved)], [sum(pair) for pair in paired(own)]
+    if totals != mine or [len(group["params"]) for group in groups] != saved:
+        raise ValueError(f"the checkpoint's parameter groups hold {totals} parameters, this optimizer's {mine}")
+
+
 def _compare_parameters(saved: list[list[Any]], own: list[list[Any]]) -> None:
     for (name, shape, trained), (my_name, my_shape, my_trained) in zip(saved, own, strict=False):
         if name != my_name:
@@ -106,3 +150,6 @@ def _compare_blocks(saved: dict[str, Any], states: dict[str, LayerState]) -> Non
             raise ValueError(
                 f"layer '{name}' has factors of {entry['dims']} in the checkpoint, of {dims} here: check max_factor_dim"
             )
+        missing = set(states[name].block.statistics) - set(entry["block"]) if entry["updates"] else set()
+        if missing:
+            raise ValueError(f"the checkpoint is damaged: layer '{name}' has no '{min(missing)}'")

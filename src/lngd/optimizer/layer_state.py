@@ -1,6 +1,5 @@
 """One layer in training: its block, its averages, and its step, Algorithm 1 line by line."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -76,12 +75,6 @@ class LayerState:
 
     def __post_init__(self) -> None:
         self.block.shape = self.layer.outputs, self.layer.inputs
-
-    @property
-    def curvature_bytes(self) -> int:
-        """Bytes of all statistics and inverses."""
-        shapes = self.block.shapes(self.layer.inputs, self.layer.outputs, one_hot=self.layer.one_hot)
-        return self.layer.groups * sum(map(math.prod, shapes.values())) * self.layer.dtype.itemsize
 
     def has_gradient(self) -> bool:
         """Whether there is anything to do."""

@@ -1,6 +1,7 @@
 """Where the momentum sits: on the gradient, before it is preconditioned (ours), or on the update (the paper)."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ class Momentum:
 
     `state` is the layer's and is checkpointed; where `accept` is false it may not change."""
 
+    matrices: ClassVar[int] = 0
+    """How many tensors of the gradient's size it keeps."""
+
     def before(self, gradient: GradientMatrix, beta: float, state: State, accept: Flag) -> GradientMatrix:
         """From the gradient to what is preconditioned."""
         return gradient
@@ -26,6 +30,8 @@ class Momentum:
 class GradientMomentum(Momentum):
     """M ← βM + (1−β)∇, corrected for its start at zero, then preconditioned: κ is measured along a smooth direction."""
 
+    matrices = 1
+
     def before(self, gradient: GradientMatrix, beta: float, state: State, accept: Flag) -> GradientMatrix:
         share = accept.to(gradient.dtype) * (1 - beta)
         average = state.get("average", torch.zeros_like(gradient)).lerp(gradient, share)
@@ -37,6 +43,8 @@ class GradientMomentum(Momentum):
 
 class UpdateMomentum(Momentum):
     """m ← τm + ζ with ζ = −lr·α_l·d, then θ ← θ + m (LNGD Algorithm 1, lines 14–16)."""
+
+    matrices = 1
 
     def after(self, update: GradientMatrix, beta: float, state: State, accept: Flag) -> GradientMatrix:
         old = state.get("momentum", torch.zeros_like(update))

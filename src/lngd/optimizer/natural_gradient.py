@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lngd.optimizer.fallback import Fallback
 from lngd.optimizer.groups import GROUP_DEFAULTS, curvature_choices, move_to_fallback, split_group, user_groups
 from lngd.optimizer.layer_state import LayerState, Recipe, deliver_to, step_layers
 from lngd.optimizer.loss_scale import unscaled
+from lngd.optimizer.memory import MemoryReport, memory_report
 from lngd.optimizer.outcome import Limit, Summary, plan_model, unwrapped
 from lngd.optimizer.refusals import refuse_sparse_gradients
 from lngd.optimizer.schedule import Schedule
@@ -105,7 +107,8 @@ class NaturalGradient(torch.optim.Optimizer):
         scale = unscaled(self, grads)
         accept = self._cycle.measure(self._capture, scale.accept(all_finite(grads)), scale)
         self._cycle.refresh(self._steps, accept)
-        step_layers(active, self._warmup_share(), accept, self._capture.gather(), scale)
+        warmup = min(1.0, (self._steps + 1) / self._warmup) if self._warmup else 1.0
+        step_layers(active, warmup, accept, self._capture.gather(), scale)
         self._fallback.step(self.param_groups, self.state, accept)
         self._skips.add(accept, expected=scale.overflow is not None)
         self._finish_step(active)
@@ -138,7 +141,13 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def summary(self) -> Summary:
         """The outcome of every parameter, and why."""
-        return Summary(tuple(self._plan.outcomes.values()), sum(s.curvature_bytes for s in self._states.values()))
+        notes = self._capture.source.notes
+        outcomes = (replace(o, reason=notes.get(o.layer, "")) if o.layer else o for o in self._plan.outcomes.values())
+        return Summary(tuple(outcomes), self.memory_report().curvature)
+
+    def memory_report(self) -> MemoryReport:
+        """Bytes of all state, by layer, from shapes: true before the first step, too."""
+        return memory_report(self._states, self.param_groups)
 
     def state_dict(self) -> dict[str, Any]:
         """torch.optim's own form with one more entry, `lngd`: statistics, inverses, averages, step and generator."""
@@ -150,11 +159,12 @@ class NaturalGradient(torch.optim.Optimizer):
         Raises:
             ValueError: it belongs to another model or optimizer (the first difference is named); nothing is changed.
         """
-        saved = checkpoint.validated(state_dict, self._header(), self._states)
-        for name, reason in saved["demoted"].items():
+        complete = checkpoint.validated(state_dict, self._header(), self._states)
+        saved = complete["lngd"]
+        for name, reason in saved["demoted"]:
             if name in self._states:
                 self._demote(name, reason)
-        super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        super().load_state_dict({key: complete[key] for key in ("state", "param_groups")})
         self._fallback.adopt(self.state)
         checkpoint.restore(saved, self._states, self._generator)
         self._steps = saved["steps"]
@@ -178,7 +188,7 @@ class NaturalGradient(torch.optim.Optimizer):
             "mean_over": self._recipe.mean_over,
             "steps": self._steps,
             "skipped": self._skips.count(),
-            "demoted": dict(self._demoted),
+            "demoted": [list(pair) for pair in self._demoted.items()],
             "measuring": self._capture.measuring,
             "refreshing": self._cycle.refreshing,
             "groups": [len(group["params"]) for group in self.param_groups],
@@ -222,9 +232,6 @@ class NaturalGradient(torch.optim.Optimizer):
         """Drops what was captured since the last step."""
         self._capture.reset()
         self._cycle.forget()
-
-    def _warmup_share(self) -> float:
-        return min(1.0, (self._steps + 1) / self._warmup) if self._warmup else 1.0
 
     def _demote_unseen_layers(self) -> None:
         """Layers that have a gradient and can't be measured: attention's output projection, a head beside the model's output."""
