@@ -64,10 +64,3 @@ def test_unasked_an_embedding_is_trained_by_torchs_adamw():
     for each, trained in ((optimizer, model), (adamw, plain)) * 3:
         train_step(trained, each, *tokens())
     torch.testing.assert_close(model.embed.weight, plain.embed.weight)
-
-
-@pytest.mark.parametrize("answer", [1, "yes", 0.0])
-def test_a_group_answers_true_false_or_none(answer):
-    model = Words()
-    with pytest.raises(ValueError, match=r"curvature.*True, False or None"):
-        LNGD(model, groups_saying(model, answer))
