@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -86,11 +85,6 @@ def assert_same_run(
 
 def whole(model: nn.Module) -> nn.Module:
     return torch.compile(model, backend="aot_eager")
-
-
-def known(*values: object, reason: str) -> Any:
-    """A fault that is still open; the test fails once it is mended."""
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason))
 
 
 SEEN_ONLY_WHEN_MEASURING = "twice", "LNGD"
@@ -196,9 +190,7 @@ def compiled_in_place(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(
-    "kind", ["LNGD", *(known(kind, reason="no step moves, and no error says so") for kind in ("KFAC", "NGPlus"))]
-)
+@every_method
 @pytest.mark.parametrize("compile_", [compiled_afterwards, compiled_in_place])
 def test_a_model_compiled_behind_the_optimizers_back_is_an_error_that_says_what_to_do(compile_, kind):
     inner = plain()
@@ -210,16 +202,9 @@ def test_a_model_compiled_behind_the_optimizers_back_is_an_error_that_says_what_
     assert all(torch.equal(before[name], value) for name, value in inner.state_dict().items())
 
 
-NO_LEAVES = "a new optimizer has no leaves, so no rate samples, before its first measuring step"
-ROADS = [(True, False, kind) for kind in METHODS] + [
-    (start, True, kind) for start in (True, False) for kind in ("KFAC", "NGPlus")
-]
-
-
-@pytest.mark.parametrize(
-    ("start_compiled", "resume_compiled", "kind"),
-    [*ROADS, known(True, True, "LNGD", reason=NO_LEAVES), known(False, True, "LNGD", reason=NO_LEAVES)],
-)
+@every_method
+@pytest.mark.parametrize("start_compiled", [True, False])
+@pytest.mark.parametrize("resume_compiled", [True, False])
 def test_a_checkpoint_goes_on_bit_equal_compiled_or_not(start_compiled, resume_compiled, kind):
     inner, other = plain(), plain()
     model, resumed = whole(inner) if start_compiled else inner, whole(other) if resume_compiled else other
