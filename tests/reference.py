@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,11 @@ def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.Tanh, dtype: torc
     for i, o in pairwise(widths):
         layers += [nn.Linear(i, o), activation()]
     return nn.Sequential(*layers[:-1]).to(dtype)
+
+
+def curved(model: nn.Module) -> list[dict[str, Any]]:
+    """Groups that ask for curvature, which embeddings have on request only."""
+    return [{"params": list(model.parameters()), "curvature": True}]
 
 
 def batch(n: int, *shape: int, classes: int = 3, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

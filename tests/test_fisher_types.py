@@ -13,7 +13,18 @@ from torch.utils.checkpoint import checkpoint
 from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, FisherType, LNGDLr, NGPlus
 from lngd.fisher import draw, sampled_gradient
 from lngd.optimizer import NaturalGradient
-from reference import backpropagated, batch, differences, mlp, sample_gradients, snapshot, statistics, train_step, unrolled
+from reference import (
+    backpropagated,
+    batch,
+    curved,
+    differences,
+    mlp,
+    sample_gradients,
+    snapshot,
+    statistics,
+    train_step,
+    unrolled,
+)
 
 DOUBLE = torch.float64
 METHODS = {"LNGD": LNGD, "KFAC": KFAC, "EKFAC": EKFAC, "TKFAC": TKFAC, "NGPlus": NGPlus, "THOR": THOR}
@@ -152,7 +163,7 @@ def pulled_back(watched: Watched, fisher: FisherType, y: Tensor, generator: torc
 def test_statistics_of_every_layer_kind_are_those_of_loops(kind, layer, fisher):
     model, shape = two_layers(layer)
     twin, expected = seeded(), {"0": [], "3": []}
-    optimizer = build(kind, model, fisher, noise="gaussian")
+    optimizer = build(kind, model, fisher, noise="gaussian", params=curved(model))
     for step in range(2):
         x, y = inputs_of(model[0], 4, shape, seed=step)
         for name, samples in pulled_back(Watched(model.eval(), x, ("0", "3")), fisher, y, twin).items():

@@ -56,10 +56,10 @@ def test_the_table_has_every_hyperparameter_of_the_method():
     assert set(ALLOWED) - set(GROUP_ONLY) == arguments == set(BAD)
 
 
-@pytest.mark.parametrize("value", [0, 1, None, "no"])
-def test_curvature_of_a_group_is_true_or_false(value):
+@pytest.mark.parametrize("value", [0, 1, 0.0, "no"])
+def test_curvature_of_a_group_is_true_false_or_none(value):
     model = mlp(4, 5, 3)
-    with pytest.raises(ValueError, match=r"curvature=.* must be True or False"):
+    with pytest.raises(ValueError, match=r"curvature=.* must be True, False or None"):
         LNGD(model, [{"params": model.parameters(), "curvature": value}])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import lngd
 from lngd.optimizer import NaturalGradient
-from reference import differences, snapshot, through_a_file
+from reference import curved, differences, snapshot, through_a_file
 from syncs import CountSyncs
 
 METHODS = {name: getattr(lngd, name) for name in ("LNGD", "LNGDSample", "LNGDLr", "KFAC", "EKFAC", "TKFAC", "NGPlus", "THOR")}
@@ -74,7 +74,7 @@ def train(task: str, model: nn.Module, optimizer: NaturalGradient, seeds: list[i
 
 def build(kind: str, task: str, **options) -> tuple[nn.Module, NaturalGradient]:
     model = TASKS[task][0]()
-    return model, METHODS[kind](model, **TASKS[task][3], **options)
+    return model, METHODS[kind](model, curved(model), **TASKS[task][3], **options)
 
 
 @every_task
@@ -166,7 +166,8 @@ def test_an_embedding_called_twice_has_the_statistics_of_one_call_with_both(fish
     found = []
     for twice in (False, True):
         model = Pair(twice=twice)
-        optimizer = lngd.EKFAC(model, fisher=fisher, lr=0.0, curvature_every=1, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        optimizer = lngd.EKFAC(model, curved(model), fisher=fisher, lr=0.0, curvature_every=1, generator=generator)
         train("words", model, optimizer, [0, 1])
         found.append(optimizer.blocks["embed"])
     if fisher is not lngd.FisherType.LAYERWISE:  # which takes each call's g for itself

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lngd import KFAC, LNGD
 from lngd.layers import LAYERS
+from reference import curved
 
 
 class Tied(nn.Module):
@@ -58,7 +59,7 @@ CASES: dict[str, Case] = {
     "encoder": (
         lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dropout=0.1),
         sequence,
-        {"curvature": 4, "fallback": 8},
+        {"curvature": 8, "fallback": 4},
     ),
     "tied": (Tied, lambda: torch.randint(0, 7, (8, 5)), {"curvature": 2, "fallback": 1}),
     "shared": (Shared, sequence, {"curvature": 2, "fallback": 1}),
@@ -125,7 +126,7 @@ def test_reasons_say_what_to_do():
 def test_an_embedding_that_is_no_linear_layer_falls_back_and_says_why():
     options = {"max_norm": 1.0, "scale_grad_by_freq": True, "sparse": True}
     model = nn.ModuleDict({name: nn.Embedding(4, 2, **{name: value}) for name, value in options.items()})
-    reasons = {o.name: (o.kind, o.reason) for o in LNGD(model).summary()}
+    reasons = {o.name: (o.kind, o.reason) for o in LNGD(model, curved(model)).summary()}
     assert reasons == {
         "max_norm.weight": ("fallback", "max_norm changes its weight in the forward pass"),
         "scale_grad_by_freq.weight": ("fallback", "scale_grad_by_freq scales its gradient"),
@@ -135,21 +136,61 @@ def test_an_embedding_that_is_no_linear_layer_falls_back_and_says_why():
 
 def test_the_vocabulary_is_no_dense_factor_and_channels_are_counted_in_the_layers_own_layout():
     model = nn.ModuleDict({"embed": nn.Embedding(50, 2), "up": nn.ConvTranspose1d(6, 9, 2, groups=3)})  # 3 outputs of 5 inputs
-    for optimizer in (LNGD(model, max_factor_dim=5), KFAC(model, max_factor_dim=5)):
+    for optimizer in (LNGD(model, curved(model), max_factor_dim=5), KFAC(model, curved(model), max_factor_dim=5)):
         assert {o.kind for o in optimizer.summary()} == {"curvature"}
-    reasons = {o.name: o.reason for o in KFAC(model, max_factor_dim=1).summary()}
+    reasons = {o.name: o.reason for o in KFAC(model, curved(model), max_factor_dim=1).summary()}
     assert reasons["embed.weight"] == "2 outputs are more than max_factor_dim=1"
     assert reasons["up.weight"] == "5 inputs are more than max_factor_dim=1"
 
 
-def test_attentions_output_projection_is_demoted_and_the_summary_says_so():
+def test_both_projections_of_attention_are_measured_and_the_summary_says_so():
     model = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
     optimizer = LNGD(model)
     loss_of(model(sequence())).backward()
     optimizer.step()
+    assert {name for name, block in optimizer.blocks.items() if block.ready} == {
+        "self_attn",
+        "self_attn.out_proj",
+        "linear1",
+        "linear2",
+    }
+    assert [o.name for o in optimizer.summary() if o.kind == "curvature"] == [
+        "self_attn.in_proj_weight",
+        "self_attn.in_proj_bias",
+        "self_attn.out_proj.weight",
+        "self_attn.out_proj.bias",
+        "linear1.weight",
+        "linear1.bias",
+        "linear2.weight",
+        "linear2.bias",
+    ]
+
+
+class Borrowed(nn.Module):
+    """Uses a layer's weight without calling it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called, self.borrowed = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.called(x).tanh(), self.borrowed.weight, self.borrowed.bias)
+
+
+def test_a_layer_whose_weight_is_used_without_calling_it_is_demoted_and_the_summary_says_so():
+    model = Borrowed()
+    optimizer = LNGD(model)
+    loss_of(model(sequence())).backward()
+    optimizer.step()
     text = str(optimizer.summary())
-    assert "without calling the module" in next(line for line in text.splitlines() if "out_proj.weight" in line)
-    assert set(optimizer.blocks) == {"linear1", "linear2"}
+    assert "without calling the module" in next(line for line in text.splitlines() if "borrowed.weight" in line)
+    assert set(optimizer.blocks) == {"called"}
+
+
+def test_a_tied_embedding_has_no_curvature_even_on_request():
+    model = Tied()
+    reasons = {o.name: (o.kind, o.reason) for o in LNGD(model, curved(model)).summary()}
+    assert reasons["embed.weight"] == ("fallback", "shared with another module")
 
 
 def test_a_layer_demoted_in_evaluation_mode_may_be_called_later():
@@ -183,5 +224,5 @@ def test_the_printed_summary_counts_numbers_and_bytes():
 
 def test_every_layer_type_has_curvature():
     for kind in LAYERS:
-        module = kind(3, 2) if kind in (nn.Linear, nn.Embedding) else kind(3, 2, 1)
-        assert {o.kind for o in LNGD(module).summary()} == {"curvature"}
+        module = kind(4, 2) if kind in (nn.Linear, nn.Embedding, nn.MultiheadAttention) else kind(4, 2, 1)
+        assert {o.kind for o in LNGD(module, curved(module)).summary()} == {"curvature"}
