@@ -5,13 +5,12 @@ import math
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from fuzz.chains import Chain, Concat, Recomputed, Residual, Tied, Twice
 from fuzz.models import Model
 from fuzz.parts import (
     ACTIVATIONS,
     Activation,
     Attention,
-    Chain,
-    Concat,
     Conv,
     ConvTranspose,
     Dropout,
@@ -19,13 +18,9 @@ from fuzz.parts import (
     Norm,
     Part,
     Pool,
-    Recomputed,
     Recurrent,
-    Residual,
     Signal,
-    Tied,
     ToSequence,
-    Twice,
 )
 from fuzz.settings import METHODS, Case, Settings, Training
 

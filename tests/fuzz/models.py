@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fuzz.parts import Chain, Part, Signal
+from fuzz.chains import Chain
+from fuzz.parts import Part, Signal
 
 
 @dataclass(frozen=True)
