@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +18,7 @@ from tests.bench.runs import TOY
 
 from lngd.bench.race import Place, plan, race, unfinished
 
-SPECS = plan([TOY], ["lngd"], range(1))
+SPECS = plan([replace(TOY, batch_size=48)], ["sgd"], range(1))  # next to nothing but files
 OPERATIONS = {"flush", "truncate", "fsync", "replace", "unlink", "mkdir"}  # writes wait in a buffer for the flush
 OS = sys.modules[os.fsync.__module__]
 
@@ -66,14 +67,14 @@ def is_of_a_file(owner: object) -> bool:
 
 
 def main(out: Path) -> None:
-    """One directory a moment of death, and one in which a race dies again and again, each life a little longer."""
+    """One directory a moment of death, and one in which a race dies again and again, each life longer."""
     list(race(SPECS, Place(out=out / "never")))  # imports what torch imports late, which every fork would do again
     moment = 1
     while killed_before(moment, out / f"once-{moment}"):
         moment += 1
     life = 1
     while killed_before(life, out / "often"):
-        life += 1
+        life += 2
 
 
 if __name__ == "__main__":
