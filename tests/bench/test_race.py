@@ -67,7 +67,7 @@ def test_divergence_ends_the_run_and_is_recorded(tmp_path: Path) -> None:
     assert len(won.epochs) == TOY.epochs
 
 
-def test_a_broken_off_race_leaves_partial_files_that_resuming_replaces(tmp_path: Path) -> None:
+def test_a_broken_off_race_leaves_partial_files_that_resuming_completes(tmp_path: Path) -> None:
     specs = plan([TOY], ["sgd", "adamw"], range(2))
     started = race(specs, Place(out=tmp_path))
     rows = [next(started) for _ in range(8)]
