@@ -146,11 +146,13 @@ class KLClip(StepSize):
     kl: float
 
     def rate(self, move: Move, state: State) -> Scalar:
-        return move.direction.new_ones(())
+        slope = inner(move.direction, move.average)
+        return (slope.isfinite() & (slope >= 0)).to(slope.dtype)  # else F̂⁻¹ is not what it should be, and this layer waits
 
     def common(self, moves: Sequence[Move]) -> Scalar | None:
         device = moves[0].direction.device
         divergences = torch.stack([self._divergence(move).to(device) for move in moves])
+        divergences = torch.where(divergences.isfinite(), divergences.clamp(min=0.0), 0.0)
         share = (self.kl / divergences.sum()).sqrt().clamp(max=1.0)
         return torch.where(share.isfinite(), share, 0.0)
 

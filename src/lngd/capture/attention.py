@@ -5,7 +5,7 @@ with it: the gradient that arrives there is g, and what the node has saved is th
 ordered by position first, then by sample, whatever `batch_first` says.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +42,9 @@ def attention_inputs(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tenso
     return query, key, value
 
 
-def products_with(weight: nn.Parameter, output: Tensor, inputs: tuple[Tensor, ...]) -> list[Product]:
-    """Every product with a weight between a module's inputs and its output."""
-    return list(_search(weight, output.grad_fn, {x.grad_fn for x in inputs}))
+def products_with(weight: nn.Parameter, output: Tensor, given: Iterable[Any]) -> list[Product]:
+    """Every product with a weight between a module's output and the tensors it was given: inputs, masks."""
+    return list(_search(weight, output.grad_fn, {x.grad_fn for x in given if isinstance(x, Tensor)}))
 
 
 def open_input_projection(

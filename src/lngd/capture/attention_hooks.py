@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lngd.capture.attention import (
+    Product,
     attention_inputs,
     open_input_projection,
     open_output_projection,
@@ -43,27 +44,25 @@ class Capture(LayerCapture):
             return
         inputs = attention_inputs(args, kwargs)
         if inputs[0].dim() == 3:
-            self._open_input_projection(name, module, inputs, output[0])
-            self._open_output_projection(output_projection(name), module, inputs, output[0])
+            given = (*args, *kwargs.values())
+            if isinstance(layer := self.layers.get(name), AttentionInput):
+                products = products_with(layer.weight, output[0], given)
+                self._open_input_projection(name, layer, products, inputs)
+            if projection := self.layers.get(output_projection(name)):
+                batch = inputs[0].shape[0 if module.batch_first else 1]
+                self._open_output_projection(output_projection(name), products_with(projection.weight, output[0], given), batch)
 
     def _open_input_projection(
-        self, name: str, module: nn.MultiheadAttention, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor
+        self, name: str, layer: AttentionInput, products: list[Product], inputs: tuple[Tensor, Tensor, Tensor]
     ) -> None:
-        layer, batch = self.layers.get(name), inputs[0].shape[0 if module.batch_first else 1]
-        if not isinstance(layer, AttentionInput):
-            return
-        query, key, value = (x if module.batch_first else x.transpose(0, 1) for x in inputs)
-        for product in products_with(layer.weight, output, inputs):
-            if self._wanted(name, batch):
+        attention = layer.module
+        query, key, value = (x if attention.batch_first else x.transpose(0, 1) for x in inputs)
+        for product in products:
+            if self._wanted(name, len(query)):
                 self.opened(open_input_projection(name, layer, product, (query, key, value), self.forward_id))
 
-    def _open_output_projection(
-        self, name: str, module: nn.MultiheadAttention, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor
-    ) -> None:
-        layer, batch = self.layers.get(name), inputs[0].shape[0 if module.batch_first else 1]
-        if layer is None:
-            return
-        for product in products_with(layer.weight, output, inputs):
+    def _open_output_projection(self, name: str, products: list[Product], batch: int) -> None:
+        for product in products:
             if self._wanted(name, batch):
                 with self.source.alone():
                     x = product.left_operand()

@@ -25,6 +25,8 @@ class CompiledRates:
     leaves: dict[str, Tensor] = field(default_factory=dict)
     copied: dict[str, tuple[Tensor, torch.Size, int]] = field(default_factory=dict)
     """Inputs, shape of the samples' outputs, and batch size, by layer; written inside the graph."""
+    prepared: bool = False
+    """Whether a forward has run uncompiled; until then nobody knows how large the leaves have to be."""
     ran: bool = False
     """Whether a compiled graph has run since the last step."""
     _forwards: int = 0
@@ -37,7 +39,6 @@ class CompiledRates:
 
     def trace(self, name: str, x: Tensor, output: Tensor) -> Tensor:
         """The output with zeros added; runs inside the compiled graph."""
-        self.ran = True
         leaf = self.leaves.get(name)
         chosen = spread(len(output), self.rate_samples)
         part = output[chosen]
@@ -48,7 +49,8 @@ class CompiledRates:
         return torch.slice_scatter(output, probed, 0, chosen.start, chosen.stop, chosen.step or 1)
 
     def keep_those_called_once(self, calls: Mapping[str, int]) -> None:
-        """The gradients of several calls would add up in one leaf."""
+        """At the end of a forward: the gradients of several calls would add up in one leaf."""
+        self.prepared = True
         for name in [name for name in self.leaves if calls[name] > 1]:
             del self.leaves[name]
 

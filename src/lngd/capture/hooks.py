@@ -112,11 +112,11 @@ class LayerCapture:
         """A new forward of the model: what an interrupted one left open will never be closed."""
         if torch.compiler.is_compiling() or self.source.pulling or inside_transform():
             return
-        self._collect_compiled()
+        self.gather()
         self._next_forward()
         self._compiled.begin()
         self.source.forget()
-        if self.measuring:
+        if self.measuring or not self._compiled.prepared:
             self._has_compiled_parts = has_compiled_parts(self.model)
             self._uncompiled.enter_context(run_uncompiled())
 
@@ -184,13 +184,14 @@ class LayerCapture:
         if self.measuring:
             self.source.opened(made)
             self.waiting |= len(made.x) > 0
-            if self._has_compiled_parts and self.rate_samples != 0 and len(made.x):
-                self._compiled.prepare(made.name, made.as_output(made.like))
+        if self._has_compiled_parts and self.rate_samples != 0 and len(made.x):
+            self._compiled.prepare(made.name, made.as_output(made.like))
         self._await_gradient(made)
 
     def gather(self) -> dict[str, list[RateSample]]:
-        """All samples of the rate since the last step."""
-        self._collect_compiled()
+        """All samples of the rate since the last step, those of a compiled forward among them."""
+        for name, sample in self._compiled.collect(self.forward_id).items():
+            self.rates.setdefault(name, []).append(sample)
         return self.rates
 
     def refuse_hidden_forwards(self) -> None:
@@ -242,11 +243,8 @@ class LayerCapture:
 
     def _trace_layer(self, name: str, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         """Inside a graph that torch.compile makes; a layer that is called several times has no leaf of its own."""
+        self._compiled.ran = True
         if self.rate_samples == 0 or not (module.training and torch.is_grad_enabled() and output.requires_grad):
             return output
         layer = self.layers[name]
         return layer.batch_first(self._compiled.trace(name, layer.batch_first(x), layer.batch_first(output)))
-
-    def _collect_compiled(self) -> None:
-        for name, sample in self._compiled.collect(self.forward_id).items():
-            self.rates.setdefault(name, []).append(sample)

@@ -161,6 +161,8 @@ class ExactCurvature:
 def _layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
     for name, module in model.named_modules():
         adapter = adapter_of(module)
+        if isinstance(module, nn.MultiheadAttention):
+            raise TypeError(f"'{name}' is an nn.MultiheadAttention, whose projections have no exact block here: use nn.Linear")
         if adapter is not None:
             yield name, adapter(module, with_bias=getattr(module, "bias", None) is not None)
 

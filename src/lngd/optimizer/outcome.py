@@ -122,7 +122,17 @@ def plan_model(
     plan = Plan({}, {})
     for name, module in model.named_modules():
         _plan_module(plan, name, module, chosen=chosen, choices=choices, users=users, limit=limit)
+    sequence_first = {id(linear) for module in model.modules() for linear in _sequence_first(module)}
+    for layer in plan.layers.values():
+        layer.batch_dim = int(id(layer.module) in sequence_first)
     return plan
+
+
+def _sequence_first(module: nn.Module) -> tuple[nn.Module, ...]:
+    """Linear layers whose inputs have their samples in the second dimension, as far as the module around them says so."""
+    if not isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) or module.self_attn.batch_first:
+        return ()
+    return module.linear1, module.linear2
 
 
 def _plan_module(
