@@ -36,11 +36,11 @@ def one_step(method: type[Method], model: nn.Module, x: Tensor, y: Tensor, **opt
     return optimizer
 
 
-def assert_exact(method: type[Method], model: nn.Module, name: str, x: Tensor) -> None:
+def assert_exact(method: type[Method], model: nn.Module, name: str, x: Tensor, **options: Any) -> None:
     """After one step the statistics of layer `name` are those of loops over samples and positions."""
     model, y = model.to(DOUBLE), torch.arange(len(x)) % 3
     a, g = samples(model, model.get_submodule(name), x, y)
-    block = one_step(method, model, x, y).blocks[name]
+    block = one_step(method, model, x, y, **options).blocks[name]
     for k in range(len(a)):
         for statistic, expected in statistics(kind_of(method), a[k], g[k]).items():
             found = getattr(block, statistic)[k] if len(a) > 1 else getattr(block, statistic)

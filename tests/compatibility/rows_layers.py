@@ -12,7 +12,7 @@ from compatibility.runs import assert_same, assert_trains, inputs, learnable, pl
 from compatibility.table import group
 from lngd import FisherType
 from lngd.methods import Method
-from reference import Branches, batch, mlp
+from reference import Branches, batch, curved, mlp
 
 use = group("Use")
 layers = group("Layers")
@@ -100,15 +100,18 @@ def gru(method: type[Method]) -> None:
     assert_trains(method, Recurrent(nn.GRU), x, x[:, -1, :3].argmax(1), steps=15)
 
 
-@layers("Embedding", "statistics equal loops over samples and tokens in float64; " + TRAINS)
+@layers("Embedding", "AdamW by default; on request the statistics equal loops over samples and tokens in float64; " + TRAINS)
 def embedding(method: type[Method]) -> None:
     def build() -> nn.Module:
         torch.manual_seed(1)
         return nn.Sequential(nn.Embedding(6, 4), nn.Flatten(), nn.Linear(12, 3))
 
     tokens = torch.randint(0, 6, (32, 3))
-    assert_exact(method, build(), "0", tokens[:4])
-    assert_trains(method, build(), tokens, tokens[:, 0] % 3, curved={"0", "2"})
+    model = build()
+    assert_exact(method, model, "0", tokens[:4], params=curved(model))
+    assert_trains(method, build(), tokens, tokens[:, 0] % 3, curved={"2"})
+    model = build()
+    assert_trains(method, model, tokens, tokens[:, 0] % 3, curved={"0", "2"}, params=curved(model))
 
 
 def normalised(method: type[Method], norm: Callable[[], nn.Module]) -> None:

@@ -43,7 +43,7 @@ class Capture(LayerCapture):
         if torch.compiler.is_compiling() or not (self._watches_attention(name, module) and output[0].requires_grad):
             return
         inputs = attention_inputs(args, kwargs)
-        if inputs[0].dim() == 3:
+        if inputs[0].dim() == 3 and inputs[0].numel():
             given = (*args, *kwargs.values())
             if isinstance(layer := self.layers.get(name), AttentionInput):
                 products = products_with(layer.weight, output[0], given)

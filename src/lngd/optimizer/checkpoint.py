@@ -18,12 +18,13 @@ HEADER: dict[str, type] = {
     "demoted": list,
     "measuring": bool,
     "refreshing": bool,
+    "overflows": int,
     "groups": list,
     "generator": Tensor,
     "layers": dict,
 }
 """What the checkpoint's own part holds beside its version."""
-LAYER: dict[str, type] = {"kind": str, "dims": list, "updates": int, "block": dict, "state": dict}
+LAYER: dict[str, type] = {"kind": str, "dims": list, "updates": int, "float64": bool, "block": dict, "state": dict}
 """What it holds of a layer."""
 GROUP = ("params", "kind", "lr")
 """What a parameter group can't do without."""
@@ -36,6 +37,7 @@ def save(header: dict[str, Any], states: dict[str, LayerState], generator: torch
             "kind": type(s.block).__name__,
             "dims": _dims(s),
             "updates": s.block.updates,
+            "float64": s.layer.least_dtype == torch.float64,
             "block": s.block.tensors(),
             "state": dict(s.state),
         }
@@ -83,9 +85,9 @@ def restore(saved: dict[str, Any], states: dict[str, LayerState], generator: tor
     """Puts the checkpoint in place, on each layer's device, in the dtype of its statistics or a better one it was saved in."""
     for name, entry in saved["layers"].items():
         layer = states[name].layer
-        for tensor in entry["block"].values():  # a layer that had to be kept in float64 stays so
-            if tensor.is_floating_point():
-                layer.least_dtype = torch.promote_types(layer.least_dtype, tensor.dtype)
+        saved_dtypes = {tensor.dtype for tensor in entry["block"].values() if tensor.is_floating_point()}
+        if entry["float64"] or torch.float64 in saved_dtypes:  # a layer that had to be kept in float64 stays so
+            layer.least_dtype = torch.float64
         states[name].block.load(entry["updates"], _copied(entry["block"], layer))
         states[name].state = _copied(entry["state"], layer)
     generator.set_state(saved["generator"].cpu())

@@ -74,15 +74,13 @@ class NaturalGradient(torch.optim.Optimizer):
         self._plan = plan_model(self._model, trained, Limit(block().dims, max_factor_dim), curvature_choices(groups))
         self._recipe = recipe
         self._states = {name: LayerState(layer, block(), recipe) for name, layer in self._plan.layers.items()}
-        self._cycle = Cycle(self._states, recipe.fisher, curvature, inverses)
-        self._warmup = warmup
+        self._cycle, self._warmup = Cycle(self._states, recipe.fisher, curvature, inverses), warmup
         self._steps, self._skips, self._fallback = 0, SkipCounter(), Fallback()
         self._demoted: dict[str, str] = {}
         self._generator = generator or torch.Generator(trained[0].device).manual_seed(torch.initial_seed() % 2**63)
         super().__init__([half for group in groups for half in split_group(group, self._plan.layers)], defaults)
         self._bind_groups()
-        self._noise: Noise = noise
-        self._likelihood: Likelihood = likelihood
+        self._noise, self._likelihood = noise, likelihood
         self._rate_samples = rate_samples if recipe.step_size.needs_samples else 0
         self._watch(watched)
 
@@ -170,7 +168,8 @@ class NaturalGradient(torch.optim.Optimizer):
         self._steps = saved["steps"]
         self._skips.restore(saved["skipped"])
         self._bind_groups()
-        self._capture.measuring, self._cycle.refreshing = saved["measuring"], saved["refreshing"]
+        self._capture.measuring = saved["measuring"]
+        self._cycle.refreshing, self._cycle.overflows = saved["refreshing"], saved["overflows"]
         self._forget()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -191,6 +190,7 @@ class NaturalGradient(torch.optim.Optimizer):
             "demoted": [list(pair) for pair in self._demoted.items()],
             "measuring": self._capture.measuring,
             "refreshing": self._cycle.refreshing,
+            "overflows": self._cycle.overflows,
             "groups": [len(group["params"]) for group in self.param_groups],
         }
 
