@@ -2,9 +2,9 @@
 
     python benchmarks/layer_kinds.py OUT.jsonl --tasks stdlib-charlm fashion-resnet --steps 200 --seeds 1000 1001
 
-Prints and appends one line a run: mean training loss of the last 100 steps and test metric. Scale and shift of a normalisation are
-seen as one group a channel, with two inputs, the normalised activation and 1, and one output: LNGD's block is then exact but for
-the sum over positions. The adapter stands here and not in the library, since it lost.
+Prints and appends one line a run: mean training loss of the last 100 steps and test metric. Scale and shift of a normalisation
+are seen as one group a channel, with two inputs, the normalised activation and 1, and one output: LNGD's block is then exact but
+for the sum over positions. The adapter stands here and not in the library, since the fallback needs none.
 """
 
 import argparse

@@ -21,7 +21,7 @@ class EmbeddingLayer(Layer):
         "scale_grad_by_freq scales its gradient": lambda module: module.scale_grad_by_freq,
         "its gradient is sparse": lambda module: module.sparse,
     }
-    on_request = "AdamW trains embeddings better (docs/compatibility.md); a group with curvature=True overrides that"
+    on_request = "AdamW trains embeddings better (docs/layers.md); a group with curvature=True overrides that"
     batched_dims = 1
 
     def __init__(self, module: nn.Module, *, with_bias: bool) -> None:

@@ -82,12 +82,10 @@ def paired(sizes: list[int]) -> list[tuple[int, ...]]:
 
 
 def restore(saved: dict[str, Any], states: dict[str, LayerState], generator: torch.Generator) -> None:
-    """Puts the checkpoint in place, on each layer's device, in the dtype of its statistics or a better one it was saved in."""
+    """Puts the checkpoint in place, on each layer's device, in the dtype of its statistics."""
     for name, entry in saved["layers"].items():
         layer = states[name].layer
-        saved_dtypes = {tensor.dtype for tensor in entry["block"].values() if tensor.is_floating_point()}
-        if entry["float64"] or torch.float64 in saved_dtypes:  # a layer that had to be kept in float64 stays so
-            layer.least_dtype = torch.float64
+        layer.least_dtype = torch.float64 if entry["float64"] else torch.float32
         states[name].block.load(entry["updates"], _copied(entry["block"], layer))
         states[name].state = _copied(entry["state"], layer)
     generator.set_state(saved["generator"].cpu())
