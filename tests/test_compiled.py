@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 
 from lngd import KFAC, LNGD, NGPlus
 from lngd.optimizer import NaturalGradient
-from reference import batch, differences, snapshot, through_a_file, train_step
+from reference import batch, differences, mlp, snapshot, through_a_file, train_step
 
 METHODS = {"LNGD": LNGD, "KFAC": KFAC, "NGPlus": NGPlus}
 every_method = pytest.mark.parametrize("kind", METHODS)
@@ -215,3 +215,14 @@ def test_a_checkpoint_goes_on_bit_equal_compiled_or_not(start_compiled, resume_c
     for one, two in zip(run(model, optimizer, [16] * 4), run(resumed, again, [16] * 4), strict=True):
         assert torch.equal(one, two)
     assert differences(snapshot(inner, optimizer), snapshot(other, again)) == []
+
+
+def test_two_optimizers_on_one_model_leave_torch_compile_as_it_was():
+    model, x = mlp(4, 6, 3, dtype=torch.float32), torch.randn(8, 4)
+    compiled = torch.compile(model, backend="aot_eager")
+    first, second = LNGD(compiled), LNGD(compiled)
+    compiled(x).sum().backward()
+    assert first.blocks.keys() == second.blocks.keys()
+    counters.clear()
+    torch.compile(lambda t: t * 2, backend="aot_eager")(x)
+    assert counters["stats"]["unique_graphs"] == 1

@@ -35,15 +35,16 @@ def move(slope: float, lr: float = 1.0) -> Move:
         ([move(4.0, lr=3.0), move(1.0, lr=8.0)], 0.1),
         ([move(4.0, lr=0.0)], 1.0),
         ([move(0.0), move(0.0)], 1.0),
-        ([move(math.nan)], 0.0),
-        ([move(math.inf)], 0.0),
+        ([move(math.nan)], 1.0),
+        ([move(math.inf), move(9.0), move(16.0)], 0.2),
     ],
 )
 def test_the_factor_is_that_of_all_layers_together(moves, expected):
     rule = KLClip(1.0)
     assert rule.joint
     assert rule.common(moves).item() == pytest.approx(expected)
-    assert [rule.rate(m, {}).item() for m in moves] == [1.0] * len(moves)
+    slopes = [(m.direction * m.average).sum().item() for m in moves]
+    assert [rule.rate(m, {}).item() for m in moves] == [float(math.isfinite(slope)) for slope in slopes]
 
 
 def weights(model: nn.Module, name: str) -> Tensor:

@@ -8,8 +8,9 @@ that changes.
 
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,32 @@ def has_compiled_parts(model: nn.Module) -> bool:
     return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
 
 
-def run_uncompiled() -> AbstractContextManager:
-    """Compiled functions inside run as written. Without a compiled model around nothing has to be imported for that."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+class Uncompiled:
+    """While it is entered, compiled functions run as written.
+
+    Several optimizers may watch one model, and the first to come is the first to leave: one setting serves them all, until the
+    last has left. Without a compiled model around nothing has to be imported for that.
+    """
+
+    _inside: ClassVar[int] = 0
+    _setting: ClassVar[AbstractContextManager | None] = None
+
+    def __init__(self) -> None:
+        self._entered = 0
+
+    def enter(self) -> None:
+        """A forward that has to run as written begins."""
+        if "torch._dynamo" not in sys.modules:
+            return
+        if not Uncompiled._inside:
+            Uncompiled._setting = torch.compiler.set_stance("force_eager")
+            Uncompiled._setting.__enter__()
+        Uncompiled._inside += 1
+        self._entered += 1
+
+    def leave(self) -> None:
+        """It has ended or failed; or its optimizer is gone."""
+        Uncompiled._inside -= self._entered
+        if self._entered and not Uncompiled._inside and Uncompiled._setting is not None:
+            Uncompiled._setting.__exit__(None, None, None)
+        self._entered = 0

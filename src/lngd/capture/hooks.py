@@ -10,7 +10,6 @@ to one measurement; `forward_id` tells the calls of one forward (the same sample
 
 import weakref
 from collections import Counter
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from lngd.capture.attachment import Attachment
 from lngd.capture.buffers import UntouchedBuffers
-from lngd.capture.compiled import CompiledRates, has_compiled_parts, run_uncompiled
+from lngd.capture.compiled import CompiledRates, Uncompiled, has_compiled_parts
 from lngd.capture.graph import (
     OpenActivation,
     RateSample,
@@ -63,7 +62,7 @@ class LayerCapture:
     """Whether a layer was called, at a measuring step, since the last step."""
     _backward_ran: bool = False
     _called_now: Counter[str] = field(default_factory=Counter)
-    _uncompiled: ExitStack = field(default_factory=ExitStack)
+    _uncompiled: Uncompiled = field(default_factory=Uncompiled)
     _has_compiled_parts: bool = False
 
     def __post_init__(self) -> None:
@@ -90,6 +89,7 @@ class LayerCapture:
         """Removes the hooks; so does the end of the object's life."""
         self._hooks.remove()
         self._buffers.remove()
+        self._uncompiled.leave()
         self.reset()
 
     def reset(self) -> None:
@@ -118,7 +118,7 @@ class LayerCapture:
         self.source.forget()
         if self.measuring or not self._compiled.prepared:
             self._has_compiled_parts = has_compiled_parts(self.model)
-            self._uncompiled.enter_context(run_uncompiled())
+            self._uncompiled.enter()
 
     def end_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
         """The model's forward has ended."""
@@ -129,7 +129,7 @@ class LayerCapture:
     def leave_forward(self, _module: nn.Module, _args: tuple, _output: Any) -> None:
         """The model's forward has ended or failed."""
         if not torch.compiler.is_compiling():
-            self._uncompiled.close()
+            self._uncompiled.leave()
 
     def before_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """A layer's input has arrived."""
