@@ -376,3 +376,18 @@ def test_a_checkpointed_forward_that_we_run_again_leaves_running_averages_alone(
         assert optimizer is None or optimizer.blocks
     assert buffers[0]["norm.num_batches_tracked"] == 2
     assert all(torch.equal(buffers[0][name], buffers[1][name]) for name in buffers[0])
+
+
+def test_a_thousand_constructions_leave_no_hook_and_no_object_behind():
+    model, (x, y) = mlp(4, 5, 3, dtype=torch.float32), batch(8, 4, dtype=torch.float32)
+    objects = []
+    for count in range(1000):
+        optimizer = LNGD(model)
+        if count % 100 == 0:
+            train_step(model, optimizer, x, y)
+        del optimizer
+        if count % 500 == 499:
+            gc.collect()
+            objects.append(len(gc.get_objects()))
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+    assert objects[1] - objects[0] < 100
