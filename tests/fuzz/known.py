@@ -8,7 +8,7 @@ from fuzz.settings import Case
 def is_undamped(case: Case) -> bool:
     options = case.settings.options
     groups = [options, options | (case.settings.overrides or {})]
-    return any(group.get("damping", 1) < 1e-6 for group in groups)
+    return any(group.get("damping", 1) < 1e-6 or group.get("damping_bounds", (0, 1))[1] < 1e-6 for group in groups)
 
 
 KNOWN: tuple[tuple[Callable[[Case], bool], str], ...] = (

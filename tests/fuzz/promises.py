@@ -154,9 +154,10 @@ def why_unmoved(run: Run, outcome: Outcome, step: int, before: Tensor) -> str:
     group = next(g for g in run.optimizer.param_groups if any(q is p for q in g["params"]))
     if group["lr"] == 0:
         return "lr is 0"
+    decay = group["lr"] * group["weight_decay"] * before  # step and decay may cancel
     if outcome.kind == "fallback":
         state = run.optimizer.state[p]
-        return rounding(before, adamw_step(state, group)) if state else ""
+        return rounding(before, adamw_step(state, group) - decay) if state else ""
     held = run.optimizer._states[outcome.layer]
     if not held.block.ready:
         return "no inverse yet" if run.warned(f"layer '{outcome.layer}': Fisher factor not positive definite") else ""
@@ -165,7 +166,7 @@ def why_unmoved(run: Run, outcome: Outcome, step: int, before: Tensor) -> str:
         return "the direction underflows" if is_extreme(run.case) else ""
     if held.rate == 0:
         return "the rate is 0" if is_extreme(run.case) or no_slope(held) else ""
-    return rounding(before, layer_step(run, outcome, step, group["lr"]))
+    return rounding(before, layer_step(run, outcome, step, group["lr"]) - decay)
 
 
 def is_extreme(case: Case) -> bool:
