@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -36,6 +37,11 @@ class Move:
     """What α_l is multiplied with: the larger lr of weight and bias, and the share that the warm-up leaves of it."""
     summed: Scalar | None = None
     """How many samples the loss is a sum over; None for a mean."""
+
+    @cached_property
+    def slope(self) -> Scalar:
+        """⟨d, average⟩."""
+        return inner(self.direction, self.average)
 
 
 class StepSize(ABC):
@@ -82,7 +88,7 @@ class LayerwiseRate(StepSize):
     smoothing: float
 
     def rate(self, move: Move, state: State) -> Scalar:
-        slope = inner(move.direction, move.average)  # ⟨d,∇⟩ > 0: F̂ is positive definite
+        slope = move.slope  # ⟨d,∇⟩ > 0: F̂ is positive definite
         state["slope"] = torch.where(move.accept, slope, state.get("slope", torch.zeros_like(slope)))
         kappa = self._envelope(move, slope, state)
         alpha = (kappa + self.mu / slope).reciprocal()
@@ -146,7 +152,7 @@ class KLClip(StepSize):
     kl: float
 
     def rate(self, move: Move, state: State) -> Scalar:
-        slope = inner(move.direction, move.average)
+        slope = move.slope
         return (slope.isfinite() & (slope >= 0)).to(slope.dtype)  # else F̂⁻¹ is not what it should be, and this layer waits
 
     def common(self, moves: Sequence[Move]) -> Scalar | None:
@@ -158,5 +164,5 @@ class KLClip(StepSize):
 
     def _divergence(self, move: Move) -> Scalar:
         """lr² ⟨d,∇⟩ of one sample."""
-        slope = move.lr**2 * inner(move.direction, move.average)
+        slope = move.lr**2 * move.slope
         return slope if move.summed is None else slope / move.summed

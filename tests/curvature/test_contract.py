@@ -1,30 +1,20 @@
 """What every curvature block promises, against dense linear algebra and loops over samples and positions."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from lngd.curvature import CurvatureBlock, EKFACBlock, KFACBlock, LNGDBlock, NGPlusBlock, THORBlock, TKFACBlock
+from curvature.blocks import BLOCKS, every_block
+from lngd.curvature import CurvatureBlock
 from lngd.linalg import Damping, NotPositiveDefiniteError
 from reference import positionwise_fisher, statistics
 
 DOUBLE = torch.float64
-BLOCKS = {
-    "LNGD": LNGDBlock,
-    "KFAC": KFACBlock,
-    "EKFAC": EKFACBlock,
-    "TKFAC": TKFACBlock,
-    "NGPlus": NGPlusBlock,
-    "THOR": THORBlock,
-    "THOR in pieces": partial(THORBlock, 2),
-}
 GROUPS = [(), (3,)]
 DAMPINGS = [Damping(0.3), Damping(1.0, (1e-5, 1e-2)), Damping(0.0, (0.5, math.inf)), Damping(1e-3, (1e-5, math.inf))]
 FLOOR = Damping(0.3, (1e-5, math.inf))
-every_block = pytest.mark.parametrize("kind", BLOCKS)
 every_group = pytest.mark.parametrize("group", GROUPS)
 
 

@@ -1,29 +1,19 @@
 """Blocks of one-hot inputs: what the same block makes of the rows written out, in diagonals instead of matrices."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from lngd.curvature import CurvatureBlock, EKFACBlock, KFACBlock, LNGDBlock, NGPlusBlock, THORBlock, TKFACBlock
+from curvature.blocks import BLOCKS, every_block
+from lngd.curvature import CurvatureBlock
 from lngd.linalg import Damping, NotPositiveDefiniteError
 from lngd.types import OneHot
 from reference import sample_gradients, statistics
 
 DOUBLE = torch.float64
 SIZE, OUTPUTS = 7, 3
-BLOCKS = {
-    "LNGD": LNGDBlock,
-    "KFAC": KFACBlock,
-    "EKFAC": EKFACBlock,
-    "TKFAC": TKFACBlock,
-    "NGPlus": NGPlusBlock,
-    "THOR": THORBlock,
-    "THOR in pieces": partial(THORBlock, 2),
-}
-every_block = pytest.mark.parametrize("kind", BLOCKS)
 every_position = pytest.mark.parametrize("positions", [1, 4, 20])
 DAMPINGS = [Damping(0.3), Damping(1.0, (1e-5, 1e-2)), Damping(0.0, (0.5, math.inf)), Damping(10.0, (1e-5, math.inf))]
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from lngd.capture.graph import OpenActivation, inside_backward
+from lngd.capture.graph import OpenActivation, inside_backward, stand_in
 from lngd.layers import AttentionInput, in_groups
 
 WHOLE = slice(0, 3)
@@ -58,7 +58,7 @@ def open_input_projection(
     def as_output(g: Tensor) -> Tensor:
         return in_groups(g.reshape(s, n, count, e).permute(1, 2, 0, 3), groups)
 
-    x, like = layer.inputs_of(source, groups), _like(source, s * n, count * e)
+    x, like = layer.inputs_of(source, groups), stand_in(source, s * n, count * e)
     return OpenActivation(name, x, GradientEdge(product.node, 0), like, as_output, forward_id, inside_backward())
 
 
@@ -69,12 +69,8 @@ def open_output_projection(name: str, product: Product, x: Tensor, batch: int, f
     def as_output(g: Tensor) -> Tensor:
         return g.reshape(rows // batch, batch, -1).transpose(0, 1)
 
-    inputs, like = x.detach().reshape(rows // batch, batch, e).transpose(0, 1), _like(x, rows, e)
+    inputs, like = x.detach().reshape(rows // batch, batch, e).transpose(0, 1), stand_in(x, rows, e)
     return OpenActivation(name, inputs, GradientEdge(product.node, 0), like, as_output, forward_id, inside_backward())
-
-
-def _like(x: Tensor, *shape: int) -> Tensor:
-    return x.detach().new_zeros(()).expand(shape)
 
 
 def _search(weight: nn.Parameter, start: Node | None, stops: set[Node | None]) -> Iterator[Product]:

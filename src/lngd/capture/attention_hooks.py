@@ -43,23 +43,24 @@ class Capture(LayerCapture):
         if torch.compiler.is_compiling() or not (self._watches_attention(name, module) and output[0].requires_grad):
             return
         inputs = attention_inputs(args, kwargs)
-        if inputs[0].dim() == 3 and inputs[0].numel():
-            given = (*args, *kwargs.values())
-            if isinstance(layer := self.layers.get(name), AttentionInput):
-                products = products_with(layer.weight, output[0], given)
-                self._open_input_projection(name, layer, products, inputs)
-            if projection := self.layers.get(output_projection(name)):
-                batch = inputs[0].shape[0 if module.batch_first else 1]
-                self._open_output_projection(output_projection(name), products_with(projection.weight, output[0], given), batch)
+        if inputs[0].dim() != 3 or not inputs[0].numel():
+            return
+        given, projection = (*args, *kwargs.values()), output_projection(name)
+        query, key, value = (x if module.batch_first else x.transpose(0, 1) for x in inputs)
+        if isinstance(layer := self.layers.get(name), AttentionInput):
+            products = products_with(layer.weight, output[0], given)
+            self._open_input_projection(name, layer, products, (query, key, value))
+        if projection in self.layers:
+            products = products_with(self.layers[projection].weight, output[0], given)
+            self._open_output_projection(projection, products, len(query))
 
     def _open_input_projection(
         self, name: str, layer: AttentionInput, products: list[Product], inputs: tuple[Tensor, Tensor, Tensor]
     ) -> None:
-        attention = layer.module
-        query, key, value = (x if attention.batch_first else x.transpose(0, 1) for x in inputs)
+        """`inputs` are batch first."""
         for product in products:
-            if self._wanted(name, len(query)):
-                self.opened(open_input_projection(name, layer, product, (query, key, value), self.forward_id))
+            if self._wanted(name, len(inputs[0])):
+                self.opened(open_input_projection(name, layer, product, inputs, self.forward_id))
 
     def _open_output_projection(self, name: str, products: list[Product], batch: int) -> None:
         for product in products:

@@ -40,9 +40,9 @@ def layer_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:
     return args[0] if args else kwargs["input"]
 
 
-def shaped_like(t: Tensor) -> Tensor:
-    """A stand-in for a tensor that takes no memory."""
-    return t.new_zeros(()).expand(t.shape)
+def stand_in(t: Tensor, *shape: int) -> Tensor:
+    """A tensor of t's dtype and device and of any shape that takes no memory."""
+    return t.detach().new_zeros(()).expand(shape)
 
 
 def pre_activation(output: Tensor) -> tuple[Tensor, GradientEdge]:

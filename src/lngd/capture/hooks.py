@@ -26,8 +26,8 @@ from lngd.capture.graph import (
     inside_transform,
     layer_input,
     pre_activation,
-    shaped_like,
     spread,
+    stand_in,
     sub_batch,
     when_gradient_arrives,
 )
@@ -164,7 +164,7 @@ class LayerCapture:
             name,
             layer.batch_first(x),
             edge,
-            shaped_like(output.detach()),
+            stand_in(output, *shape),
             lambda g: layer.batch_first(g.reshape(shape)),
             self.forward_id,
             inside_backward(),

@@ -48,7 +48,7 @@ class Measurement:
     largest: int = 0
     forward_id: int = -1
     fisher: FisherType | None = None
-    """Where g came from, if not from the optimizer's own Fisher type."""
+    """Where g came from, which is not always the optimizer's own Fisher type; None as long as there is none."""
 
     def add(self, measured: tuple[Tensor, ...], n: int, positions: int, forward_id: int) -> None:
         """Adds a mean over n samples. A second call in the same forward adds to the same samples, as further positions would."""
@@ -108,7 +108,8 @@ class LayerState:
         """Moves the pending measurement into the averages, at the Fisher matrix's scale."""
         pending = self.pending
         if pending.samples:
-            fisher, mean_over = pending.fisher or self.recipe.fisher, self.recipe.mean_over
+            fisher, mean_over = pending.fisher, self.recipe.mean_over
+            assert fisher is not None
             weight: float | Tensor = fisher_weight(fisher, mean_over, batch=pending.samples, positions=pending.positions)
             if fisher is FisherType.EMPIRICAL:
                 weight = weight * scale.of_squares(pending.means[0].device)

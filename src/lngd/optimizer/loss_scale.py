@@ -25,7 +25,7 @@ class LossScale:
 
     def of_squares(self, device: torch.device) -> Scalar | float:
         """What a square of back-propagated gradients has to be multiplied with."""
-        return 1.0 if self.scale is None else self.scale.to(device, non_blocking=True).double().square().reciprocal()
+        return 1.0 if self.scale is None else self.scale.to(device, non_blocking=True).reciprocal().square()
 
     def accept(self, flag: Flag) -> Flag:
         """The flag, unless the scaler found an overflow."""
@@ -40,8 +40,9 @@ def unscaled(optimizer: torch.optim.Optimizer, grads: list[Tensor]) -> LossScale
     scale: Tensor | None = getattr(optimizer, "grad_scale", None)
     if scale is None:
         return LossScale(_scale_of_the_caller(found_inf), found_inf > 0)
+    share = scale.reciprocal()
     for grad in grads:
-        grad.mul_(scale.to(grad.device, non_blocking=True).double().reciprocal().to(grad.dtype))
+        grad.mul_(share.to(grad.device, non_blocking=True))
     return LossScale(scale, found_inf > 0)
 
 

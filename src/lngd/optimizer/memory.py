@@ -67,8 +67,8 @@ def memory_report(states: Mapping[str, LayerState], groups: Sequence[Mapping[str
         states: the layers with curvature.
         groups: the optimizer's parameter groups.
     """
-    adamw = sum(p.numel() * p.element_size() for group in groups if group["kind"] == "fallback" for p in group["params"])
-    parameters = sum(p.numel() * p.element_size() for group in groups for p in group["params"])
+    adamw = sum(p.nbytes for group in groups if group["kind"] == "fallback" for p in group["params"])
+    parameters = sum(p.nbytes for group in groups for p in group["params"])
     return MemoryReport(tuple(_of_layer(*item) for item in states.items()), FALLBACK_COPIES * adamw, parameters)
 
 

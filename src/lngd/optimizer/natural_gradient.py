@@ -234,7 +234,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._cycle.forget()
 
     def _demote_unseen_layers(self) -> None:
-        """Layers that have a gradient and can't be measured: attention's output projection, a head beside the model's output."""
+        """Layers that have a gradient and can't be measured: a borrowed weight, a head beside the model's output."""
         unmeasured = [n for n, s in self._states.items() if s.has_gradient() and not (s.block.measured or s.pending.samples)]
         for name in unmeasured:
             if reason := self._capture.why_unseen(name):
