@@ -10,8 +10,9 @@ from lngd.linalg import (
     NotPositiveDefiniteError,
     all_finite,
     as_damping,
+    assembled,
+    damped,
     damped_diagonal,
-    damped_matrix,
     eigenbasis,
     inner,
     inverse,
@@ -36,16 +37,15 @@ def spd(n: int, *group: int) -> torch.Tensor:
 @pytest.mark.parametrize(("bounds", "expected"), [((0.0, math.inf), 1.5), ((2.0, 9.0), 2.0), ((0.0, 1e-2), 1e-2)])
 def test_damping_is_the_clipped_mean_eigenvalue(bounds, expected):
     factor = torch.diag(torch.tensor([1.0, 2.0, 6.0]))
-    assert Damping(0.5, bounds).of_matrix(factor).item() == pytest.approx(expected)
-    assert Damping(0.5, bounds).of_diagonal(factor.diagonal()).item() == pytest.approx(expected)
+    assert Damping(0.5, bounds).of_mean(mean_eigenvalue(factor, 3)).item() == pytest.approx(expected)
+    torch.testing.assert_close(damped_diagonal(factor.diagonal(), Damping(0.5, bounds)), factor.diagonal() + expected)
 
 
 def test_the_papers_damping_has_its_bounds():
     factor = torch.eye(4, dtype=torch.float64)
     paper = Damping(1.0, (1e-5, 1e-2))
-    assert paper.of_matrix(factor * 1e-9).item() == 1e-5
-    assert paper.of_matrix(factor * 1e-3).item() == pytest.approx(1e-3)
-    assert paper.of_matrix(factor * 7).item() == 1e-2
+    for scale, expected in ((1e-9, 1e-5), (1e-3, 1e-3), (7.0, 1e-2)):
+        torch.testing.assert_close(damped(factor * scale, paper, 4), factor * (scale + expected))
 
 
 def test_a_plain_number_is_damping_without_bounds():
@@ -55,14 +55,14 @@ def test_a_plain_number_is_damping_without_bounds():
 
 @pytest.mark.parametrize("group", [(), (3,)])
 def test_inverse_times_damped_matrix_is_the_identity(group):
-    damped = damped_matrix(spd(5, *group), Damping(0.1))
-    torch.testing.assert_close(inverse(damped) @ damped, torch.eye(5, dtype=torch.float64).expand(*group, 5, 5))
+    matrix = damped(spd(5, *group), Damping(0.1), 5)
+    torch.testing.assert_close(inverse(matrix) @ matrix, torch.eye(5, dtype=torch.float64).expand(*group, 5, 5))
 
 
 def test_damping_leaves_its_argument_alone():
     phi, psi = spd(3), torch.rand(3)
     before = phi.clone(), psi.clone()
-    damped_matrix(phi, Damping(1.0))
+    damped(phi, Damping(1.0), 3)
     damped_diagonal(psi, Damping(1.0))
     assert torch.equal(phi, before[0])
     assert torch.equal(psi, before[1])
@@ -70,7 +70,7 @@ def test_damping_leaves_its_argument_alone():
 
 def test_groups_are_damped_one_by_one():
     factor = torch.stack([torch.eye(2), 10 * torch.eye(2)])
-    torch.testing.assert_close(damped_matrix(factor, Damping(1.0)), 2 * factor)
+    torch.testing.assert_close(damped(factor, Damping(1.0), 2), 2 * factor)
     torch.testing.assert_close(damped_diagonal(torch.tensor([[1.0], [4.0]]), Damping(1.0)), torch.tensor([[2.0], [8.0]]))
 
 
@@ -173,15 +173,15 @@ def test_an_eigenbasis_is_finite_where_float32_gives_nan(seed):
 
 
 def test_a_factor_that_is_kept_as_its_diagonal_is_that_matrix():
-    diagonal, left, rows = torch.rand(4, dtype=torch.float64), spd(3), torch.randn(3, 4, dtype=torch.float64)
+    dim, diagonal, left, rows = 4, torch.rand(4, dtype=torch.float64), spd(3), torch.randn(3, 4, dtype=torch.float64)
     matrix = torch.diag(diagonal)
-    torch.testing.assert_close(mean_eigenvalue(diagonal), mean_eigenvalue(matrix))
-    torch.testing.assert_close(torch.diag(shifted(diagonal, torch.tensor(0.3))), shifted(matrix, torch.tensor(0.3)))
-    torch.testing.assert_close(torch.diag(damped_matrix(diagonal, Damping(0.7))), damped_matrix(matrix, Damping(0.7)))
+    torch.testing.assert_close(mean_eigenvalue(diagonal, dim), mean_eigenvalue(matrix, dim))
+    torch.testing.assert_close(torch.diag(shifted(diagonal, torch.tensor(0.3), dim)), shifted(matrix, torch.tensor(0.3), dim))
+    torch.testing.assert_close(torch.diag(damped(diagonal, Damping(0.7), dim)), damped(matrix, Damping(0.7), dim))
     torch.testing.assert_close(torch.diag(inverse(diagonal)), inverse(matrix))
     torch.testing.assert_close(times(rows, diagonal), rows @ matrix)
     torch.testing.assert_close(transposed(diagonal), diagonal)
-    torch.testing.assert_close(kronecker(left, diagonal), kronecker(left, matrix))
+    torch.testing.assert_close(kronecker(left, assembled(diagonal, dim)), kronecker(left, matrix))
 
 
 def test_the_eigenbasis_of_a_diagonal_is_the_identity():

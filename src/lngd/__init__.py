@@ -1,7 +1,7 @@
 """Natural-gradient training for PyTorch: `optimizer = LNGD(model)` instead of `AdamW(model.parameters())`."""
 
 from lngd.fisher import FisherType
-from lngd.methods import EKFAC, KFAC, LNGD, PAPER, THOR, TKFAC, LNGDLr, LNGDSample, NGPlus
+from lngd.methods import EKFAC, KFAC, LNGD, PAPER, THOR, TKFAC, LNGDLr, LNGDSample, NGPlus, SpectralLNGD
 
-__all__ = ["EKFAC", "KFAC", "LNGD", "PAPER", "THOR", "TKFAC", "FisherType", "LNGDLr", "LNGDSample", "NGPlus"]
+__all__ = ["EKFAC", "KFAC", "LNGD", "PAPER", "THOR", "TKFAC", "FisherType", "LNGDLr", "LNGDSample", "NGPlus", "SpectralLNGD"]
 __version__ = "0.1.0"

@@ -9,17 +9,28 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 import torch
 from torch import nn
 
-from lngd.curvature import CurvatureBlock, EKFACBlock, KFACBlock, LNGDBlock, NGPlusBlock, THORBlock, TKFACBlock
+from lngd.curvature import (
+    CurvatureBlock,
+    EKFACBlock,
+    KFACBlock,
+    LNGDBlock,
+    LNGDKroneckerBlock,
+    NGPlusBlock,
+    THORBlock,
+    TKFACBlock,
+)
 from lngd.fisher import FisherType, Likelihood, MeanOver, Noise
+from lngd.layers import Layer
 from lngd.optimizer import NaturalGradient
 from lngd.optimizer.groups import GROUP_DEFAULTS
 from lngd.optimizer.hyperparameters import check_hyperparameters
 from lngd.optimizer.layer_state import Recipe
 from lngd.optimizer.momentum import MOMENTA
+from lngd.optimizer.norm import NORMS, Norm
 from lngd.optimizer.schedule import Schedule
-from lngd.stepsize import Constant, Graft, KLClip, LayerwiseRate, StepSize
+from lngd.stepsize import Constant, FixedRMS, Graft, KLClip, LayerwiseRate, StepSize
 
-Rate: TypeAlias = Literal["layerwise", "graft", "kl_clip", "constant"]
+Rate: TypeAlias = Literal["layerwise", "graft", "kl_clip", "constant", "rms"]
 M = TypeVar("M", bound="type[Method]")
 
 PAPER: dict[str, Any] = {
@@ -38,6 +49,8 @@ PAPER: dict[str, Any] = {
     "noise": "gaussian",
     "momentum_on": "update",
     "keep_norms": False,
+    "conv_factor": "full",
+    "max_factor_dim": 2**31 - 1,
 }
 """Keyword arguments that restore the paper's recipe (sec. 3.3, sec. 4, Algorithm 1): `LNGD(model, lr=…, **PAPER)`.
 The paper finds lr by a grid over {1e-4, 3e-4, …, 1, 3}; it never gives µ."""
@@ -62,16 +75,22 @@ class Method(NaturalGradient):
         fisher: where g comes from: LAYERWISE, EMPIRICAL or SAMPLED.
         likelihood: what labels are drawn from with SAMPLED: "categorical" (the output holds logits), "bernoulli" (logits of
             yes or no) or "gaussian" (the output is a mean).
-        rate: "layerwise" (LNGD eqs. 12–13), "graft" (the length of Adam's step per layer), "kl_clip" or "constant".
+        rate: "layerwise" (LNGD eqs. 12–13), "graft" (the length of Adam's step per layer), "kl_clip", "rms" (a fixed length per
+            entry) or "constant".
         kl_clip: κ, the KL divergence a step may cause, with `rate="kl_clip"`.
         warmup: steps over which lr rises linearly.
         smoothing: how slowly the curvature along the step is forgotten; 0 is eq. 12 as printed.
         rate_samples: samples of a batch that measure the rate; None for all.
         noise: of layer-wise sampling, "rademacher" or "gaussian".
-        momentum_on: "gradient" (averaged, then preconditioned) or "update" (LNGD Algorithm 1).
+        momentum_on: "gradient" (averaged, then preconditioned), "nesterov" (the same, looking ahead) or "update" (LNGD
+            Algorithm 1).
+        norm: in which F̂^½ d is bounded: "frobenius" (the natural gradient) or "spectral" (with its singular values set to one).
         mean_over: what the loss averages over, "batch", "token" or "none" (a sum); fixes the scale of per-sample gradients.
         keep_norms: restore the norm of scale-invariant layers after each step.
-        max_factor_dim: a layer with a larger dense factor falls back to AdamW; THOR splits its factors instead.
+        conv_factor: of a convolution with more than `max_factor_dim` inputs: "kronecker" (Φ_channels ⊗ Φ_kernel) or "full" (as
+            any other layer's). LNGD's block only.
+        max_factor_dim: the largest dense factor: of a larger one only diagonal blocks are kept. EKFAC and NGPlus leave the layer
+            to AdamW.
         fallback_lr: AdamW's rate for the parameters without curvature.
         generator: randomness of noise and labels; saved in `state_dict`.
 
@@ -80,6 +99,8 @@ class Method(NaturalGradient):
     """
 
     block: ClassVar[type[CurvatureBlock]]
+    convolution_block: ClassVar[type[LNGDKroneckerBlock] | None] = None
+    """With `conv_factor="kronecker"`, of a convolution; None if the method has no such block."""
 
     def __init__(
         self,
@@ -104,9 +125,11 @@ class Method(NaturalGradient):
         smoothing: float = 0.9,
         rate_samples: int | None = 32,
         noise: Noise = "rademacher",
-        momentum_on: Literal["gradient", "update"] = "gradient",
+        momentum_on: Literal["gradient", "nesterov", "update"] = "gradient",
+        norm: Norm = "frobenius",
         mean_over: MeanOver = "batch",
         keep_norms: bool = True,
+        conv_factor: Literal["kronecker", "full"] = "kronecker",
         max_factor_dim: int = 8192,
         fallback_lr: float = 3e-3,
         generator: torch.Generator | None = None,
@@ -118,12 +141,13 @@ class Method(NaturalGradient):
             "graft": Graft,
             "kl_clip": lambda: KLClip(kl_clip),
             "constant": Constant,
+            "rms": FixedRMS,
         }
         super().__init__(
             model,
             params,
-            block=partial(self.block, max_factor_dim),
-            recipe=Recipe(MOMENTA[momentum_on](), steps[rate](), fisher, mean_over, keep_norms),
+            block=partial(self.block_of, conv_factor=conv_factor, max_factor_dim=max_factor_dim),
+            recipe=Recipe(MOMENTA[momentum_on](), steps[rate](), fisher, mean_over, keep_norms, NORMS[norm]),
             curvature=Schedule(curvature_every, curvature_ramp),
             inverses=Schedule(inverse_every, curvature_ramp),
             defaults={name: given[name] for name in GROUP_DEFAULTS},
@@ -134,6 +158,14 @@ class Method(NaturalGradient):
             generator=generator,
             max_factor_dim=max_factor_dim,
         )
+
+    @classmethod
+    def block_of(cls, layer: Layer, *, conv_factor: str, max_factor_dim: int) -> CurvatureBlock:
+        """A layer's block."""
+        large = layer.inputs > max_factor_dim and layer.kernel_places > 1
+        if large and conv_factor == "kronecker" and cls.convolution_block is not None:
+            return cls.convolution_block(max_factor_dim, layer.kernel_places)
+        return cls.block(max_factor_dim)
 
 
 def defaults(**own: Any) -> Callable[[M], M]:
@@ -158,6 +190,12 @@ class LNGD(Method):
     """
 
     block = LNGDBlock
+    convolution_block = LNGDKroneckerBlock
+
+
+@defaults(norm="spectral", rate="rms", lr=0.01, momentum=0.95, momentum_on="nesterov", damping=1.0)
+class SpectralLNGD(LNGD):
+    """LNGD with the spectral norm in place of the Frobenius norm: the whitened gradient's singular values are set to one."""
 
 
 @defaults(rate="constant", lr=0.1)

@@ -108,6 +108,21 @@ class LayerwiseRate(StepSize):
 
 
 @dataclass(frozen=True)
+class FixedRMS(StepSize):
+    """α_l = ρ / RMS(d): every layer moves by lr·ρ an entry, root mean square; with ρ = 0.2 lr is an Adam rate (Liu et al. 2025).
+
+    Args:
+        rms: ρ.
+    """
+
+    rms: float = 0.2
+
+    def rate(self, move: Move, state: State) -> Scalar:
+        alpha = self.rms * move.direction.numel() ** 0.5 / move.direction.norm()
+        return torch.where(alpha.isfinite(), alpha, 0.0)
+
+
+@dataclass(frozen=True)
 class Graft(StepSize):
     """α_l = ‖Adam's step‖ / ‖d‖: this layer's direction at the length Adam would go, so lr is an Adam rate.
 

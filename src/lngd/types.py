@@ -53,11 +53,12 @@ Gradients = Float[Tensor, "*group n s o"]
 GradientMatrix = Float[Tensor, "*group o i"]
 """A gradient or a direction as the matrix that multiplies the activations."""
 
-InputFactor: TypeAlias = Float[Tensor, "*group i i"] | Float[Tensor, " i"]
-"""A Fisher factor over the inputs, such as Φ: dense, or of one-hot inputs, which never come in groups, its diagonal."""
+InputFactor: TypeAlias = Float[Tensor, "... _ _"] | Float[Tensor, " _"]
+"""A Fisher factor over the inputs, such as Φ: dense `[*group, i, i]`, its diagonal blocks `[*group, k, b, b]`, or of one-hot
+inputs, which never come in groups, its diagonal `[i]`."""
 
-OutputFactor = Float[Tensor, "*group o o"]
-"""A dense Fisher factor over the outputs."""
+OutputFactor: TypeAlias = Float[Tensor, "... _ _"]
+"""A Fisher factor over the outputs, dense `[*group, o, o]` or its diagonal blocks."""
 
 OutputDiagonal = Float[Tensor, "*group o"]
 """A diagonal Fisher factor over the outputs, such as Ψ."""

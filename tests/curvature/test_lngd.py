@@ -81,8 +81,8 @@ def test_precondition_inverts_the_damped_dense_block(group, damping):
 @pytest.mark.parametrize("damping", DAMPINGS)
 def test_dense_is_the_kronecker_product_outputs_first(damping):
     block = updated()
-    phi = block.phi + damping.of_matrix(block.phi) * torch.eye(5, dtype=DOUBLE)
-    psi = torch.diag(block.psi + damping.of_diagonal(block.psi))
+    phi = block.phi + damping.of_mean(block.phi.trace() / 5) * torch.eye(5, dtype=DOUBLE)
+    psi = torch.diag(block.psi + damping.of_mean(block.psi.mean()))
     torch.testing.assert_close(block.dense(damping), torch.kron(psi, phi))
 
 

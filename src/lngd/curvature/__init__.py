@@ -4,8 +4,18 @@ from lngd.curvature.block import CurvatureBlock
 from lngd.curvature.ekfac import EKFACBlock
 from lngd.curvature.kfac import KFACBlock
 from lngd.curvature.lngd import LNGDBlock
+from lngd.curvature.lngd_kronecker import LNGDKroneckerBlock
 from lngd.curvature.ngplus import NGPlusBlock
 from lngd.curvature.thor import THORBlock
 from lngd.curvature.tkfac import TKFACBlock
 
-__all__ = ["CurvatureBlock", "EKFACBlock", "KFACBlock", "LNGDBlock", "NGPlusBlock", "THORBlock", "TKFACBlock"]
+__all__ = [
+    "CurvatureBlock",
+    "EKFACBlock",
+    "KFACBlock",
+    "LNGDBlock",
+    "LNGDKroneckerBlock",
+    "NGPlusBlock",
+    "THORBlock",
+    "TKFACBlock",
+]

@@ -9,7 +9,7 @@ from typing import ClassVar, TypeAlias
 
 from torch import Tensor
 
-from lngd.linalg import Damping
+from lngd.linalg import Damping, factor_shape
 from lngd.types import Activations, AnyTensor, Dense, GradientMatrix, Gradients
 
 UNLIMITED = 2**31
@@ -20,7 +20,7 @@ class CurvatureBlock(ABC):
     """One layer's approximate Fisher matrix F. Every shape may carry a leading group dimension.
 
     Args:
-        max_dim: the largest dense factor, for a block that can split its factors.
+        max_dim: the largest dense matrix, for a block that can split its factors.
     """
 
     statistics: ClassVar[tuple[str, ...]]
@@ -28,12 +28,23 @@ class CurvatureBlock(ABC):
     """Which of the measured tensors are quadratic in g; the others don't depend on its scale."""
     inverses: ClassVar[tuple[str, ...]]
 
+    splits: ClassVar[bool] = True
+    """Whether a dense factor larger than `max_dim` is cut into diagonal blocks; if not, the layer has no curvature."""
+
+    takes_patches: ClassVar[bool] = False
+    """Whether `measure` takes a convolution's `Patches`, not written out, for activations; then one call at a time."""
+
     shape: tuple[int, int]
-    """(o, i) of the gradient, per group; set by the owner, or by the first measurement of a block that needs it."""
+    """(o, i) of the gradient, per group; set by the owner, or by the first measurement."""
 
     def __init__(self, max_dim: int = UNLIMITED) -> None:
         self.max_dim = max_dim
         self.updates = 0
+
+    @property
+    def largest(self) -> int:
+        """The largest dense matrix."""
+        return self.max_dim if self.splits else UNLIMITED
 
     @abstractmethod
     def dims(self, inputs: int, outputs: int, *, one_hot: bool = False) -> tuple[int, ...]:
@@ -77,6 +88,11 @@ class CurvatureBlock(ABC):
             setattr(self, name, new if self.updates == 1 else getattr(self, name).lerp(new, weight))
 
     @property
+    def refresh_cost(self) -> int:
+        """How the work of `refresh` compares among layers: b³ for each dense matrix of b rows."""
+        return sum(t.numel() * t.shape[-1] for t in self.tensors().values() if t.dim() > 1 and t.shape[-1] == t.shape[-2])
+
+    @property
     def measured(self) -> bool:
         """Whether there are statistics."""
         return self.updates > 0
@@ -101,11 +117,11 @@ class CurvatureBlock(ABC):
                 delattr(self, name)
 
 
-def input_shape(inputs: int, one_hot: bool) -> Shape:
+def input_shape(inputs: int, one_hot: bool, largest: int = UNLIMITED) -> Shape:
     """Of a factor over the inputs."""
-    return (inputs,) if one_hot else (inputs, inputs)
+    return (inputs,) if one_hot else factor_shape(inputs, largest)
 
 
-def dense_dims(inputs: int, one_hot: bool) -> tuple[int, ...]:
-    """What a factor over the inputs adds to `dims`: nothing if it is a diagonal."""
-    return () if one_hot else (inputs,)
+def dense_dims(dim: int, one_hot: bool, largest: int = UNLIMITED) -> tuple[int, ...]:
+    """What a factor adds to `dims`: nothing if it is a diagonal."""
+    return () if one_hot else (factor_shape(dim, largest)[-1],)

@@ -10,9 +10,9 @@ from lngd.linalg import (
     Damping,
     NotPositiveDefiniteError,
     as_damping,
+    assembled,
     eigenbasis,
     kronecker,
-    mean_eigenvalue,
     times,
     transposed,
 )
@@ -28,6 +28,7 @@ class EKFACBlock(KFACBlock):
     """
 
     quadratic = (False, True, False, True)
+    splits = False
     inverses = ("A_basis", "B_basis", "scales", "scales_weight", "shift")
 
     A_basis: InputFactor
@@ -72,9 +73,9 @@ class EKFACBlock(KFACBlock):
         """U (S + λI) Uᵀ with λ relative to K-FAC's mean eigenvalue, as at a refresh; before the first refresh, K-FAC's block."""
         if not self.ready:
             return super().dense(damping)
-        A, B = self.factors()
-        mean = mean_eigenvalue(A) * mean_eigenvalue(B)
-        basis = kronecker(self.B_basis, self.A_basis)
+        mean_A, mean_B = self._means()
+        mean = mean_A * mean_B
+        basis = kronecker(self.B_basis, assembled(self.A_basis, self.shape[1]))
         diagonal = (self.scales + as_damping(damping).of_mean(mean)[..., None, None]).flatten(-2)
         return (basis * diagonal.unsqueeze(-2)) @ basis.mT
 

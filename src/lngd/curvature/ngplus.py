@@ -4,7 +4,7 @@ import torch
 
 from lngd.curvature.block import CurvatureBlock, Shape
 from lngd.curvature.per_sample import output_moments
-from lngd.linalg import Damping, as_damping, damped_matrix, inverse, kronecker
+from lngd.linalg import Damping, as_damping, damped, inverse, kronecker
 from lngd.types import Activations, Dense, GradientMatrix, Gradients, OutputFactor
 
 
@@ -18,6 +18,7 @@ class NGPlusBlock(CurvatureBlock):
     statistics = ("L",)
     quadratic = (True,)
     inverses = ("L_inverse",)
+    splits = False
 
     L: OutputFactor
     L_inverse: OutputFactor
@@ -33,7 +34,7 @@ class NGPlusBlock(CurvatureBlock):
         return (output_moments(a, g),)
 
     def refresh(self, damping: Damping) -> None:
-        self.L_inverse = inverse(damped_matrix(self.L, damping))
+        self.L_inverse = inverse(damped(self.L, damping, self.L.shape[-1]))
 
     def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
         """(L + λI)⁻¹ ∇."""
@@ -41,6 +42,6 @@ class NGPlusBlock(CurvatureBlock):
 
     def dense(self, damping: Damping | float = 0.0) -> Dense:
         """(L + λI) ⊗ I."""
-        L = damped_matrix(self.L, as_damping(damping))
+        L = damped(self.L, as_damping(damping), self.L.shape[-1])
         identity = torch.eye(self.shape[1], dtype=L.dtype, device=L.device)
         return kronecker(L, identity.expand(*L.shape[:-2], -1, -1))

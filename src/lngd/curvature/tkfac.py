@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lngd.curvature.kfac import KFACBlock
-from lngd.linalg import diagonal_of, second_moments, squared_norms
+from lngd.linalg import mean_eigenvalue, second_moments, squared_norms
 from lngd.types import Activations, Gradients, InputFactor, OutputFactor
 
 
@@ -20,8 +20,9 @@ class TKFACBlock(KFACBlock):
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
         n = a.shape[-3]
         rows, grads = a.flatten(-3, -2), g.flatten(-3, -2)
-        A = second_moments(rows, squared_norms(grads)) / n
-        B = second_moments(grads, squared_norms(rows)) / n
+        self.shape = g.shape[-1], a.shape[-1]
+        A = second_moments(rows, squared_norms(grads), largest=self.largest) / n
+        B = second_moments(grads, squared_norms(rows), largest=self.largest) / n
         return A, B
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -29,5 +30,6 @@ class TKFACBlock(KFACBlock):
 
     def factors(self) -> tuple[InputFactor, OutputFactor]:
         """δP and Q."""
-        delta = diagonal_of(self.A).sum(-1)
-        return self.A, self.B / delta.clamp(min=torch.finfo(delta.dtype).tiny)[..., None, None]
+        delta = mean_eigenvalue(self.A, self.shape[1]) * self.shape[1]
+        delta = delta.clamp(min=torch.finfo(delta.dtype).tiny)
+        return self.A, self.B / delta.reshape(*delta.shape, *[1] * (self.B.dim() - delta.dim()))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lngd.curvature import CurvatureBlock, EKFACBlock, KFACBlock, LNGDBlock, NGPlusBlock, THORBlock, TKFACBlock
 from lngd.diagnostics.exact import ExactCurvature, Pairs
-from lngd.linalg import Damping, damped_matrix, inner
+from lngd.linalg import Damping, damped, inner
 from lngd.types import Dense, GradientMatrix
 
 THOR_SPLIT = 10  # half a layer of 20 units; THOR's own 128 would leave so small a factor whole
@@ -140,7 +140,7 @@ def outputwise_error(exact: Dense, outputs: int) -> float:
 
 def exact_direction(exact: Dense, gradient: GradientMatrix, damping: Damping) -> GradientMatrix:
     """(F + λI)⁻¹ ∇."""
-    factor = torch.linalg.cholesky(damped_matrix(exact, damping))
+    factor = torch.linalg.cholesky(damped(exact, damping, exact.shape[-1]))
     return torch.cholesky_solve(gradient.flatten(-2).unsqueeze(-1), factor).reshape(gradient.shape)
 
 

@@ -6,6 +6,7 @@ from lngd.layers.embedding import EmbeddingLayer
 from lngd.layers.kinds import LAYERS, adapter_of, why_unsupported
 from lngd.layers.layer import Layer
 from lngd.layers.linear import LinearLayer
+from lngd.layers.patches import Patches
 from lngd.layers.transposed import ConvTransposeLayer
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "EmbeddingLayer",
     "Layer",
     "LinearLayer",
+    "Patches",
     "adapter_of",
     "in_groups",
     "why_unsupported",

@@ -1,15 +1,12 @@
 """nn.Conv1d, nn.Conv2d, nn.Conv3d: a linear layer at every output pixel, on the patch under the kernel."""
 
-from collections.abc import Callable, Sequence
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lngd.layers.layer import Layer
+from lngd.layers.patches import CONVOLUTIONS, Patches
 from lngd.types import Activations, GradientMatrix, Gradients
-
-CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class ConvLayer(Layer):
@@ -21,11 +18,22 @@ class ConvLayer(Layer):
         self.convolution = module
         self.space = self.weight.dim() - 2
         self.batched_dims = self.space + 2
+        self.kernel_places = self.weight[0, 0].numel()
 
     def activations(self, x: Float[Tensor, "n ..."]) -> Activations:
+        return self._with_ones(self.patches(x).rows())
+
+    def patches(self, x: Float[Tensor, "n ..."]) -> Patches:
+        """The input, and how the kernel moves over it."""
         convolution = self.convolution
-        patches = windows(self._pad(x.to(self.dtype)), self.weight.shape[2:], convolution.stride, convolution.dilation)
-        return self._with_ones(rows_of_patches(patches, self.groups))
+        return Patches(
+            self._pad(x.to(self.dtype)),
+            kernel=tuple(self.weight.shape[2:]),
+            stride=convolution.stride,
+            dilation=convolution.dilation,
+            groups=self.groups,
+            bias=self.bias is not None,
+        )
 
     def gradients(self, grad: Float[Tensor, "n ..."]) -> Gradients:
         return rows_of_pixels(grad.to(self.dtype), self.groups)
@@ -49,22 +57,6 @@ class ConvLayer(Layer):
             return 0, 0
         total = self.convolution.dilation[axis] * (self.weight.shape[2 + axis] - 1)  # "same"
         return total // 2, total - total // 2  # an odd total puts the larger half at the end, as torch does
-
-
-def windows(x: Float[Tensor, "n c ..."], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    """What the kernel covers at every pixel, `[n, c, *pixels, *kernel]`; a view."""
-    for axis, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
-        x = x.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
-    return x
-
-
-def rows_of_patches(patches: Tensor, groups: int) -> Float[Tensor, "*group n s c"]:
-    """`[n, c, *pixels, *kernel]` as rows, the kernel's places of one channel side by side."""
-    space = (patches.dim() - 2) // 2
-    patches = patches.unflatten(1, (groups, -1))
-    pixels, kernel = (range(3 + start, 3 + start + space) for start in (0, space))
-    rows = patches.permute(1, 0, *pixels, 2, *kernel).flatten(2 + space).flatten(2, 1 + space)
-    return rows if groups > 1 else rows[0]
 
 
 def rows_of_pixels(pixels: Float[Tensor, "n c ..."], groups: int) -> Gradients:

@@ -28,6 +28,8 @@ class Layer(ABC):
     """Why a module of the adapter's kind is no linear layer after all, and how to see that it is not."""
     on_request: ClassVar[str | None] = None
     """Why a module has curvature only in a group with `curvature=True`; None if it always has."""
+    kernel_places: int = 1
+    """How many inputs of one channel a position sees: the size of a convolution's kernel."""
     batched_dims: int = 2
     """The least number of dimensions that an input with a batch dimension has."""
 
@@ -81,8 +83,10 @@ class Layer(ABC):
         return self.matrix(grads)
 
     def matrix(self, tensors: list[Tensor]) -> GradientMatrix:
-        """Tensors shaped like `parameters` as one matrix, in the statistics' dtype. Always a copy."""
+        """Tensors shaped like `parameters` as one matrix, in the statistics' dtype; a view where that is possible."""
         weight, *bias = tensors
+        if not bias:
+            return self._matrix_of(weight).to(self.dtype)
         columns = [self._matrix_of(weight), *(b.reshape(*self._group_shape(), self.outputs, 1) for b in bias)]
         return torch.cat([column.to(self.dtype) for column in columns], dim=-1)
 

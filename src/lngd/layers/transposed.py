@@ -1,17 +1,15 @@
 """nn.ConvTranspose1d, 2d, 3d: a convolution with stride 1 over an input that zeros have stretched, its kernel turned around."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lngd.layers.convolution import rows_of_patches, rows_of_pixels, windows
+from lngd.layers.convolution import rows_of_pixels
 from lngd.layers.layer import Layer
+from lngd.layers.patches import TRANSPOSED, rows_of_patches, windows
 from lngd.types import Activations, GradientMatrix, Gradients
-
-TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 class ConvTransposeLayer(Layer):

@@ -8,7 +8,7 @@ from torch import Tensor
 from lngd.layers import Layer
 from lngd.optimizer.layer_state import LayerState
 
-VERSION = 3
+VERSION = 4
 HEADER: dict[str, type] = {
     "parameters": list,
     "fisher": str,
@@ -17,7 +17,8 @@ HEADER: dict[str, type] = {
     "skipped": int,
     "demoted": list,
     "measuring": bool,
-    "refreshing": bool,
+    "owed": list,
+    "portions": int,
     "overflows": int,
     "groups": list,
     "generator": Tensor,

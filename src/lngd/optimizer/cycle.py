@@ -1,20 +1,25 @@
 """Measuring and refreshing: at which steps, and what a skipped step owes to the next one."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
 
 import torch
 
 from lngd.capture import Capture
 from lngd.fisher import FisherType
 from lngd.linalg import all_finite
-from lngd.optimizer.layer_state import LayerState, Measurement
+from lngd.optimizer.layer_state import LayerState
 from lngd.optimizer.loss_scale import LossScale
+from lngd.optimizer.measurement import Measurement
 from lngd.optimizer.refresh import refresh
 from lngd.optimizer.refusals import refuse_parts_of_a_model
 from lngd.optimizer.schedule import Schedule
 from lngd.types import Flag
 
+PORTIONS = 4
+"""Steps over which refreshes are spread."""
 OVERFLOWS = 3
 """So many measurements in a row have to overflow before a layer goes to float64: one wild batch is skipped instead."""
 
@@ -33,8 +38,10 @@ class Cycle:
     fisher: FisherType
     curvature: Schedule
     inverses: Schedule
-    refreshing: bool = False
-    """Whether a refresh is owed."""
+    owed: list[str] = field(default_factory=list)
+    """Layers whose inverses are to be renewed, in this order."""
+    portions: int = 0
+    """Steps over which that is to be done."""
     lost: bool = False
     """Whether the last measurement was not finite."""
     overflows: int = 0
@@ -57,13 +64,39 @@ class Cycle:
         return measured
 
     def refresh(self, step: int, accept: Flag) -> None:
-        """Renews inverses where that is due, or where a measured layer has none."""
-        self.refreshing |= self.inverses.due(step)
-        waiting = [n for n, s in self.states.items() if s.block.measured and (self.refreshing or not s.block.ready)]
-        if waiting and accept:
-            for name in waiting:
+        """Renews the next inverses that are due, and those that a measured layer lacks.
+
+        All at once would make one step in an interval many times as long as the others, so they are spread over the steps
+        that follow, by their cost.
+        """
+        portion = self._portion()
+        if self.inverses.due(step):
+            self.owed = [name for name, state in self.states.items() if state.block.measured]
+            self.portions = min(PORTIONS, self.inverses.gap(step))
+            portion = self._portion() if self.portions == 1 else []
+        lacking = [name for name, state in self.states.items() if state.block.measured and not state.block.ready]
+        names = list(dict.fromkeys([*lacking, *portion]))
+        if names and accept:
+            for name in names:
                 refresh(name, self.states[name])
-            self.refreshing = False
+            self.owed = [name for name in self.owed if name not in names]
+            self.portions = max(1, self.portions - 1)
+
+    def _portion(self) -> list[str]:
+        """The first layers that are owed, until they make up a step's share of the work."""
+        known = [name for name in self.owed if name in self.states]
+        costs = [self.states[name].block.refresh_cost for name in known]
+        before = accumulate(costs, initial=0)
+        share = sum(costs) / max(1, self.portions)
+        return [name for name, done in zip(known, before, strict=False) if done < share]
+
+    def memory(self) -> dict[str, Any]:
+        """What a checkpoint has to know."""
+        return {"owed": list(self.owed), "portions": self.portions, "overflows": self.overflows}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Takes what `memory` gave."""
+        self.owed, self.portions, self.overflows = list(memory["owed"]), memory["portions"], memory["overflows"]
 
     def measures_next(self, step: int, active: dict[str, LayerState]) -> bool:
         """Whether the coming step measures."""

@@ -1,13 +1,17 @@
 """Where the momentum sits: on the gradient, before it is preconditioned (ours), or on the update (the paper)."""
 
 import math
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
+from lngd.linalg import choose
 from lngd.stepsize import State
 from lngd.types import Flag, GradientMatrix
+
+Steps: TypeAlias = list[tuple[Tensor, Tensor]]
+"""A tensor shaped like each parameter, and the scalar that it is multiplied with."""
 
 
 class Momentum:
@@ -22,38 +26,54 @@ class Momentum:
         """From the gradient to what is preconditioned."""
         return gradient
 
-    def after(self, update: GradientMatrix, beta: float, state: State, accept: Flag) -> GradientMatrix:
-        """From −lr·α_l·d to what is added to the weights."""
-        return update
+    def after(self, steps: Steps, beta: float, state: State, accept: Flag) -> Steps:
+        """From ζ = −lr·α_l·d to what is added to the weights; each as a tensor and a factor, one pair a parameter."""
+        return steps
 
 
 class GradientMomentum(Momentum):
-    """M ← βM + (1−β)∇, corrected for its start at zero, then preconditioned: κ is measured along a smooth direction."""
+    """M ← βM + (1−β)∇, corrected for its start at zero, then preconditioned: κ is measured along a smooth direction.
+
+    Corrected at once: M moves by the share (1−β)/(1−βᵗ) towards ∇.
+    """
 
     matrices = 1
 
     def before(self, gradient: GradientMatrix, beta: float, state: State, accept: Flag) -> GradientMatrix:
         share = accept.to(gradient.dtype) * (1 - beta)
-        average = state.get("average", torch.zeros_like(gradient)).lerp(gradient, share)
-        weight = state.get("average_weight", gradient.new_zeros(()))
+        weight = state.get("average_weight", gradient.new_zeros(()))  # 1 − βᵗ
         weight = weight.lerp(torch.ones_like(weight), share)
+        average = state["average"] if "average" in state else torch.zeros_like(gradient)
+        average.lerp_(gradient, share / weight.clamp(min=torch.finfo(weight.dtype).tiny))
         state["average"], state["average_weight"] = average, weight
-        return average / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+        return average
+
+
+class NesterovMomentum(GradientMomentum):
+    """GradientMomentum a step ahead: (1−β)∇ + βM, as Nesterov's method has it."""
+
+    def before(self, gradient: GradientMatrix, beta: float, state: State, accept: Flag) -> GradientMatrix:
+        return gradient.lerp(super().before(gradient, beta, state, accept), beta)
 
 
 class UpdateMomentum(Momentum):
-    """m ← τm + ζ with ζ = −lr·α_l·d, then θ ← θ + m (LNGD Algorithm 1, lines 14–16)."""
+    """m ← τm + ζ, then θ ← θ + m (LNGD Algorithm 1, lines 14–16)."""
 
     matrices = 1
 
-    def after(self, update: GradientMatrix, beta: float, state: State, accept: Flag) -> GradientMatrix:
-        old = state.get("momentum", torch.zeros_like(update))
-        new = beta * old + update
-        state["momentum"] = torch.where(accept, new, old)
-        return new
+    def after(self, steps: Steps, beta: float, state: State, accept: Flag) -> Steps:
+        return [self._added(f"momentum_{k}", step, beta, state, accept) for k, step in enumerate(steps)]
+
+    @staticmethod
+    def _added(name: str, step: tuple[Tensor, Tensor], beta: float, state: State, accept: Flag) -> tuple[Tensor, Tensor]:
+        direction, length = step
+        old = state[name] if name in state else torch.zeros_like(direction)
+        new = beta * old + length * direction
+        state[name] = choose(accept, new, old)
+        return new, torch.ones_like(length)
 
 
-MOMENTA: dict[str, type[Momentum]] = {"gradient": GradientMomentum, "update": UpdateMomentum}
+MOMENTA: dict[str, type[Momentum]] = {"gradient": GradientMomentum, "nesterov": NesterovMomentum, "update": UpdateMomentum}
 
 
 def running_mean(state: State, name: str, value: Tensor, *, decay: float, accept: Flag) -> Tensor:

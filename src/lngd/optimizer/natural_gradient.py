@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lngd.capture import Capture, source_of
 from lngd.curvature import CurvatureBlock
 from lngd.fisher import Likelihood, Noise
+from lngd.layers import Layer
 from lngd.linalg import all_finite
 from lngd.optimizer import checkpoint
 from lngd.optimizer.cycle import Cycle
@@ -34,7 +35,7 @@ class NaturalGradient(torch.optim.Optimizer):
     Args:
         model: any module; under DDP in one process only, for the time being.
         params: parameters or torch.optim-style groups; None for all of the model's. A parameter left out is frozen.
-        block: the curvature of one layer.
+        block: makes a layer's curvature.
         recipe: momentum, step size and scale, shared by all layers.
         curvature, inverses: when statistics are measured and inverses refreshed.
         defaults: the group-level hyperparameters, `GROUP_DEFAULTS`.
@@ -42,7 +43,7 @@ class NaturalGradient(torch.optim.Optimizer):
         rate_samples: samples of a batch that measure the rate; None for all.
         noise: ε of layer-wise sampling.
         likelihood, generator: what labels are drawn from with FisherType.SAMPLED; the randomness of both.
-        max_factor_dim: a layer with a larger dense factor falls back.
+        max_factor_dim: a layer with a larger dense factor that its block can't split falls back.
 
     Raises:
         ValueError: a hyperparameter out of range, nothing to train, `params` that are not the model's, or several processes.
@@ -55,7 +56,7 @@ class NaturalGradient(torch.optim.Optimizer):
         model: nn.Module,
         params: Iterable[Any] | None,
         *,
-        block: Callable[[], CurvatureBlock],
+        block: Callable[[Layer], CurvatureBlock],
         recipe: Recipe,
         curvature: Schedule,
         inverses: Schedule,
@@ -71,9 +72,9 @@ class NaturalGradient(torch.optim.Optimizer):
         self._model, watched = unwrapped(model)
         groups = user_groups(self._model, params, defaults)
         trained = [p for group in groups for p in group["params"]]
-        self._plan = plan_model(self._model, trained, Limit(block().dims, max_factor_dim), curvature_choices(groups))
+        self._plan = plan_model(self._model, trained, Limit(block, max_factor_dim), curvature_choices(groups))
         self._recipe = recipe
-        self._states = {name: LayerState(layer, block(), recipe) for name, layer in self._plan.layers.items()}
+        self._states = {name: LayerState(layer, block(layer), recipe) for name, layer in self._plan.layers.items()}
         self._cycle, self._warmup = Cycle(self._states, recipe.fisher, curvature, inverses), warmup
         self._steps, self._skips, self._fallback = 0, SkipCounter(), Fallback()
         self._demoted: dict[str, str] = {}
@@ -106,7 +107,7 @@ class NaturalGradient(torch.optim.Optimizer):
         accept = self._cycle.measure(self._capture, scale.accept(all_finite(grads)), scale)
         self._cycle.refresh(self._steps, accept)
         warmup = min(1.0, (self._steps + 1) / self._warmup) if self._warmup else 1.0
-        step_layers(active, warmup, accept, self._capture.gather(), scale)
+        step_layers(active, number=self._steps, warmup=warmup, accept=accept, rates=self._capture.gather(), scale=scale)
         self._fallback.step(self.param_groups, self.state, accept)
         self._skips.add(accept, expected=scale.overflow is not None)
         self._finish_step(active)
@@ -169,7 +170,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._skips.restore(saved["skipped"])
         self._bind_groups()
         self._capture.measuring = saved["measuring"]
-        self._cycle.refreshing, self._cycle.overflows = saved["refreshing"], saved["overflows"]
+        self._cycle.recall(saved)
         self._forget()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -189,8 +190,7 @@ class NaturalGradient(torch.optim.Optimizer):
             "skipped": self._skips.count(),
             "demoted": [list(pair) for pair in self._demoted.items()],
             "measuring": self._capture.measuring,
-            "refreshing": self._cycle.refreshing,
-            "overflows": self._cycle.overflows,
+            **self._cycle.memory(),
             "groups": [len(group["params"]) for group in self.param_groups],
         }
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer, adapter_of, why_unsupported
 
 Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
@@ -92,14 +93,14 @@ def _inside(model: nn.Module) -> nn.Module | None:
 
 @dataclass(frozen=True)
 class Limit:
-    """The largest dense factor. `dims`: those of a block."""
+    """The largest dense factor. `block`: makes a layer's block."""
 
-    dims: Callable[..., tuple[int, ...]]
+    block: Callable[[Layer], CurvatureBlock]
     max_factor_dim: int
 
     def exceeded(self, layer: Layer) -> str | None:
         """The reason to fall back, if there is one."""
-        largest = max(self.dims(layer.inputs, layer.outputs, one_hot=layer.one_hot), default=0)
+        largest = max(self.block(layer).dims(layer.inputs, layer.outputs, one_hot=layer.one_hot), default=0)
         if largest <= self.max_factor_dim:
             return None
         side = "outputs" if layer.one_hot or largest != layer.inputs else "inputs"

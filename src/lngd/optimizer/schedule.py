@@ -14,3 +14,7 @@ class Schedule:
         """Whether step `step`, counted from 0, is one of them."""
         power_of_two = step & (step - 1) == 0
         return step % self.every == 0 or (self.ramp and step < self.every and power_of_two)
+
+    def gap(self, step: int) -> int:
+        """Steps from `step` to the next that is due."""
+        return next(ahead for ahead in range(1, self.every + 1) if self.due(step + ahead))

@@ -1,0 +1,56 @@
+"""Damping, inverses and products of Fisher factors: the only place that factorises a matrix.
+
+A factor over the inputs has one of three forms. Dense: `[*group, i, i]`. Block-diagonal, for many inputs: `[*group, k, b, b]`, k
+blocks of b inputs, the last one padded with zeros. Diagonal, of one-hot inputs, which never come in groups: `[i]`.
+"""
+
+from lngd.linalg.damping import Damping, as_damping
+from lngd.linalg.factor import (
+    assembled,
+    damped,
+    damped_diagonal,
+    diagonal_of,
+    factor_shape,
+    is_diagonal,
+    kronecker,
+    mean_eigenvalue,
+    shifted,
+    times,
+    times_left,
+    transposed,
+)
+from lngd.linalg.finite import all_finite, choose, largest_magnitude
+from lngd.linalg.inverse import LinAlgError, NotPositiveDefiniteError, eigenbasis, inverse, inverse_diagonal
+from lngd.linalg.moments import second_moments, squared_norms, sum_by_input
+from lngd.linalg.polar import orthogonalised
+from lngd.linalg.vectors import inner
+
+__all__ = [
+    "Damping",
+    "LinAlgError",
+    "NotPositiveDefiniteError",
+    "all_finite",
+    "as_damping",
+    "assembled",
+    "choose",
+    "damped",
+    "damped_diagonal",
+    "diagonal_of",
+    "eigenbasis",
+    "factor_shape",
+    "inner",
+    "inverse",
+    "inverse_diagonal",
+    "is_diagonal",
+    "kronecker",
+    "largest_magnitude",
+    "mean_eigenvalue",
+    "orthogonalised",
+    "second_moments",
+    "shifted",
+    "squared_norms",
+    "sum_by_input",
+    "times",
+    "times_left",
+    "transposed",
+]

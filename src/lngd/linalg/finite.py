@@ -1,0 +1,42 @@
+"""Whether numbers are finite, and what to do with a flag that says so."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lngd.types import Flag, Scalar
+
+
+def choose(accept: Flag, new: Tensor, old: Tensor | float) -> Tensor:
+    """`new` where the flag is true, else `old`, without waiting for the device.
+
+    A flag in the host's own memory is read instead: no entry is copied.
+    """
+    if accept.device.type != "cpu":
+        return torch.where(accept, new, old)
+    if accept:
+        return new
+    return old if isinstance(old, Tensor) else torch.full_like(new, old)
+
+
+def all_finite(tensors: list[Tensor]) -> Flag:
+    """Whether no tensor holds a NaN or an infinity; one pass, and the answer stays on the device.
+
+    The largest magnitude is finite exactly if every entry is, and unlike a sum of squares it cannot overflow.
+    """
+    largest = largest_magnitude(tensors)
+    device = largest[0].device
+    return torch.stack([value.isfinite().to(device) for value in largest]).all()
+
+
+def largest_magnitude(tensors: list[Tensor]) -> list[Scalar]:
+    """max |x| of each tensor, NaN if it holds one.
+
+    torch's norm of order infinity takes twenty times as long as its extrema on the CPU, and is one kernel for all elsewhere.
+    """
+    filled = [t if t.numel() else t.new_zeros(1) for t in tensors]
+    if any(t.device.type != "cpu" for t in filled):
+        return list(torch._foreach_norm(filled, ord=math.inf))  # no public counterpart; torch's own clip_grad_norm_ uses it
+    extrema = (torch.aminmax(t) for t in filled)
+    return [torch.maximum(high, -low) for low, high in extrema]

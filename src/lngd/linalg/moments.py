@@ -1,0 +1,59 @@
+"""Second moments of rows: what a Fisher factor is made of."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lngd.linalg.factor import cut, factor_shape
+from lngd.types import InputFactor, OneHot, Rows
+
+SMALL, PANELS = 256, 4
+"""A matrix of second moments is computed in so many panels, if it is not small."""
+
+
+def squared_norms(rows: Rows) -> Float[Tensor, "*group n"]:
+    """‖x‖² of each row x."""
+    if isinstance(rows, OneHot):
+        return (rows.places < rows.size).to(rows.dtype)
+    return rows.norm(dim=-1).square()  # one pass over what may be the largest tensor, no copy of it
+
+
+def sum_by_input(rows: OneHot, values: Float[Tensor, "n ..."]) -> Float[Tensor, "i ..."]:
+    """For each input the sum of the values of the rows that are it."""
+    sums = values.new_zeros(rows.size + 1, *values.shape[1:])  # the last for rows that are zero
+    return sums.index_add_(0, rows.places, values)[:-1]
+
+
+def second_moments(rows: Rows, weights: Float[Tensor, "*group n"] | None = None, *, largest: int | None = None) -> InputFactor:
+    """Σ w x xᵀ over rows x; without weights Σ x xᵀ. Of one-hot rows the diagonal, which is all of it.
+
+    Only panels on the diagonal and right of it are multiplied: with four of them 10/16 of the work, and never more than a quarter
+    of the rows copied for their weights.
+
+    Args:
+        rows: `[*group, n, i]`.
+        weights: w.
+        largest: above so many inputs only diagonal blocks are kept, `factor_shape`.
+    """
+    if isinstance(rows, OneHot):
+        return sum_by_input(rows, squared_norms(rows) if weights is None else weights)
+    shape = factor_shape(rows.shape[-1], largest or rows.shape[-1])
+    if len(shape) == 2:
+        return _dense_moments(rows, weights)
+    return _dense_moments(cut(rows, shape), None if weights is None else weights.unsqueeze(-2))
+
+
+def _dense_moments(rows: Float[Tensor, "*group n i"], weights: Float[Tensor, "*#group n"] | None) -> Float[Tensor, "*group i i"]:
+    i = rows.shape[-1]
+    width = i if i < SMALL else -(-i // PANELS)
+    moments = rows.new_empty(*rows.shape[:-2], i, i)
+    weighted = None if weights is None else rows.new_empty(*rows.shape[:-1], width)  # one piece of memory for all panels
+    for start in range(0, i, width):
+        here = slice(start, start + width)
+        left = rows[..., here]
+        if weighted is not None and weights is not None:
+            left = torch.mul(left, weights.unsqueeze(-1), out=weighted[..., : left.shape[-1]])
+        panel = left.mT @ rows[..., start:]
+        moments[..., here, start:] = panel
+        moments[..., start:, here] = panel.mT
+    return moments

@@ -1,0 +1,51 @@
+"""The spectral step's polar factor, by matrix products only (Newton–Schulz)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lngd.types import GradientMatrix
+
+MUON = ((3.4445, -4.7750, 2.0315),) * 5
+"""Coefficients a, b, c of σ ← aσ + bσ³ + cσ⁵, one row an iteration (K. Jordan 2024): singular values end between 0.7 and 1.2."""
+
+
+def orthogonalised(natural: GradientMatrix, average: GradientMatrix) -> GradientMatrix:
+    """(P Mᵀ)^(−½) P with P = F̂⁻¹M: the natural gradient with all its singular values, measured by F̂, set to about one.
+
+    For F̂ = A ⊗ B let Ĝ = B^(−½) M A^(−½) be the whitened gradient. Its polar factor (ĜĜᵀ)^(−½) Ĝ, carried back to the
+    weights, is B^(−½) (ĜĜᵀ)^(−½) Ĝ A^(−½); and since P Mᵀ = B^(−½) ĜĜᵀ B^½, this is (P Mᵀ)^(−½) P. No root of a factor is needed.
+    With F̂ = I it is Muon's step. Where there are more outputs than inputs the same is computed as P (Mᵀ P)^(−½).
+
+    Args:
+        natural: P, `[*group, o, i]`.
+        average: M.
+    """
+    o, i = natural.shape[-2:]
+    if o <= i:
+        return inverse_root(natural @ average.mT) @ natural
+    return natural @ inverse_root(average.mT @ natural)
+
+
+def inverse_root(matrix: Float[Tensor, "*group k k"]) -> Float[Tensor, "*group k k"]:
+    """Roughly N^(−½), as a polynomial of N, whose eigenvalues are ≥ 0 though N need not be symmetric.
+
+    Newton–Schulz on X = N^½ formally: X ← (a + bN + cN²) X multiplies the root Q by p(N) and N by p(N)². N starts at
+    N / √tr(N²), whose eigenvalues are at most one. Zero stays zero.
+    """
+    scale = (matrix * matrix.mT).sum((-2, -1), keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny).sqrt()
+    rest, root = matrix / scale, None
+    for index, coefficients in enumerate(MUON):
+        factor = _polynomial(rest, *coefficients)
+        root = factor if root is None else factor @ root
+        if index < len(MUON) - 1:
+            rest = factor @ (factor @ rest)
+    assert root is not None
+    return root / scale.sqrt()
+
+
+def _polynomial(matrix: Tensor, a: float, b: float, c: float) -> Tensor:
+    """aI + bN + cN²."""
+    result = torch.matmul(matrix, matrix).mul_(c).add_(matrix, alpha=b)
+    result.diagonal(dim1=-2, dim2=-1).add_(a)
+    return result
