@@ -137,7 +137,7 @@ def update_replacements(p: Problem) -> Replacements:
 
 
 def norm_replacements(p: Problem) -> Replacements:
-    """Whether everything is finite, and how large. A sum of squares overflows float32 at entries of 1e19, of magnitudes at 1e38."""
+    """Whether everything is finite, and how large. Squares overflow float32 from 1e19 on, sums of magnitudes near 1e38."""
     finite: Work = partial(all_finite, p.gradients)
     return {
         ("aminmax, finite or not", "all_finite(∇)"): (
