@@ -1,7 +1,9 @@
 """Measures every idea against what it would replace, on one thread, and writes records and a table.
 
-python -m benchmarks.kernels --out docs/results/kernels
-python -m benchmarks.kernels --topics polar passes --out /tmp/kernels
+    python -m benchmarks.kernels --out docs/results/kernels
+    python -m benchmarks.kernels --topics polar passes
+
+Topics that are named are measured again, the records of the others stay.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from benchmarks.kernels.table import page
 
 from lngd.bench.machine import processor
 
+RECORDS = "kernels.jsonl"
 TOPICS: Mapping[str, Callable[[], Iterator[Case | Row]]] = {
     "applying": applying.applications,
     "packing": applying.packings,
@@ -33,15 +36,26 @@ TOPICS: Mapping[str, Callable[[], Iterator[Case | Row]]] = {
 }
 
 
-def measured(topics: list[str]) -> Iterator[dict[str, object]]:
+def measured(topic: str) -> Iterator[dict[str, object]]:
     """One record a row, its topic first."""
-    for topic in topics:
-        start = time.process_time()
-        for case in TOPICS[topic]():
-            with torch.no_grad():
-                row = case.measure() if isinstance(case, Case) else case
-            yield {"topic": topic, **asdict(row)}
-        print(f"{topic}: {time.process_time() - start:.0f} s of CPU time", file=sys.stderr, flush=True)
+    start = time.process_time()
+    for case in TOPICS[topic]():
+        with torch.no_grad():
+            row = case.measure() if isinstance(case, Case) else case
+        yield {"topic": topic, **asdict(row)}
+    print(f"{topic}: {time.process_time() - start:.0f} s of CPU time", file=sys.stderr, flush=True)
+
+
+def keep(path: Path, topic: str, rows: list[dict[str, object]]) -> None:
+    """Replaces the topic's rows and writes the file anew: a run that is broken off keeps what it has."""
+    others = [row for row in read(path)[1:] if row["topic"] != topic] if path.exists() else []
+    ordered = sorted([*others, *rows], key=lambda row: list(TOPICS).index(str(row["topic"])))
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in [header(), *ordered]))
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    """The header, then the rows."""
+    return [json.loads(text) for text in path.read_text().splitlines()]
 
 
 def header() -> dict[str, object]:
@@ -63,10 +77,10 @@ def main() -> None:
     parser.add_argument("--topics", nargs="+", choices=list(TOPICS), default=list(TOPICS))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    records = [header(), *measured(given.topics)]
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "kernels.jsonl").write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    text = page(records)
+    for topic in given.topics:
+        keep(given.out / RECORDS, topic, list(measured(topic)))
+    text = page(read(given.out / RECORDS))
     (given.out / "table.md").write_text(text)
     print(text)
 

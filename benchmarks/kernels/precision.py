@@ -6,7 +6,7 @@ range, so K is scaled by the damping first, to eigenvalues up to one.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from benchmarks.kernels.spectra import EXPONENTS, SIZES, Factor, cosine, error, factor, name_of
@@ -46,10 +46,16 @@ def direction_errors(o: int, phi: Factor, apply: Callable[[Tensor], Tensor]) -> 
     """Relative error and cosine of the direction."""
     figures: dict[str, float | bool] = {}
     for name, power in (("coloured", 0.5), ("white", 0.0)):
-        gradient, direction = phi.gradient(o, power=power)
+        gradient, direction = problem(phi, o, power)
         found = apply(gradient) / phi.damping
         figures |= {f"error, {name}": error(found, direction), f"cosine, {name}": cosine(found, direction)}
     return figures
+
+
+@lru_cache(maxsize=2)
+def problem(phi: Factor, o: int, power: float) -> tuple[Tensor, Tensor]:
+    """Made once for all ideas."""
+    return phi.gradient(o, power=power)
 
 
 def matrix_errors(phi: Factor, exact: Tensor, stored: Tensor) -> dict[str, float | bool]:

@@ -14,7 +14,7 @@ Figures = Mapping[str, Any]
 
 QUANTUM = 2e-3
 """Seconds that a reading lasts at least: short work is repeated within it."""
-SECONDS, PATIENCE = 0.35, 1.2
+SECONDS, PATIENCE = 0.2, 0.6
 FEWEST, ENOUGH, MOST = 3, 5, 15
 """Rounds: at least ENOUGH until PATIENCE ends, FEWEST after it, MOST until SECONDS end."""
 LEVEL = 0.03
