@@ -86,16 +86,16 @@ def fisher_weight(fisher: FisherType, mean_over: MeanOver, *, batch: int, positi
     return of_likelihood / share_in_loss**2 if fisher is FisherType.EMPIRICAL else of_likelihood
 
 
-def curvature_along(slopes: Tensor, positions: int, mean_over: MeanOver, *, batch: int) -> Tensor:
+def curvature_along(squares: Tensor, positions: int, mean_over: MeanOver, *, batch: int) -> Tensor:
     """dᵀFd = (1/N) Σₙ ⟨d, ∇⁽ⁿ⟩², the empirical Fisher along d (LNGD eq. 13).
 
     Args:
-        slopes: `[n]`, ⟨d, ·⟩ of a sub-batch's gradients of the loss, as back-propagated.
+        squares: `[n]`, ⟨d, ·⟩² of a sub-batch's gradients of the loss, as back-propagated; with "token", summed over tokens.
         positions: s, the tokens of a sample.
         mean_over: what the loss averages over.
         batch: N, the samples of the whole batch.
     """
-    return slopes.square().mean() * fisher_weight(FisherType.EMPIRICAL, mean_over, batch=batch, positions=positions)
+    return squares.mean() * fisher_weight(FisherType.EMPIRICAL, mean_over, batch=batch, positions=positions)
 
 
 def _signs(n: int, generator: torch.Generator) -> Tensor:
