@@ -6,7 +6,6 @@ curvature measures and refreshes when the method does: a ratio compares neighbou
 """
 
 import gc
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lngd.bench.clock import clock
 from lngd.bench.models.resnet import ResNet
 from lngd.bench.models.resnet18 import ResNet18
 from lngd.bench.optimizers import OPTIMIZERS, Setting
@@ -139,11 +139,6 @@ class Trainee:
 
     def _count(self, _gradient: Tensor) -> None:
         self.backward_passes += 1
-
-
-def clock() -> float:
-    """Seconds of the one thread, which other work on the machine does not lengthen; with several threads, of the wall."""
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 def build(name: str, model: nn.Module) -> Optimizer:
