@@ -1,192 +1,124 @@
-"""What each method's curvature costs: milliseconds of its kinds of step beside an SGD step, bytes of its statistics and inverses.
+"""What a step of each method costs beside an SGD step: whole curvature intervals of consecutive steps, step by step.
 
-Conventions. Every rate is 0, so weights stay and all steps do the same work. A method is built when its turn comes and freed
-after it. A step of the reference, SGD unless another is named, precedes each of the method's steps, and a reference with
-curvature measures and refreshes when the method does: a ratio compares neighbours in time.
+Conventions. Every rate is 0, so weights stay and all steps do the same work. A method starts past the ramp of its curvature
+schedule, two steps before an interval: the first fills its state, and the interval holds exactly one measuring step and one
+complete refresh, however that is spread. A step of the reference, SGD, stands after every fourth step: a ratio compares
+neighbours in time.
 """
 
-import gc
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+import statistics
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lngd.bench.clock import clock
-from lngd.bench.models.resnet import ResNet
-from lngd.bench.models.resnet18 import ResNet18
 from lngd.bench.optimizers import OPTIMIZERS, Setting
+from lngd.bench.overhead_workloads import Workload
 from lngd.bench.scoring import mean_cross_entropy
-from lngd.curvature import CurvatureBlock
-from lngd.linalg import Damping
 from lngd.optimizer import NaturalGradient
 
-Kind = Literal["ordinary", "measuring", "refresh"]
-
 METHODS = tuple(name for name in OPTIMIZERS if name != "lngd-paper")  # which is LNGD with other arguments: the same work
-CLASSES = 10
-SLOW_REFRESH = 20.0
-"""Seconds above which one refresh is enough: its spread is small beside what methods differ in."""
-DAMPING = Damping(0.3)
-NEVER = 10**6
-"""Steps."""
+DEFAULT_METHODS = ("sgd", "adamw", "muon", "muon-fp32", "soap", "shampoo", "kfac", "lngd", "lngd-spectral")
+STATELESS = {"sgd": 6, "adamw": 6, "muon": 6, "muon-fp32": 6}
+"""Steps of those whose steps are all alike."""
+INTERVAL = 20
+"""Steps of the others: two refreshes of SOAP's and of Shampoo's."""
+WARM_UP = {"shampoo": 12}
+"""Steps until a method does what it does for the rest of a run; two where nothing is said."""
+REFERENCE_EVERY = 4
+PAST_THE_RAMP = 1000
+"""A step at which any interval may begin: a multiple of all customary ones."""
 
 
 @dataclass(frozen=True)
-class Network:
-    """A model by its width, and one input's shape."""
+class Interval:
+    """One interval of a method.
 
-    build: Callable[[int], nn.Module]
-    width: int
-    shape: tuple[int, ...]
-
-
-MODELS: Mapping[str, Network] = {
-    "resnet18": Network(ResNet18, 64, (3, 32, 32)),
-    "resnet": Network(lambda width: ResNet((width, 2 * width, 4 * width)), 16, (1, 28, 28)),
-}
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A model and the batch it sees at every step."""
-
-    network: Network
-    width: int
-    batch: int
-
-    @cached_property
-    def x(self) -> Tensor:
-        return torch.randn(self.batch, *self.network.shape, generator=torch.Generator().manual_seed(0))
-
-    @cached_property
-    def y(self) -> Tensor:
-        return torch.arange(self.batch) % CLASSES
-
-    def model(self) -> nn.Module:
-        return self.network.build(self.width)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One measurement. `reference_milliseconds`: of the reference's step right before it."""
+    Args:
+        milliseconds: of each step.
+        reference: of the SGD steps among them.
+    """
 
     method: str
-    kind: Kind
     round: int
-    milliseconds: float
-    reference_milliseconds: float
+    milliseconds: tuple[float, ...]
+    reference: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Amortised milliseconds of a step."""
+        return statistics.fmean(self.milliseconds)
 
     @property
     def ratio(self) -> float:
-        return self.milliseconds / self.reference_milliseconds
+        """To a step of SGD's."""
+        return self.mean / statistics.median(self.reference)
 
-
-@dataclass(frozen=True)
-class Footprint:
-    """What a method keeps, bytes of all blocks and of the largest, and how many whole backward passes a measuring step makes."""
-
-    method: str
-    state_bytes: int
-    largest_layer: str
-    largest_bytes: int
-    backward_passes: int
+    @property
+    def jerk(self) -> float:
+        """The worst step over the median one."""
+        return max(self.milliseconds) / statistics.median(self.milliseconds)
 
 
 class Trainee:
     """A model with its optimizer, a step at a time."""
 
-    def __init__(self, workload: Workload, optimizer: str) -> None:
-        self.workload, self.model, self.backward_passes = workload, workload.model(), 0
-        self.model.register_forward_hook(self._watch)
-        self.optimizer = build(optimizer, self.model)
+    def __init__(self, workload: Workload, method: str) -> None:
+        self.method, self.model = method, workload.model()
+        self.inputs, self.targets = workload.batch_of_data()
+        self.optimizer = build(method, self.model, workload)
 
     @property
-    def blocks(self) -> Mapping[str, CurvatureBlock]:
-        return self.optimizer.blocks if isinstance(self.optimizer, NaturalGradient) else {}
+    def interval(self) -> int:
+        """Steps after which everything has happened as often as it does on average."""
+        if isinstance(self.optimizer, NaturalGradient):
+            given = inspect.signature(type(self.optimizer)).parameters
+            return max(given["curvature_every"].default, given["inverse_every"].default)
+        return STATELESS.get(self.method, INTERVAL)
 
-    @property
-    def updates(self) -> int:
-        """Of all blocks' statistics so far: what tells a measuring step from an ordinary one."""
-        return sum(block.updates for block in self.blocks.values())
+    def warm_up(self) -> None:
+        """Fills the state."""
+        for _ in range(WARM_UP.get(self.method, 2)):
+            self.step()
 
     def step(self) -> float:
         """Milliseconds of forward, backward and optimizer."""
         start = clock()
         self.optimizer.zero_grad()
-        mean_cross_entropy(self.model(self.workload.x), self.workload.y).backward()
+        self.backward(self.forward())
         self.optimizer.step()
         return 1e3 * (clock() - start)
 
-    @torch.no_grad()
-    def refresh(self) -> float:
-        """Milliseconds of making all inverses anew; without the former ones no rule can find them good enough."""
-        for block in self.blocks.values():
-            statistics = {name: tensor for name, tensor in block.tensors().items() if name in block.statistics}
-            block.load(block.updates, statistics)
-        start = clock()
-        for block in self.blocks.values():
-            block.refresh(DAMPING)
-        return 1e3 * (clock() - start)
+    def forward(self) -> Tensor:
+        """The loss."""
+        return mean_cross_entropy(self.model(*self.inputs), self.targets)
 
-    def _watch(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
-        """Counts every backward pass that starts at the model's output, the optimizer's own included."""
-        if output.requires_grad:
-            output.register_hook(self._count)
-
-    def _count(self, _gradient: Tensor) -> None:
-        self.backward_passes += 1
+    def backward(self, loss: Tensor) -> None:
+        """Its gradients."""
+        loss.backward()
 
 
-def build(name: str, model: nn.Module) -> Optimizer:
-    """At rate 0; a method with curvature measures at every second step and refreshes at the first step only."""
-    optimizer = OPTIMIZERS[name].build(model, Setting(lr=0.0))
-    if not isinstance(optimizer, NaturalGradient):
-        return optimizer
-    optimizer.close()
-    method: Callable[..., Optimizer] = type(optimizer)
-    return method(model, lr=0.0, fallback_lr=0.0, curvature_every=2, inverse_every=NEVER, curvature_ramp=False)
+def build(method: str, model: torch.nn.Module, workload: Workload) -> Optimizer:
+    """As the competitor's row has it, at rate 0 and past the ramp."""
+    optimizer = OPTIMIZERS[method].build(model, Setting(lr=0.0, mean_over=workload.network.mean_over))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    if isinstance(optimizer, NaturalGradient):
+        fresh: dict[str, Any] = optimizer.state_dict()
+        fresh["lngd"]["steps"] = PAST_THE_RAMP - WARM_UP.get(method, 2)
+        optimizer.load_state_dict(fresh)
+    return optimizer
 
 
-def measure(methods: list[str], workload: Workload, rounds: int, against: str = "sgd") -> Iterator[Timing | Footprint]:
-    """One method after the other, what it costs and then what it keeps."""
-    reference = Trainee(workload, against)
-    reference.step()
-    for method in methods:
-        yield from _measured(method, workload, reference, rounds)
-        gc.collect()
-
-
-def footprint(method: str, trainee: Trainee) -> Footprint:
-    """After the first step."""
-    sizes = {name: sum(tensor.nbytes for tensor in block.tensors().values()) for name, block in trainee.blocks.items()}
-    largest = max(sizes, key=lambda name: sizes[name], default="")
-    return Footprint(method, sum(sizes.values()), largest, sizes.get(largest, 0), trainee.backward_passes)
-
-
-def _measured(method: str, workload: Workload, reference: Trainee, rounds: int) -> Iterator[Timing | Footprint]:
-    trainee = Trainee(workload, method)
-    trainee.step()  # allocates, measures, refreshes
-    yield footprint(method, trainee)
-    refresh = bool(trainee.blocks)
-    for number in range(rounds):
-        for kind, milliseconds, beside in _steps(trainee, reference):
-            yield Timing(method, kind, number, milliseconds, beside)
-        if refresh:
-            beside = reference.refresh() if reference.blocks else reference.step()
-            milliseconds = trainee.refresh()
-            yield Timing(method, "refresh", number, milliseconds, beside)
-            refresh = max(milliseconds, beside) < 1e3 * SLOW_REFRESH
-
-
-def _steps(trainee: Trainee, reference: Trainee) -> Iterator[tuple[Kind, float, float]]:
-    """An ordinary step and, with curvature, a measuring one, each behind the reference's; pairs of unlike kinds don't count."""
-    for _ in range(2 if trainee.blocks or reference.blocks else 1):
-        before = trainee.updates, reference.updates
-        beside, milliseconds = reference.step(), trainee.step()
-        measured, reference_measured = trainee.updates != before[0], reference.updates != before[1]
-        if measured == reference_measured or not reference.blocks:
-            yield "measuring" if measured else "ordinary", milliseconds, beside
+def interval(trainee: Trainee, reference: Trainee, number: int) -> Interval:
+    """Consecutive steps with the reference's among them."""
+    steps, beside = [], []
+    for step in range(trainee.interval):
+        steps.append(trainee.step())
+        if step % REFERENCE_EVERY == REFERENCE_EVERY - 1:
+            beside.append(reference.step())
+    return Interval(trainee.method, number, tuple(steps), tuple(beside))
