@@ -87,13 +87,16 @@ class LayerShape:
 class Counter(TorchDispatchMode):
     """Adds up what the operators inside it do; tensors may be on the meta device, which computes nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, products: bool = True) -> None:
+        """`products`: whether matrix products and convolutions count; they are the operators with operations."""
         super().__init__()
-        self.work = Work()
+        self.work, self.products = Work(), products
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operator."""
         out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry and not self.products:
+            return out
         if not (func.is_view or func.overloadpacket.__name__ in FREE):
             self.work += Work(traffic=float(sum(t.nbytes for t in _tensors((args, out)))))
         if func.overloadpacket in flop_registry:

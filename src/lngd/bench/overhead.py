@@ -8,17 +8,18 @@ neighbours in time.
 
 import inspect
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lngd.bench.clock import clock
 from lngd.bench.optimizers import OPTIMIZERS, Setting
-from lngd.bench.overhead_workloads import Workload
+from lngd.bench.overhead_workloads import Inputs
 from lngd.bench.scoring import mean_cross_entropy
+from lngd.bench.task import MeanOver
 from lngd.optimizer import NaturalGradient
 
 METHODS = tuple(name for name in OPTIMIZERS if name != "lngd-paper")  # which is LNGD with other arguments: the same work
@@ -64,20 +65,35 @@ class Interval:
         return max(self.milliseconds) / statistics.median(self.milliseconds)
 
 
-class Trainee:
-    """A model with its optimizer, a step at a time."""
+class Trainable(Protocol):
+    """A model and the batch it sees at every step."""
 
-    def __init__(self, workload: Workload, method: str) -> None:
+    @property
+    def mean_over(self) -> MeanOver:
+        """What the loss is a mean over."""
+
+    def model(self) -> nn.Module:
+        """A new one."""
+
+    def batch_of_data(self) -> tuple[Inputs, Tensor]:
+        """Inputs and targets."""
+
+
+class Trainee:
+    """A model with its optimizer, a step at a time. `first`: how its optimizer counts its first step."""
+
+    def __init__(self, workload: Trainable, method: str, first: int | None = None) -> None:
         self.method, self.model = method, workload.model()
         self.inputs, self.targets = workload.batch_of_data()
-        self.optimizer = build(method, self.model, workload)
+        start = PAST_THE_RAMP - WARM_UP.get(method, 2) if first is None else first
+        self.optimizer = build(method, self.model, workload.mean_over, start)
 
     @property
     def interval(self) -> int:
         """Steps after which everything has happened as often as it does on average."""
         if isinstance(self.optimizer, NaturalGradient):
-            given = inspect.signature(type(self.optimizer)).parameters
-            return max(given["curvature_every"].default, given["inverse_every"].default)
+            given = arguments_of(self.optimizer)
+            return max(given["curvature_every"], given["inverse_every"])
         return STATELESS.get(self.method, INTERVAL)
 
     def warm_up(self) -> None:
@@ -102,16 +118,21 @@ class Trainee:
         loss.backward()
 
 
-def build(method: str, model: torch.nn.Module, workload: Workload) -> Optimizer:
-    """As the competitor's row has it, at rate 0 and past the ramp."""
-    optimizer = OPTIMIZERS[method].build(model, Setting(lr=0.0, mean_over=workload.network.mean_over))
+def build(method: str, model: nn.Module, mean_over: MeanOver = "batch", first: int = PAST_THE_RAMP) -> Optimizer:
+    """As the competitor's row has it, at rate 0; ours count their first step as `first`."""
+    optimizer = OPTIMIZERS[method].build(model, Setting(lr=0.0, mean_over=mean_over))
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     if isinstance(optimizer, NaturalGradient):
         fresh: dict[str, Any] = optimizer.state_dict()
-        fresh["lngd"]["steps"] = PAST_THE_RAMP - WARM_UP.get(method, 2)
+        fresh["lngd"]["steps"] = first
         optimizer.load_state_dict(fresh)
     return optimizer
+
+
+def arguments_of(optimizer: NaturalGradient) -> Mapping[str, Any]:
+    """The defaults of its class, which are what a competitor's row leaves as they are."""
+    return {name: given.default for name, given in inspect.signature(type(optimizer)).parameters.items()}
 
 
 def interval(trainee: Trainee, reference: Trainee, number: int) -> Interval:

@@ -43,8 +43,8 @@ FUNCTIONS: tuple[tuple[str, str, Stage], ...] = (
     ("lngd.optimizer.directional", ANY, "rate"),
     ("lngd.stepsize", "rate", "rate"),
     ("lngd.stepsize", "common", "rate"),
-    ("lngd.optimizer.layer_state", "_apply", "apply"),
-    ("lngd.optimizer.momentum", ANY, "apply"),
+    ("lngd.optimizer.layer_state", "take_measurement", "measure"),
+    ("lngd.optimizer.layer_state", ANY, "apply"),
     ("lngd.optimizer.fallback", ANY, "apply"),
     ("lngd.optimizer.natural_gradient", "step", "other"),
 )

@@ -67,7 +67,7 @@ def peak_bytes(workload: Workload, method: str) -> int | None:
 def rise(workload: Workload, method: str, threads: int) -> int:
     """Bytes by which the steps make this process grow."""
     torch.set_num_threads(threads)
-    build(method, nn.Sequential(*(nn.Linear(2, 2) for _ in range(3))), workload)  # imports what is imported when it is built
+    build(method, nn.Sequential(*(nn.Linear(2, 2) for _ in range(3))))  # imports what is imported when it is built
     before = resident("VmRSS")
     trainee = Trainee(workload, method)
     known = method in STATELESS or isinstance(trainee.optimizer, NaturalGradient)

@@ -1,24 +1,22 @@
 """The amortised cost of a step of ours over SGD's, on paper: operations and traffic of each stage from its blocks' shapes."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
 
-from lngd.bench.flops import FLOAT, LayerShape, Work, forward_and_backward, layer_shapes
-from lngd.bench.overhead import build
+from lngd.bench.flops import FLOAT, Counter, LayerShape, Work, forward_and_backward, layer_shapes
+from lngd.bench.overhead import arguments_of, build
 from lngd.bench.overhead_machine import Machine
 from lngd.bench.overhead_workloads import Workload
-from lngd.curvature import CurvatureBlock
 from lngd.fisher import FisherType
 from lngd.optimizer import NaturalGradient
 
-SGD_PASSES = 11
-"""Over parameters with Nesterov momentum: m ← βm, m ← m + g, u = g + βm, p ← p − lr·u, each a read or two and a write."""
-ORDINARY_PASSES = 24
-"""Over gradients in an ordinary step of ours: checks, average, Ψ̂⁻¹, slope, norms, the move."""
+PROBE = 256
+"""Inputs and outputs of the layer on which passes over a gradient are counted."""
 MOMENTS = 10 / 16
 """The share of Σ a aᵀ that is multiplied; the rest is its mirror image (`lngd.linalg.second_moments`)."""
 ROW_PASSES = 5
@@ -56,6 +54,7 @@ class Layer:
     inverses: Shapes
     batch: int
     arguments: Mapping[str, Any]
+    passes: float
 
     def precondition(self) -> Work:
         """A dense factor of b×b on a gradient of P numbers is 2·P·b operations, however often it repeats along a side."""
@@ -72,7 +71,7 @@ class Layer:
 
     def apply(self) -> Work:
         """Passes over the gradient."""
-        return Work(traffic=ORDINARY_PASSES * FLOAT * self.shape.numbers)
+        return Work(traffic=self.passes * FLOAT * self.shape.numbers)
 
     def measure(self) -> Work:
         """Second moments of every sample and position, and what is read and written for them."""
@@ -127,45 +126,58 @@ def dense(shapes: Shapes) -> list[tuple[int, ...]]:
 
 def _of_method(workload: Workload, method: str, network: Work, machine: Machine) -> Prediction | None:
     model = workload.model()
-    optimizer = build(method, model, workload)
+    optimizer = build(method, model, workload.mean_over)
     if not isinstance(optimizer, NaturalGradient):
         return None
-    arguments = {name: given.default for name, given in inspect.signature(type(optimizer)).parameters.items()}
+    layers = layers_of(method, optimizer, layer_shapes(model, workload.network.inputs(1)), workload.batch)
     optimizer.close()
-    work = _stages(_layers(workload, model, optimizer.blocks, arguments), network, arguments, type(optimizer).__name__)
-    numbers = sum(p.numel() for p in model.parameters())
-    sgd = Work(traffic=SGD_PASSES * FLOAT * numbers)
+    work = _stages(layers, network, arguments_of(optimizer))
+    if "spectral" in method:
+        work["orthogonalise"] = sum((layer.orthogonalise() for layer in layers), Work())
+    sgd = Work(traffic=passes("sgd") * FLOAT * sum(p.numel() for p in model.parameters()))
     stages = {stage: each.milliseconds(machine) for stage, each in work.items()}
     return Prediction(network.milliseconds(machine), sgd.milliseconds(machine), stages)
 
 
-def _stages(layers: Sequence[Layer], network: Work, arguments: Mapping[str, Any], method: str) -> dict[str, Work]:
+def _stages(layers: Sequence[Layer], network: Work, arguments: Mapping[str, Any]) -> dict[str, Work]:
     """Amortised. A pass between layers touches what a backward pass touches; a whole one multiplies as a forward does, too."""
     often, seldom = 1 / arguments["curvature_every"], 1 / arguments["inverse_every"]
     backward = Work(traffic=network.traffic / 3)
     if arguments["fisher"] is FisherType.SAMPLED:
         backward = network * (1 / 3)
-    stages = {
+    return {
         "measure": (sum((layer.measure() for layer in layers), Work()) + backward) * often,
         "refresh": sum((layer.refresh() for layer in layers), Work()) * seldom,
         "precondition": sum((layer.precondition() for layer in layers), Work()),
         "rate": sum((layer.rate() for layer in layers), Work()),
         "apply": sum((layer.apply() for layer in layers), Work()),
     }
-    if "Spectral" in method:
-        stages["orthogonalise"] = sum((layer.orthogonalise() for layer in layers), Work())
-    return stages
 
 
-def _layers(
-    workload: Workload, model: nn.Module, blocks: Mapping[str, CurvatureBlock], arguments: Mapping[str, Any]
-) -> list[Layer]:
-    one_sample = workload.network.inputs(1)
-    shapes = [shape for shape in layer_shapes(model, one_sample) if shape.name in blocks]
-    return [_layer(shape, blocks[shape.name], workload.batch, arguments) for shape in shapes]
+@cache
+def passes(method: str) -> float:
+    """Over the gradient in an ordinary step, counted on a small layer: bytes its operators touch for each of the gradient's.
+
+    Products are left out: they have counts of their own.
+    """
+    model = nn.Linear(PROBE, PROBE, bias=False)
+    optimizer = build(method, model, first=1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.ones(2, PROBE)).square().mean().backward()
+        with Counter(products=False) as counter:
+            optimizer.step()
+    return counter.work.traffic / (FLOAT * PROBE**2)
 
 
-def _layer(shape: LayerShape, block: CurvatureBlock, batch: int, arguments: Mapping[str, Any]) -> Layer:
-    shapes = block.shapes(shape.inputs, shape.outputs)
-    statistics, inverses = ({name: shapes[name] for name in names} for names in (block.statistics, block.inverses))
-    return Layer(shape, statistics, inverses, batch, arguments)
+def layers_of(method: str, optimizer: NaturalGradient, shapes: Sequence[LayerShape], batch: int) -> list[Layer]:
+    """Those with curvature."""
+    arguments, count = arguments_of(optimizer), passes(method)
+    found = []
+    for shape in shapes:
+        if shape.name in optimizer.blocks:
+            block = optimizer.blocks[shape.name]
+            kept = block.shapes(shape.inputs, shape.outputs)
+            statistics, inverses = ({name: kept[name] for name in names} for names in (block.statistics, block.inverses))
+            found.append(Layer(shape, statistics, inverses, batch, arguments, count))
+    return found

@@ -43,11 +43,6 @@ class Network:
     outputs: tuple[int, ...]
     batches: tuple[int, ...]
 
-    @property
-    def mean_over(self) -> MeanOver:
-        """What the loss is a mean over."""
-        return "token" if self.outputs else "batch"
-
 
 def images(channels: int, size: int) -> Callable[[int], Inputs]:
     """Noise of unit variance, the same at every call."""
@@ -106,6 +101,11 @@ class Workload:
     def network(self) -> Network:
         """Its row."""
         return NETWORKS[self.name]
+
+    @property
+    def mean_over(self) -> MeanOver:
+        """What the loss is a mean over."""
+        return "token" if self.network.outputs else "batch"
 
     @property
     def title(self) -> str:
