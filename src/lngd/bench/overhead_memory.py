@@ -4,7 +4,7 @@ The peak is that of a process of its own: where others have trained before, free
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,14 +41,17 @@ def tensors_in(thing: Any) -> Iterator[Tensor]:
     """Every tensor in containers, and in objects that are no containers."""
     if isinstance(thing, Tensor):
         yield thing
-    elif isinstance(thing, dict):
-        for value in thing.values():
-            yield from tensors_in(value)
-    elif isinstance(thing, list | tuple):
-        for value in thing:
-            yield from tensors_in(value)
-    elif hasattr(thing, "__dict__") and not isinstance(thing, type) and not callable(thing):
-        yield from tensors_in(vars(thing))
+    for part in _parts(thing):
+        yield from tensors_in(part)
+
+
+def _parts(thing: Any) -> Iterable[Any]:
+    if isinstance(thing, dict):
+        return thing.values()
+    if isinstance(thing, list | tuple):
+        return thing
+    plain = isinstance(thing, type | Tensor) or callable(thing)
+    return () if plain else getattr(thing, "__dict__", {}).values()
 
 
 def parameter_count(model: nn.Module) -> int:

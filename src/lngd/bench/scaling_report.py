@@ -13,9 +13,9 @@ from lngd.bench.scaling import Point, exponents
 
 HEADINGS = ("axis", "size", "ms", "SGD ms", "ratio", "extra ms", "on paper ms", "on paper Gop")
 FITS = ("axis", "measured", "upper half", "on paper, operations", "on paper, time")
-LEGEND = """ms: an ordinary step, which neither measures nor refreshes, and SGD's beside it, medians. extra: the difference. on
-paper: what preconditioning, the rate and passes over the gradient should take on this machine. Exponents: p where the extra grows as
-sizeᵖ, fitted over all sizes and over the upper half; on paper over the upper half."""
+LEGEND = """ms: an ordinary step, which neither measures nor refreshes, and SGD's beside it, medians. extra: the difference.
+on paper: what preconditioning, the rate and passes over the gradient should take on this machine. Exponents: p where the extra
+grows as sizeᵖ, fitted over all sizes and over the upper half; on paper over the upper half."""
 
 
 def by_axis(points: Sequence[Point]) -> list[list[Point]]:

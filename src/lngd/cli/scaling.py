@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from lngd.bench.errors import BenchError
-from lngd.bench.overhead import METHODS
+from lngd.bench.optimizers import OPTIMIZERS
+from lngd.bench.overhead import METHODS, STATELESS
 from lngd.bench.overhead_machine import calibrated
 from lngd.bench.overhead_records import append, conditions
 from lngd.bench.scaling import AXES, MOST_STEPS, Axis, Perceptron, Point, measure
@@ -20,9 +21,7 @@ from lngd.cli.overhead_show import WIDTH
 from lngd.cli.plain_table import plain_table
 from lngd.cli.running import command_line, console, make_directory
 
-OURS = tuple(
-    name for name in METHODS if name not in ("sgd", "adamw", "muon", "muon-fp32", "soap", "shampoo", "heavyball", "singd")
-)
+OURS = tuple(name for name in METHODS if name not in STATELESS and name in OPTIMIZERS and OPTIMIZERS[name].module is None)
 
 
 def scaling(
@@ -35,7 +34,7 @@ def scaling(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where scaling.md, .png and .jsonl go.")] = Path("runs/scaling"),
 ) -> None:
     """Time ordinary steps of a method beside SGD's on perceptrons of growing size, and fit the exponents of the difference."""
-    chosen = names_listed("axis", axes, AXES)
+    chosen = names_listed("axis", axes, {str(axis): sizes for axis, sizes in AXES.items()})
     lookup("method", method, dict.fromkeys(OURS))
     torch.set_num_threads(threads)
     make_directory(out)
