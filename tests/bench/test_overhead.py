@@ -16,9 +16,10 @@ from lngd.bench.models.resnet18 import ResNet18
 from lngd.bench.models.resnet50 import ResNet50
 from lngd.bench.models.transformer import Transformer
 from lngd.bench.optimizers import OPTIMIZERS
-from lngd.bench.overhead import METHODS, PAST_THE_RAMP, STATELESS, Trainee, interval
+from lngd.bench.overhead import ASDL, METHODS, PAST_THE_RAMP, STATELESS, Trainee, interval
+from lngd.bench.overhead_asdl import takes
 from lngd.bench.overhead_breakdown import STAGES, breakdown, total
-from lngd.bench.overhead_memory import parameter_count, peak_bytes, state_bytes
+from lngd.bench.overhead_memory import parameter_count, peak_bytes, state_bytes, trainee_of
 from lngd.bench.overhead_records import pages
 from lngd.bench.overhead_workloads import NETWORKS, Workload
 from lngd.cli.overhead import overhead
@@ -41,7 +42,7 @@ TINY = Workload("mlp", 8, 4)
 
 
 def of(method: str) -> Trainee:
-    return Trainee(TINY, method)
+    return trainee_of(TINY, method)
 
 
 OURS = tuple(name for name in METHODS if name not in STATELESS and name in OPTIMIZERS and OPTIMIZERS[name].module is None)
@@ -118,7 +119,7 @@ def test_adamw_keeps_eight_bytes_a_parameter_and_sgd_four() -> None:
     for method in ("sgd", "adamw"):
         trainee = of(method)
         trainee.step()
-        kept[method] = state_bytes(trainee.optimizer, trainee.model)
+        kept[method] = state_bytes(trainee)
     count, tensors = parameter_count(trainee.model), len([*trainee.model.parameters()])
     assert kept == {"sgd": 4 * count, "adamw": 8 * count + 4 * tensors}
 
@@ -129,8 +130,22 @@ def test_the_state_of_our_methods_is_what_their_own_report_says(method: str) -> 
     trainee = of(method)
     trainee.warm_up()
     assert isinstance(trainee.optimizer, NaturalGradient)
-    said, found = trainee.optimizer.memory_report().total, state_bytes(trainee.optimizer, trainee.model)
+    said, found = trainee.optimizer.memory_report().total, state_bytes(trainee)
     assert said <= found <= said + 64 * len(trainee.optimizer.blocks)
+
+
+def test_the_factors_that_asdl_hangs_on_modules_are_state() -> None:
+    """A, which has no place for the bias, B and their inverses of three layers, and SGD's momentum."""
+    trainee = of(ASDL)
+    trainee.warm_up()
+    sides = [(784, 8), (8, 8), (8, 10)]
+    assert state_bytes(trainee) == 4 * sum(2 * (i * i + o * o) for i, o in sides) + 4 * parameter_count(trainee.model)
+
+
+def test_asdl_is_asked_before_it_fails() -> None:
+    assert takes(NETWORKS["resnet"].build(4), 1)
+    assert not takes(NETWORKS["mobilenet"].build(8), 1)
+    assert not takes(NETWORKS["mlp"].build(8), 2)
 
 
 def test_a_larger_state_makes_a_higher_peak() -> None:

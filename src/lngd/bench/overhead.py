@@ -22,7 +22,9 @@ from lngd.bench.scoring import mean_cross_entropy
 from lngd.bench.task import MeanOver
 from lngd.optimizer import NaturalGradient
 
-METHODS = tuple(name for name in OPTIMIZERS if name != "lngd-paper")  # which is LNGD with other arguments: the same work
+ASDL = "asdl-kfac"
+METHODS = (*(name for name in OPTIMIZERS if name != "lngd-paper"), ASDL)
+"""`lngd-paper` is LNGD with other arguments: the same work."""
 DEFAULT_METHODS = ("sgd", "adamw", "muon", "muon-fp32", "soap", "shampoo", "kfac", "lngd", "lngd-spectral")
 STATELESS = {"sgd": 6, "adamw": 6, "muon": 6, "muon-fp32": 6}
 """Steps of those whose steps are all alike."""
@@ -108,6 +110,12 @@ class Trainee:
         self.backward(self.forward())
         self.optimizer.step()
         return 1e3 * (clock() - start)
+
+    def kept(self) -> Any:
+        """Everything whose tensors are the optimizer's state: what a checkpoint of it would hold, but for random generators."""
+        saved = self.optimizer.state_dict()
+        saved.get("lngd", {}).pop("generator", None)
+        return saved
 
     def forward(self) -> Tensor:
         """The loss."""

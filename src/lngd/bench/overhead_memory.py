@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from lngd.bench.overhead import STATELESS, WARM_UP, Trainee, build
+from lngd.bench.overhead import ASDL, STATELESS, WARM_UP, Trainee
+from lngd.bench.overhead_asdl import AsdlTrainee
 from lngd.bench.overhead_workloads import Workload
 from lngd.optimizer import NaturalGradient
 
@@ -24,16 +24,10 @@ STEPS = 12
 """Those that hold one of every kind: at least a measuring step with all state in place, and a peer's first refresh."""
 
 
-def state_bytes(optimizer: Optimizer, model: nn.Module) -> int:
-    """Of every tensor a checkpoint of the optimizer would hold: moments, statistics, inverses, averages. Each memory counts once.
-
-    Parameters and the state of random generators do not count.
-    """
-    saved = optimizer.state_dict()
-    if "lngd" in saved:
-        saved["lngd"].pop("generator")
-    known = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_in(saved)}
+def state_bytes(trainee: Trainee) -> int:
+    """Of every tensor that the optimizer keeps: moments, statistics, inverses, averages. Each memory counts once."""
+    known = {p.untyped_storage().data_ptr() for p in trainee.model.parameters()}
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors_in(trainee.kept())}
     return sum(size for place, size in storages.items() if place not in known)
 
 
@@ -54,6 +48,11 @@ def _parts(thing: Any) -> Iterable[Any]:
     return () if plain else getattr(thing, "__dict__", {}).values()
 
 
+def trainee_of(workload: Workload, method: str) -> Trainee:
+    """A method's, whether it is a row of the competitors or runs by itself."""
+    return AsdlTrainee(workload) if method == ASDL else Trainee(workload, method)
+
+
 def parameter_count(model: nn.Module) -> int:
     """Of all parameters."""
     return sum(p.numel() for p in model.parameters())
@@ -70,9 +69,9 @@ def peak_bytes(workload: Workload, method: str) -> int | None:
 def rise(workload: Workload, method: str, threads: int) -> int:
     """Bytes by which the steps make this process grow."""
     torch.set_num_threads(threads)
-    build(method, nn.Sequential(*(nn.Linear(2, 2) for _ in range(3))))  # imports what is imported when it is built
+    trainee_of(Workload("mlp", 2, 2), method)  # imports what is imported when it is built
     before = resident("VmRSS")
-    trainee = Trainee(workload, method)
+    trainee = trainee_of(workload, method)
     known = method in STATELESS or isinstance(trainee.optimizer, NaturalGradient)
     for _ in range(WARM_UP.get(method, 2) + 1 if known else STEPS):
         trainee.step()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lngd.bench.flops import FLOAT, Counter, LayerShape, Work, forward_and_backward, layer_shapes
+from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.overhead import arguments_of, build
 from lngd.bench.overhead_machine import Machine
 from lngd.bench.overhead_workloads import Workload
@@ -110,7 +111,7 @@ class Layer:
 def predict(workload: Workload, methods: Sequence[str], machine: Machine) -> dict[str, Prediction]:
     """Of the methods that are ours; others have no prediction."""
     network = forward_and_backward(workload)
-    found = {method: _of_method(workload, method, network, machine) for method in methods}
+    found = {method: _of_method(workload, method, network, machine) for method in methods if method in OPTIMIZERS}
     return {method: prediction for method, prediction in found.items() if prediction is not None}
 
 

@@ -4,10 +4,12 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 
 from lngd.bench.optimizers import OPTIMIZERS
+from lngd.bench.overhead import ASDL
 from lngd.bench.overhead_breakdown import STAGES, total
 from lngd.bench.overhead_records import Found, Page
 
 MISSING = "–"
+OTHERS = {ASDL: "K-FAC, asdl's"}
 MIB = 2**20
 HEADINGS = ("optimizer", "ms", "ratio", "worst", "on paper", "B/param.", "peak MiB")
 LEGEND = """ms: a step's mean over whole curvature intervals. ratio: that over the median SGD step nearby, median of the rounds
@@ -46,7 +48,7 @@ def markdown(all_pages: Sequence[Page]) -> str:
 
 def title(method: str) -> str:
     """A method's name for a table."""
-    return OPTIMIZERS[method].title if method in OPTIMIZERS else method
+    return OPTIMIZERS[method].title if method in OPTIMIZERS else OTHERS.get(method, method)
 
 
 def ratios(found: Found) -> list[float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lngd.bench.overhead import Interval, Trainee, interval
 from lngd.bench.overhead_breakdown import breakdown
-from lngd.bench.overhead_memory import parameter_count, peak_bytes, state_bytes
+from lngd.bench.overhead_memory import parameter_count, peak_bytes, state_bytes, trainee_of
 from lngd.bench.overhead_records import Found
 from lngd.bench.overhead_workloads import Workload
 from lngd.optimizer import NaturalGradient
@@ -34,9 +34,9 @@ def run(plan: Plan, workload: Workload) -> Iterator[Found]:
 
 
 def _measured(method: str, workload: Workload, reference: Trainee, rounds: int) -> Found:
-    trainee = Trainee(workload, method)
+    trainee = trainee_of(workload, method)
     trainee.warm_up()
     intervals: list[Interval] = [interval(trainee, reference, number) for number in range(rounds)]
-    kept, count = state_bytes(trainee.optimizer, trainee.model), parameter_count(trainee.model)
+    kept, count = state_bytes(trainee), parameter_count(trainee.model)
     stages = breakdown(trainee) if isinstance(trainee.optimizer, NaturalGradient) else {}
     return Found(method, intervals, kept, count, stages=stages)

@@ -1,7 +1,7 @@
 """`lngd overhead`: what a step of each method costs in time and memory beside SGD's, measured and on paper."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +9,8 @@ import torch
 import typer
 
 from lngd.bench.errors import BenchError
-from lngd.bench.overhead import DEFAULT_METHODS, METHODS
+from lngd.bench.overhead import ASDL, DEFAULT_METHODS, METHODS
+from lngd.bench.overhead_asdl import takes
 from lngd.bench.overhead_machine import Machine, calibrated
 from lngd.bench.overhead_prediction import predict
 from lngd.bench.overhead_records import Found, append, found_events, pages, started
@@ -72,6 +73,9 @@ def _batches(name: str, listed: str) -> Iterator[int]:
 
 def _measure(plan: Plan, workload: Workload, machine: Machine, path: Path) -> None:
     """One model and batch, into its file."""
+    if ASDL in plan.methods and not takes(workload.model(), len(workload.network.inputs(2))):
+        plan = replace(plan, methods=[name for name in plan.methods if name != ASDL])
+        console.print(f"{workload.title}: {ASDL} takes no grouped convolutions and one input only; it is left out", markup=False)
     console.print(f"{workload.title}: {', '.join(plan.methods)}; {plan.rounds} rounds", markup=False)
     append(path, started(workload, plan.rounds, command_line()) | {"calibration": asdict(machine)})
     predictions = predict(workload, plan.methods, machine)
