@@ -5,7 +5,7 @@ from torch import nn
 from lngd.bench.models.cnn import cnn
 from lngd.bench.models.gpt import GPT
 from lngd.bench.models.mlp import mlp
-from lngd.bench.muon import MuonWithAdamW, hidden_weights
+from lngd.bench.muon import Float32Muon, MuonWithAdamW, hidden_weights, orthogonalised
 from lngd.bench.optimizers import DEFAULT_OPTIMIZERS, OPTIMIZERS, Setting
 from lngd.bench.schedule import linear_schedule, multiplier
 
@@ -89,3 +89,24 @@ def test_muon_clears_the_gradients_of_the_model() -> None:
 
 def test_the_default_competitors_exist() -> None:
     assert set(DEFAULT_OPTIMIZERS.split(",")) <= set(OPTIMIZERS)
+
+
+def test_muon_in_float32_agrees_with_torchs_to_the_precision_of_bfloat16() -> None:
+    start = torch.randn(8, 18)
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    options = {"lr": 0.1, "weight_decay": 0.01, "adjust_lr_fn": "match_rms_adamw"}
+    pairs = [(ours, Float32Muon([ours], **options)), (theirs, torch.optim.Muon([theirs], **options))]
+    for step in range(3):
+        gradient = torch.randn(8, 18, generator=torch.Generator().manual_seed(step))
+        for weight, optimizer in pairs:
+            weight.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(ours - start, theirs - start, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6)])
+def test_five_iterations_bring_every_singular_value_near_one(shape: tuple[int, int]) -> None:
+    direction = orthogonalised(torch.randn(shape), (3.4445, -4.7750, 2.0315), 5, 1e-7)
+    values = torch.linalg.svdvals(direction)
+    assert values.min() > 0.6
+    assert values.max() < 1.3

@@ -1,7 +1,9 @@
-"""`lngd overhead` on a ResNet-18 of four channels: what it counts, not how fast it is."""
+"""`lngd overhead` on tiny networks: what it counts, not how fast it is."""
 
 import json
+from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -9,102 +11,176 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
-from lngd.bench import overhead as bench
 from lngd.bench.errors import BenchError
 from lngd.bench.models.resnet18 import ResNet18
-from lngd.bench.overhead import METHODS, MODELS, Footprint, Timing, Trainee, Workload, measure
+from lngd.bench.models.resnet50 import ResNet50
+from lngd.bench.models.transformer import Transformer
+from lngd.bench.optimizers import OPTIMIZERS
+from lngd.bench.overhead import ASDL, METHODS, PAST_THE_RAMP, STATELESS, Trainee, interval
+from lngd.bench.overhead_asdl import takes
+from lngd.bench.overhead_breakdown import STAGES, breakdown, total
+from lngd.bench.overhead_memory import parameter_count, peak_bytes, state_bytes, trainee_of
+from lngd.bench.overhead_records import pages
+from lngd.bench.overhead_workloads import NETWORKS, Workload
 from lngd.cli.overhead import overhead
+from lngd.optimizer import NaturalGradient
 
 APP = typer.Typer()
 APP.command()(overhead)
-TINY = Workload(MODELS["resnet18"], 4, 4)
-FIRST_ORDER = ("sgd", "adamw", "muon")
-CURVED = [name for name in METHODS if name not in FIRST_ORDER]
-KFAC_LIKE = ("kfac", "ekfac", "tkfac", "thor", "lngd-lr")
+WIDTHS = {
+    "resnet18": 4,
+    "resnet18-28": 4,
+    "resnet": 4,
+    "resnet50": 4,
+    "mobilenet": 8,
+    "gpt": 8,
+    "transformer": 8,
+    "vit": 8,
+    "mlp": 8,
+}
+TINY = Workload("mlp", 8, 4)
 
 
-def lines(path: Path, event: str) -> list[dict]:
-    return [line for line in map(json.loads, path.read_text().splitlines()) if line["event"] == event]
+def of(method: str) -> Trainee:
+    return trainee_of(TINY, method)
 
 
-def lngd_bytes(model: nn.Module) -> int:
-    """Φ, Ψ and their inverses in float32, by the paper's shapes."""
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    sides = [(m.weight[0].numel() + (m.bias is not None), len(m.weight)) for m in layers]
-    return sum(2 * 4 * (i * i + o) for i, o in sides)
+OURS = tuple(name for name in METHODS if name not in STATELESS and name in OPTIMIZERS and OPTIMIZERS[name].module is None)
 
 
 def test_resnet18_has_the_parameters_that_everyone_counts() -> None:
-    assert sum(p.numel() for p in ResNet18().parameters()) == 11_173_962
+    assert parameter_count(ResNet18()) == 11_173_962
 
 
-def test_resnet18_has_twenty_convolutions_and_ends_at_four_by_four() -> None:
-    model, seen = ResNet18(width=4), []
-    model.stages.register_forward_hook(lambda *call: seen.append(call[-1].shape))
-    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
-    assert seen == [(2, 32, 4, 4)]
-    assert sum(isinstance(m, nn.Conv2d) for m in model.modules()) == 20
+def test_resnet50_has_the_parameters_that_everyone_counts() -> None:
+    assert parameter_count(ResNet50()) == 25_557_032
 
 
-def test_the_command_writes_every_timing_and_a_table(tmp_path: Path) -> None:
-    words = ["--methods", "sgd,lngd", "--width", "4", "--batch", "4", "--rounds", "2", "--out", str(tmp_path)]
-    result = CliRunner().invoke(APP, words, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    timings, kept = (lines(tmp_path / "overhead.jsonl", event) for event in ("timing", "footprint"))
-    found = [(t["method"], t["kind"], t["round"]) for t in timings]
-    expected = [("sgd", "ordinary"), ("lngd", "ordinary"), ("lngd", "measuring"), ("lngd", "refresh")]
-    assert sorted(found) == sorted((*what, number) for what in expected for number in range(2))
-    assert all(t["milliseconds"] > 0 and t["reference_milliseconds"] > 0 for t in timings)
-    assert [line["state_bytes"] for line in kept] == [0, lngd_bytes(ResNet18(width=4))]
-    table = (tmp_path / "overhead.md").read_text()
-    for expected in ("resnet18, 4 channels in the first stage, batch 4, beside SGD; 2 rounds.", "| SGD |", "| LNGD |"):
-        assert expected in table
-    assert max(map(len, result.output.splitlines()[:-1])) <= 100
+def test_a_transformer_attends_to_no_later_token_and_to_all_of_the_source() -> None:
+    torch.manual_seed(0)
+    model, source, target = Transformer(11, 6, 8, heads=2, layers=2, inner=16), torch.arange(5)[None], torch.arange(6)[None]
+    before = model(source, target)
+    later, other = target.clone(), source.clone()
+    later[0, 3], other[0, 4] = 9, 9
+    torch.testing.assert_close(model(source, later)[:, :3], before[:, :3])
+    assert not torch.allclose(model(source, later)[:, 3:], before[:, 3:])
+    assert not torch.allclose(model(other, target)[:, :1], before[:, :1])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_is_timed_in_each_of_its_kinds_of_step(method: str) -> None:
-    first, *timings = measure([method], TINY, 1)
-    kinds = [line.kind for line in timings if isinstance(line, Timing)]
-    assert kinds == (["ordinary"] if method in FIRST_ORDER else ["ordinary", "measuring", "refresh"])
-    assert isinstance(first, Footprint)
-    assert (first.state_bytes > 0) == (method in CURVED)
-    assert first.largest_bytes <= first.state_bytes
+def test_the_base_transformer_has_six_layers_twice_and_attention_in_projections_of_its_own() -> None:
+    model = Transformer(32, 8, 16, heads=2, inner=64)
+    assert sum(isinstance(m, nn.Linear) for m in model.modules()) == 6 * (4 + 2) + 6 * (8 + 2) + 1
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_trains_by_our_method_and_stays_where_it_is(name: str) -> None:
+    trainee = Trainee(Workload(name, WIDTHS[name], 2), "lngd")
+    before = [p.clone() for p in trainee.model.parameters()]
+    trainee.warm_up()
+    assert all(block.ready for block in trainee.optimizer.blocks.values())
+    torch.testing.assert_close([*trainee.model.parameters()], before)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_what_samples_from_the_model_needs_a_second_backward(method: str) -> None:
-    footprint = next(measure([method], TINY, 1))
-    assert isinstance(footprint, Footprint)
-    assert footprint.backward_passes == (2 if method in KFAC_LIKE else 1)
+def test_an_interval_holds_what_the_method_does_in_the_long_run(method: str) -> None:
+    trainee = of(method)
+    trainee.warm_up()
+    found = interval(trainee, of("sgd"), 0)
+    assert len(found.milliseconds) == STATELESS.get(method, trainee.interval)
+    assert len(found.reference) == len(found.milliseconds) // 4
+    assert found.mean == pytest.approx(fmean(found.milliseconds))
+    assert found.jerk >= 1
 
 
-@pytest.mark.parametrize("method", CURVED)
-def test_a_refresh_makes_every_inverse_anew(method: str) -> None:
-    trainee = Trainee(TINY, method)
-    trainee.step()
-    before = {name: dict(block.tensors()) for name, block in trainee.blocks.items()}
-    trainee.refresh()
-    for name, block in trainee.blocks.items():
-        assert block.ready
-        assert all(getattr(block, inverse) is not before[name][inverse] for inverse in block.inverses)
-        assert all(getattr(block, statistic) is before[name][statistic] for statistic in block.statistics)
+@pytest.mark.parametrize("method", [name for name in OURS if name != "ekfac"])
+def test_an_interval_of_ours_has_one_measuring_step_and_renews_every_inverse_once(method: str) -> None:
+    trainee = of(method)
+    trainee.warm_up()
+    assert isinstance(trainee.optimizer, NaturalGradient)
+    blocks = trainee.optimizer.blocks
+    before = {name: (block.updates, dict(block.tensors())) for name, block in blocks.items()}
+    renewals: Counter[str] = Counter()
+    for _ in range(trainee.interval):
+        seen = {name: [block.tensors()[i] for i in block.inverses] for name, block in blocks.items()}
+        trainee.step()
+        renewals.update(
+            n
+            for n, block in blocks.items()
+            if any(block.tensors()[i] is not t for i, t in zip(block.inverses, seen[n], strict=True))
+        )
+    assert {name: block.updates - before[name][0] for name, block in blocks.items()} == dict.fromkeys(blocks, 1)
+    assert renewals == dict.fromkeys(blocks, 1)
+    assert trainee.optimizer.state_dict()["lngd"]["steps"] == PAST_THE_RAMP + trainee.interval
 
 
-@pytest.mark.parametrize("method", ["sgd", "lngd"])
-def test_weights_stay_where_they_are(method: str) -> None:
-    trainee = Trainee(TINY, method)
-    before = [p.clone() for p in trainee.model.parameters() if p.dim() > 1]
-    trainee.step()
-    trainee.step()
-    assert all(torch.equal(p, q) for p, q in zip((p for p in trainee.model.parameters() if p.dim() > 1), before, strict=True))
+def test_adamw_keeps_eight_bytes_a_parameter_and_sgd_four() -> None:
+    """AdamW's step counters, four bytes for each tensor of parameters, are state too."""
+    kept = {}
+    for method in ("sgd", "adamw"):
+        trainee = of(method)
+        trainee.step()
+        kept[method] = state_bytes(trainee)
+    count, tensors = parameter_count(trainee.model), len([*trainee.model.parameters()])
+    assert kept == {"sgd": 4 * count, "adamw": 8 * count + 4 * tensors}
 
 
-def test_a_refresh_that_takes_long_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "SLOW_REFRESH", 0.0)
-    kinds = [line.kind for line in measure(["lngd"], TINY, 3) if isinstance(line, Timing)]
-    assert kinds.count("refresh") == 1
-    assert kinds.count("measuring") == kinds.count("ordinary") == 3
+@pytest.mark.parametrize("method", OURS)
+def test_the_state_of_our_methods_is_what_their_own_report_says(method: str) -> None:
+    """But for a few numbers a layer: weights of averages, κ, counters."""
+    trainee = of(method)
+    trainee.warm_up()
+    assert isinstance(trainee.optimizer, NaturalGradient)
+    said, found = trainee.optimizer.memory_report().total, state_bytes(trainee)
+    assert said <= found <= said + 64 * len(trainee.optimizer.blocks)
+
+
+def test_the_factors_that_asdl_hangs_on_modules_are_state() -> None:
+    """A, which has no place for the bias, B and their inverses of three layers, and SGD's momentum."""
+    trainee = of(ASDL)
+    trainee.warm_up()
+    sides = [(784, 8), (8, 8), (8, 10)]
+    assert state_bytes(trainee) == 4 * sum(2 * (i * i + o * o) for i, o in sides) + 4 * parameter_count(trainee.model)
+
+
+def test_asdl_is_asked_before_it_fails() -> None:
+    assert takes(NETWORKS["resnet"].build(4), 1)
+    assert not takes(NETWORKS["mobilenet"].build(8), 1)
+    assert not takes(NETWORKS["mlp"].build(8), 2)
+
+
+def test_a_larger_state_makes_a_higher_peak() -> None:
+    wide = Workload("mlp", 768, 4)
+    assert (peak_bytes(wide, "kfac") or 0) > (peak_bytes(wide, "sgd") or 0) > 4 * parameter_count(wide.model())
+
+
+def test_a_breakdown_has_every_stage_that_the_method_has() -> None:
+    trainee = of("lngd")
+    trainee.warm_up()
+    stages = breakdown(trainee)
+    assert list(stages) == list(STAGES)
+    assert all(stages[stage] > 0 for stage in STAGES if stage != "orthogonalise")
+    assert total(stages) == pytest.approx(sum(stages.values()))
+
+
+def test_the_command_adds_to_its_records_and_a_report_prints_them_again(tmp_path: Path) -> None:
+    words = ["--models", "mlp", "--width", "8", "--batch", "4,6", "--rounds", "2", "--no-peak", "--out", str(tmp_path)]
+    first = CliRunner().invoke(APP, [*words, "--methods", "sgd,lngd"], catch_exceptions=False)
+    again = CliRunner().invoke(APP, [*words, "--methods", "adamw,lngd"], catch_exceptions=False)
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    assert [page.workload.batch for page in pages(tmp_path)] == [4, 6]
+    for page in pages(tmp_path):
+        assert list(page.methods) == ["sgd", "lngd", "adamw"]
+        assert [len(found.intervals) for found in page.methods.values()] == [2, 2, 2]
+        assert [bool(found.stages) for found in page.methods.values()] == [False, True, False]
+        assert [found.predicted is not None for found in page.methods.values()] == [False, True, False]
+    printed = CliRunner().invoke(APP, ["--report", str(tmp_path)], catch_exceptions=False).output
+    for expected in ("MLP 784-1024-1024-10 at width 8, batch 4.", "AdamW", "precondition"):
+        assert expected in printed
+    assert max(map(len, printed.splitlines()[:-1])) <= 100
+    assert (tmp_path / "overhead.png").read_bytes().startswith(b"\x89PNG")
+    assert "| LNGD |" in (tmp_path / "overhead.md").read_text()
+    events = [json.loads(line)["event"] for line in (tmp_path / "mlp-width8-4.jsonl").read_text().splitlines()]
+    assert events == ["start", "method", "method"] * 2
 
 
 @pytest.mark.parametrize(
@@ -113,6 +189,7 @@ def test_a_refresh_that_takes_long_is_timed_once(monkeypatch: pytest.MonkeyPatch
         (("--methods", "lngd-paper"), "no method 'lngd-paper'"),
         (("--methods", ","), "no method named"),
         (("--model", "resnet19"), "Did you mean resnet18"),
+        (("--batch", "32,many"), "give sizes of 2 and more"),
     ],
 )
 def test_a_wrong_word_is_answered_with_what_is_valid(words: tuple[str, ...], message: str) -> None:
@@ -120,10 +197,6 @@ def test_a_wrong_word_is_answered_with_what_is_valid(words: tuple[str, ...], mes
         CliRunner().invoke(APP, list(words), catch_exceptions=False)
 
 
-def test_against_a_method_with_curvature_like_is_compared_with_like() -> None:
-    """In step with each other: measuring beside measuring, a refresh beside a refresh; SGD has ordinary steps only."""
-    lines = [line for line in measure(["kfac", "sgd", "lngd"], TINY, 2, "lngd") if isinstance(line, Timing)]
-    both = ["ordinary", "measuring", "refresh"]
-    assert [line.kind for line in lines if line.method == "kfac"] == both * 2
-    assert [line.kind for line in lines if line.method == "lngd"] == both * 2
-    assert {line.kind for line in lines if line.method == "sgd"} == {"ordinary"}
+def test_a_report_of_nothing_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="no records"):
+        CliRunner().invoke(APP, ["--report", str(tmp_path)], catch_exceptions=False)

@@ -54,3 +54,10 @@ def test_what_is_not_finite_is_null_in_the_file() -> None:
     assert finite(float("nan")) is None
     assert finite(float("inf")) is None
     assert finite(0.5) == 0.5
+
+
+def test_a_record_from_before_there_was_a_choice_of_clock_counts_wall_seconds(tmp_path: Path) -> None:
+    path = write(hand_made("sgd", 0, [0.5], 1.0), tmp_path)
+    path.write_text(path.read_text().replace(', "clock": "wall"', ""))
+    assert "clock" not in path.read_text()
+    assert read_record(path).header.clock == "wall"

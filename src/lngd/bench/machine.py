@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from lngd.bench.clock import clock_of
 from lngd.bench.records import Header
 from lngd.bench.train import RunSpec
 
@@ -26,6 +27,7 @@ def header(spec: RunSpec, device: torch.device, command: str) -> Header:
         machine=processor(device),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
+        clock=clock_of(device),
     )
 
 

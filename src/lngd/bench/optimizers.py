@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 import lngd
-from lngd.bench.muon import MuonWithAdamW
+from lngd.bench import peers
+from lngd.bench.muon import Float32Muon, MuonWithAdamW
 from lngd.bench.task import MeanOver
 from lngd.methods import Method
 
@@ -29,12 +30,14 @@ class Competitor:
     Attributes:
         customary: the learning rate in the middle of the tuning grid.
         cost: seconds of a step over an SGD step's, roughly; only the estimate of a race's length uses it.
+        module: of a third party, which must be installed; none for what torch and this library have.
     """
 
     title: str
     build: Callable[[nn.Module, Setting], Optimizer]
     customary: float
     cost: float
+    module: str | None = None
 
 
 def _sgd(model: nn.Module, setting: Setting) -> Optimizer:
@@ -47,6 +50,18 @@ def _adamw(model: nn.Module, setting: Setting) -> Optimizer:
 
 def _muon(model: nn.Module, setting: Setting) -> Optimizer:
     return MuonWithAdamW(model, lr=setting.lr, weight_decay=setting.weight_decay)
+
+
+def _muon_fp32(model: nn.Module, setting: Setting) -> Optimizer:
+    return MuonWithAdamW(model, lr=setting.lr, weight_decay=setting.weight_decay, muon=Float32Muon)
+
+
+def _peer(build: Callable[[nn.Module, float, float], Optimizer]) -> Callable[[nn.Module, Setting], Optimizer]:
+    return lambda model, setting: build(model, setting.lr, setting.weight_decay)
+
+
+def _singd(model: nn.Module, setting: Setting) -> Optimizer:
+    return peers.singd(model, setting.lr, setting.weight_decay, setting.mean_over)
 
 
 def _family(method: type[Method]) -> Callable[[nn.Module, Setting], Optimizer]:
@@ -64,6 +79,11 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "sgd": Competitor("SGD", _sgd, 0.1, 1.0),
     "adamw": Competitor("AdamW", _adamw, 0.002, 1.1),
     "muon": Competitor("Muon", _muon, 0.01, 1.5),
+    "muon-fp32": Competitor("Muon, float32", _muon_fp32, 0.01, 1.3),
+    "soap": Competitor("SOAP", _peer(peers.soap), 0.003, 2.5, "pytorch_optimizer"),
+    "shampoo": Competitor("Shampoo", _peer(peers.Shampoo), 0.002, 2.5, "pytorch_optimizer"),
+    "heavyball": Competitor("PSGD Kron", _peer(peers.HeavyBall), 0.001, 4.0, "heavyball"),
+    "singd": Competitor("SINGD", _singd, 0.02, 2.0, "singd"),
     "kfac": Competitor("K-FAC", _family(lngd.KFAC), 0.1, 2.0),
     "ekfac": Competitor("EKFAC", _family(lngd.EKFAC), 0.1, 2.5),
     "tkfac": Competitor("TKFAC", _family(lngd.TKFAC), 0.1, 2.0),

@@ -1,197 +1,153 @@
-"""What each method's curvature costs: milliseconds of its kinds of step beside an SGD step, bytes of its statistics and inverses.
+"""What a step of each method costs beside an SGD step: whole curvature intervals of consecutive steps, step by step.
 
-Conventions. Every rate is 0, so weights stay and all steps do the same work. A method is built when its turn comes and freed
-after it. A step of the reference, SGD unless another is named, precedes each of the method's steps, and a reference with
-curvature measures and refreshes when the method does: a ratio compares neighbours in time.
+Conventions. Every rate is 0, so weights stay and all steps do the same work. A method starts past the ramp of its curvature
+schedule, two steps before an interval: the first fills its state, and the interval holds exactly one measuring step and one
+complete refresh, however that is spread. A step of the reference, SGD, stands after every fourth step: a ratio compares
+neighbours in time.
 """
 
-import gc
-import time
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lngd.bench.models.resnet import ResNet
-from lngd.bench.models.resnet18 import ResNet18
+from lngd.bench.clock import clock
 from lngd.bench.optimizers import OPTIMIZERS, Setting
+from lngd.bench.overhead_workloads import Inputs
 from lngd.bench.scoring import mean_cross_entropy
-from lngd.curvature import CurvatureBlock
-from lngd.linalg import Damping
+from lngd.bench.task import MeanOver
 from lngd.optimizer import NaturalGradient
 
-Kind = Literal["ordinary", "measuring", "refresh"]
-
-METHODS = tuple(name for name in OPTIMIZERS if name != "lngd-paper")  # which is LNGD with other arguments: the same work
-CLASSES = 10
-SLOW_REFRESH = 20.0
-"""Seconds above which one refresh is enough: its spread is small beside what methods differ in."""
-DAMPING = Damping(0.3)
-NEVER = 10**6
-"""Steps."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """A model by its width, and one input's shape."""
-
-    build: Callable[[int], nn.Module]
-    width: int
-    shape: tuple[int, ...]
-
-
-MODELS: Mapping[str, Network] = {
-    "resnet18": Network(ResNet18, 64, (3, 32, 32)),
-    "resnet": Network(lambda width: ResNet((width, 2 * width, 4 * width)), 16, (1, 28, 28)),
-}
+ASDL = "asdl-kfac"
+METHODS = (*(name for name in OPTIMIZERS if name != "lngd-paper"), ASDL)
+"""`lngd-paper` is LNGD with other arguments: the same work."""
+DEFAULT_METHODS = ("sgd", "adamw", "muon", "muon-fp32", "soap", "shampoo", "kfac", "lngd", "lngd-spectral")
+STATELESS = {"sgd": 6, "adamw": 6, "muon": 6, "muon-fp32": 6}
+"""Steps of those whose steps are all alike."""
+INTERVAL = 20
+"""Steps of the others: two refreshes of SOAP's and of Shampoo's."""
+WARM_UP = {"shampoo": 12}
+"""Steps until a method does what it does for the rest of a run; two where nothing is said."""
+REFERENCE_EVERY = 4
+PAST_THE_RAMP = 1000
+"""A step at which any interval may begin: a multiple of all customary ones."""
 
 
 @dataclass(frozen=True)
-class Workload:
-    """A model and the batch it sees at every step."""
+class Interval:
+    """One interval of a method.
 
-    network: Network
-    width: int
-    batch: int
-
-    @cached_property
-    def x(self) -> Tensor:
-        return torch.randn(self.batch, *self.network.shape, generator=torch.Generator().manual_seed(0))
-
-    @cached_property
-    def y(self) -> Tensor:
-        return torch.arange(self.batch) % CLASSES
-
-    def model(self) -> nn.Module:
-        return self.network.build(self.width)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One measurement. `reference_milliseconds`: of the reference's step right before it."""
+    Args:
+        milliseconds: of each step.
+        reference: of the SGD steps among them.
+    """
 
     method: str
-    kind: Kind
     round: int
-    milliseconds: float
-    reference_milliseconds: float
+    milliseconds: tuple[float, ...]
+    reference: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Amortised milliseconds of a step."""
+        return statistics.fmean(self.milliseconds)
 
     @property
     def ratio(self) -> float:
-        return self.milliseconds / self.reference_milliseconds
+        """To a step of SGD's."""
+        return self.mean / statistics.median(self.reference)
+
+    @property
+    def jerk(self) -> float:
+        """The worst step over the median one."""
+        return max(self.milliseconds) / statistics.median(self.milliseconds)
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """What a method keeps, bytes of all blocks and of the largest, and how many whole backward passes a measuring step makes."""
+class Trainable(Protocol):
+    """A model and the batch it sees at every step."""
 
-    method: str
-    state_bytes: int
-    largest_layer: str
-    largest_bytes: int
-    backward_passes: int
+    @property
+    def mean_over(self) -> MeanOver:
+        """What the loss is a mean over."""
+
+    def model(self) -> nn.Module:
+        """A new one."""
+
+    def batch_of_data(self) -> tuple[Inputs, Tensor]:
+        """Inputs and targets."""
 
 
 class Trainee:
-    """A model with its optimizer, a step at a time."""
+    """A model with its optimizer, a step at a time. `first`: how its optimizer counts its first step."""
 
-    def __init__(self, workload: Workload, optimizer: str) -> None:
-        self.workload, self.model, self.backward_passes = workload, workload.model(), 0
-        self.model.register_forward_hook(self._watch)
-        self.optimizer = build(optimizer, self.model)
-
-    @property
-    def blocks(self) -> Mapping[str, CurvatureBlock]:
-        return self.optimizer.blocks if isinstance(self.optimizer, NaturalGradient) else {}
+    def __init__(self, workload: Trainable, method: str, first: int | None = None) -> None:
+        self.method, self.model = method, workload.model()
+        self.inputs, self.targets = workload.batch_of_data()
+        start = PAST_THE_RAMP - WARM_UP.get(method, 2) if first is None else first
+        self.optimizer = build(method, self.model, workload.mean_over, start)
 
     @property
-    def updates(self) -> int:
-        """Of all blocks' statistics so far: what tells a measuring step from an ordinary one."""
-        return sum(block.updates for block in self.blocks.values())
+    def interval(self) -> int:
+        """Steps after which everything has happened as often as it does on average."""
+        if isinstance(self.optimizer, NaturalGradient):
+            given = arguments_of(self.optimizer)
+            return max(given["curvature_every"], given["inverse_every"])
+        return STATELESS.get(self.method, INTERVAL)
+
+    def warm_up(self) -> None:
+        """Fills the state."""
+        for _ in range(WARM_UP.get(self.method, 2)):
+            self.step()
 
     def step(self) -> float:
         """Milliseconds of forward, backward and optimizer."""
         start = clock()
         self.optimizer.zero_grad()
-        mean_cross_entropy(self.model(self.workload.x), self.workload.y).backward()
+        self.backward(self.forward())
         self.optimizer.step()
         return 1e3 * (clock() - start)
 
-    @torch.no_grad()
-    def refresh(self) -> float:
-        """Milliseconds of making all inverses anew; without the former ones no rule can find them good enough."""
-        for block in self.blocks.values():
-            statistics = {name: tensor for name, tensor in block.tensors().items() if name in block.statistics}
-            block.load(block.updates, statistics)
-        start = clock()
-        for block in self.blocks.values():
-            block.refresh(DAMPING)
-        return 1e3 * (clock() - start)
+    def kept(self) -> Any:
+        """Everything whose tensors are the optimizer's state: what a checkpoint of it would hold, but for random generators."""
+        saved = self.optimizer.state_dict()
+        saved.get("lngd", {}).pop("generator", None)
+        return saved
 
-    def _watch(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
-        """Counts every backward pass that starts at the model's output, the optimizer's own included."""
-        if output.requires_grad:
-            output.register_hook(self._count)
+    def forward(self) -> Tensor:
+        """The loss."""
+        return mean_cross_entropy(self.model(*self.inputs), self.targets)
 
-    def _count(self, _gradient: Tensor) -> None:
-        self.backward_passes += 1
+    def backward(self, loss: Tensor) -> None:
+        """Its gradients."""
+        loss.backward()
 
 
-def clock() -> float:
-    """Seconds of the one thread, which other work on the machine does not lengthen; with several threads, of the wall."""
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+def build(method: str, model: nn.Module, mean_over: MeanOver = "batch", first: int = PAST_THE_RAMP) -> Optimizer:
+    """As the competitor's row has it, at rate 0; ours count their first step as `first`."""
+    optimizer = OPTIMIZERS[method].build(model, Setting(lr=0.0, mean_over=mean_over))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    if isinstance(optimizer, NaturalGradient):
+        fresh: dict[str, Any] = optimizer.state_dict()
+        fresh["lngd"]["steps"] = first
+        optimizer.load_state_dict(fresh)
+    return optimizer
 
 
-def build(name: str, model: nn.Module) -> Optimizer:
-    """At rate 0; a method with curvature measures at every second step and refreshes at the first step only."""
-    optimizer = OPTIMIZERS[name].build(model, Setting(lr=0.0))
-    if not isinstance(optimizer, NaturalGradient):
-        return optimizer
-    optimizer.close()
-    method: Callable[..., Optimizer] = type(optimizer)
-    return method(model, lr=0.0, fallback_lr=0.0, curvature_every=2, inverse_every=NEVER, curvature_ramp=False)
+def arguments_of(optimizer: NaturalGradient) -> Mapping[str, Any]:
+    """The defaults of its class, which are what a competitor's row leaves as they are."""
+    return {name: given.default for name, given in inspect.signature(type(optimizer)).parameters.items()}
 
 
-def measure(methods: list[str], workload: Workload, rounds: int, against: str = "sgd") -> Iterator[Timing | Footprint]:
-    """One method after the other, what it costs and then what it keeps."""
-    reference = Trainee(workload, against)
-    reference.step()
-    for method in methods:
-        yield from _measured(method, workload, reference, rounds)
-        gc.collect()
-
-
-def footprint(method: str, trainee: Trainee) -> Footprint:
-    """After the first step."""
-    sizes = {name: sum(tensor.nbytes for tensor in block.tensors().values()) for name, block in trainee.blocks.items()}
-    largest = max(sizes, key=lambda name: sizes[name], default="")
-    return Footprint(method, sum(sizes.values()), largest, sizes.get(largest, 0), trainee.backward_passes)
-
-
-def _measured(method: str, workload: Workload, reference: Trainee, rounds: int) -> Iterator[Timing | Footprint]:
-    trainee = Trainee(workload, method)
-    trainee.step()  # allocates, measures, refreshes
-    yield footprint(method, trainee)
-    refresh = bool(trainee.blocks)
-    for number in range(rounds):
-        for kind, milliseconds, beside in _steps(trainee, reference):
-            yield Timing(method, kind, number, milliseconds, beside)
-        if refresh:
-            beside = reference.refresh() if reference.blocks else reference.step()
-            milliseconds = trainee.refresh()
-            yield Timing(method, "refresh", number, milliseconds, beside)
-            refresh = max(milliseconds, beside) < 1e3 * SLOW_REFRESH
-
-
-def _steps(trainee: Trainee, reference: Trainee) -> Iterator[tuple[Kind, float, float]]:
-    """An ordinary step and, with curvature, a measuring one, each behind the reference's; pairs of unlike kinds don't count."""
-    for _ in range(2 if trainee.blocks or reference.blocks else 1):
-        before = trainee.updates, reference.updates
-        beside, milliseconds = reference.step(), trainee.step()
-        measured, reference_measured = trainee.updates != before[0], reference.updates != before[1]
-        if measured == reference_measured or not reference.blocks:
-            yield "measuring" if measured else "ordinary", milliseconds, beside
+def interval(trainee: Trainee, reference: Trainee, number: int) -> Interval:
+    """Consecutive steps with the reference's among them."""
+    steps, beside = [], []
+    for step in range(trainee.interval):
+        steps.append(trainee.step())
+        if step % REFERENCE_EVERY == REFERENCE_EVERY - 1:
+            beside.append(reference.step())
+    return Interval(trainee.method, number, tuple(steps), tuple(beside))

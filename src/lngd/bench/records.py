@@ -14,13 +14,18 @@ from types import TracebackType
 from typing import Any, Self, TextIO, TypeVar
 
 from lngd.bench import durable
+from lngd.bench.clock import Clock
 
 Line = TypeVar("Line", "Header", "Epoch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What ran, with what, on what."""
+    """What ran, with what, on what.
+
+    Attributes:
+        clock: what its seconds are of, `cpu` or `wall`; records from before there was a choice are `wall`.
+    """
 
     task: str
     optimizer: str
@@ -33,6 +38,7 @@ class Header:
     machine: str
     date: str
     command: str
+    clock: Clock = "wall"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,5 +200,5 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _as(kind: type[Line], line: dict[str, Any]) -> Line:
-    """Fields that a later version added are left out, so that old versions read new records."""
-    return kind(**{field.name: line[field.name] for field in fields(kind)})
+    """Old versions leave out the fields that they do not know, new ones have defaults for those that old records lack."""
+    return kind(**{field.name: line[field.name] for field in fields(kind) if field.name in line})

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lngd.bench.clock import Clock
+from lngd.bench.records import Header
 from lngd.bench.summary import Row, Spread, TaskSummary
 
 MISSING = "–"
@@ -102,8 +104,18 @@ def caption(summary: TaskSummary) -> str:
         f"({summary.target_meaning}). {config['total_steps']} steps of batch {config['batch_size']}, "
         f"{config['samples']} training samples, {config['note']}; {len(seeds)} seed{'s' * (len(seeds) != 1)}. "
         f"{header.machine}, {header.device}, {header.threads} thread{'s' * (header.threads != 1)}, "
-        f"torch {header.torch}."
+        f"{clock_text(header.clock)}, torch {header.torch}."
     )
+
+
+def clock_text(clock: Clock) -> str:
+    """What seconds are of."""
+    return {"cpu": "CPU time of the process", "wall": "wall-clock time"}[clock]
+
+
+def conditions_of(header: Header) -> tuple[str, str, int, Clock]:
+    """What two runs must have in common for their seconds to compare."""
+    return header.machine, header.device, header.threads, header.clock
 
 
 def markdown_table(summary: TaskSummary) -> str:
@@ -125,8 +137,10 @@ def shortfalls(summary: TaskSummary) -> list[str]:
         for run in row.runs
         if run.diverged
     ]
-    conditions = {(run.header.machine, run.header.device, run.header.threads) for row in summary.rows for run in row.runs}
-    mixed = ["the runs come from different machines or thread counts: seconds don't compare"] if len(conditions) > 1 else []
+    conditions = {conditions_of(run.header) for row in summary.rows for run in row.runs}
+    mixed = (
+        ["the runs come from different machines, thread counts or clocks: seconds don't compare"] if len(conditions) > 1 else []
+    )
     return [*lacking, *ends, *mixed]
 
 

@@ -1,7 +1,6 @@
 """One run: a task, an optimizer, a rate and a seed; an epoch at a time, so that a race can interleave its runs."""
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lngd.bench.clock import clock
 from lngd.bench.data import Batches, Split
 from lngd.bench.optimizers import OPTIMIZERS, Setting
 from lngd.bench.randomness import PrivateRandomness
@@ -152,14 +152,14 @@ def warm_up(spec: RunSpec, split: Split) -> None:
 
 
 def _epoch(learner: Learner, number: int) -> Epoch:
-    started = _now(learner.device)
+    started = clock(learner.device)
     seconds = math.nan
     try:
         train_loss = learner.train_epoch()
-        seconds = _now(learner.device) - started
+        seconds = clock(learner.device) - started
         score = learner.score()
     except DivergenceError as end:
-        spent = _now(learner.device) - started if math.isnan(seconds) else seconds
+        spent = clock(learner.device) - started if math.isnan(seconds) else seconds
         return _diverged(number, learner.steps_done, spent, str(end))
     return Epoch(
         epoch=number,
@@ -175,9 +175,3 @@ def _epoch(learner: Learner, number: int) -> Epoch:
 def _diverged(number: int, step: int, seconds: float, reason: str) -> Epoch:
     missing = {"train_loss": None, "eval_loss": None, "metric": None}
     return Epoch(epoch=number, step=step, seconds=seconds, diverged=True, reason=reason, **missing)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -13,6 +13,7 @@ from lngd.cli.fisher import fisher
 from lngd.cli.gaussian import gaussian
 from lngd.cli.overhead import overhead
 from lngd.cli.race import race
+from lngd.cli.scaling import scaling
 from lngd.cli.show import figure, table
 from lngd.cli.theory import theory
 from lngd.cli.tune import tune
@@ -28,6 +29,7 @@ app.command()(tune)
 app.command()(table)
 app.command()(figure)
 app.command()(overhead)
+app.command()(scaling)
 app.command()(fisher)
 app.command()(gaussian)
 app.command()(theory)

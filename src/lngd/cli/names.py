@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from lngd.bench.errors import BenchError
 from lngd.bench.optimizers import OPTIMIZERS
+from lngd.bench.peers import check_installed
 from lngd.bench.summary import Target
 from lngd.bench.task import Task
 from lngd.bench.tasks import TASKS
@@ -43,7 +44,12 @@ def names_listed(kind: str, listed: str, table: Mapping[str, Thing]) -> list[str
 
 
 def optimizers_named(listed: str) -> list[str]:
-    return names_listed("optimizer", listed, OPTIMIZERS)
+    """Raises BenchError, before any work, where a third party's is not installed."""
+    names = names_listed("optimizer", listed, OPTIMIZERS)
+    for module in (OPTIMIZERS[name].module for name in names):
+        if module:
+            check_installed(module)
+    return names
 
 
 def rates_given(options: Iterable[str]) -> dict[str, float]:

@@ -1,134 +1,90 @@
-"""`lngd overhead`: what the curvature of each method costs in time and memory."""
+"""`lngd overhead`: what a step of each method costs in time and memory beside SGD's, measured and on paper."""
 
-import json
-import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
-from lngd.bench.machine import processor
-from lngd.bench.optimizers import OPTIMIZERS
-from lngd.bench.overhead import METHODS, MODELS, Footprint, Kind, Timing, Workload, measure
-from lngd.cli.names import lookup, names_listed
-from lngd.cli.plain_table import plain_table
+from lngd.bench.errors import BenchError
+from lngd.bench.overhead import ASDL, DEFAULT_METHODS, METHODS
+from lngd.bench.overhead_asdl import takes
+from lngd.bench.overhead_machine import Machine, calibrated
+from lngd.bench.overhead_prediction import predict
+from lngd.bench.overhead_records import Found, append, found_events, pages, started
+from lngd.bench.overhead_run import Plan, run
+from lngd.bench.overhead_workloads import NETWORKS, Workload
+from lngd.cli.names import names_listed
+from lngd.cli.overhead_show import show, show_predictions
 from lngd.cli.running import command_line, console, make_directory
 
-WIDTH = 100
-MISSING = "–"
-KINDS: tuple[Kind, ...] = ("ordinary", "measuring", "refresh")
-HEADINGS = ("method", "step\nms", "ratio", "measure\nms", "ratio", "refresh\nms", "ratio", "back-\nward", "MiB", "max.\nMiB")
-MIB = 2**20
+CUSTOMARY = ",".join(name for name in DEFAULT_METHODS if name in METHODS)
 
 
 def overhead(
     *,
-    methods: Annotated[str, typer.Option(metavar="NAME,…", help=f"Of {', '.join(METHODS)}.")] = ",".join(METHODS),
-    model: Annotated[str, typer.Option(help=f"One of {', '.join(MODELS)}.")] = "resnet18",
-    width: Annotated[int | None, typer.Option(min=1, help="Channels of the first stage. [the model's own: 64, 16]")] = None,
-    batch: Annotated[int, typer.Option(min=2, help="Samples a step.")] = 128,
-    rounds: Annotated[int, typer.Option(min=1, help="Steps of each kind.")] = 3,
-    against: Annotated[str, typer.Option(help="The method whose steps the ratios are of.")] = "sgd",
+    models: Annotated[str, typer.Option("--models", "--model", metavar="NAME,…", help=f"Of {', '.join(NETWORKS)}.")] = "resnet18",
+    batch: Annotated[str, typer.Option(metavar="N,…", help="Samples a step. [default: each model's own]")] = "",
+    methods: Annotated[str, typer.Option(metavar="NAME,…", help=f"Of {', '.join(METHODS)}.")] = CUSTOMARY,
+    rounds: Annotated[int, typer.Option(min=1, help="Curvature intervals of each method.")] = 2,
+    width: Annotated[int | None, typer.Option(min=1, help="Of the model. [default: that of the real one]")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where overhead.md and overhead.jsonl go.")] = Path("runs/overhead"),
+    peak: Annotated[bool, typer.Option(help="Peak memory too, of a process for each method.")] = True,
+    predict_only: Annotated[bool, typer.Option("--predict", help="On paper only, without training.")] = False,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Print the tables of an earlier run again.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where records, tables and chart go; they add up.")] = Path(
+        "runs/overhead"
+    ),
 ) -> None:
-    """Time the steps of each method beside those of SGD or another, and weigh what it keeps."""
-    names = names_listed("method", methods, valid := dict.fromkeys(METHODS))
-    lookup("method", against, valid)
-    network = lookup("model", model, MODELS)
+    """Time whole curvature intervals of each method beside SGD steps, weigh what it keeps, and show where the time goes."""
+    if report is not None:
+        show(pages(report), report)
+        return
     torch.set_num_threads(threads)
-    workload = Workload(network, width or network.width, batch)
-    title = f"{model}, {workload.width} channels in the first stage, batch {batch}, beside {OPTIMIZERS[against].title}"
+    workloads = _workloads(names_listed("model", models, NETWORKS), batch, width)
+    plan = Plan(names_listed("method", methods, dict.fromkeys(METHODS)), rounds, peak)
+    console.print("calibrating …", markup=False)
+    machine = calibrated()
+    console.print(str(machine), markup=False)
+    if predict_only:
+        show_predictions({workload.title: predict(workload, plan.methods, machine) for workload in workloads})
+        return
     make_directory(out)
-    console.print(f"{title}: {len(names)} methods, {rounds} rounds", markup=False)
-    found: list[Timing | Footprint] = []
-    with _recorded(out / "overhead.jsonl", _start(title, rounds)) as file:
-        for line in measure(names, workload, rounds, against):
-            found.append(line)
-            _record(line, file)
-    table = plain_table(HEADINGS, [_row(name, found, spread=KINDS[:2]) for name in names], words=1)
-    Console(width=WIDTH, highlight=False).print("", table, "")
-    rows = [_row(name, found, spread=KINDS) for name in names]
-    (out / "overhead.md").write_text(f"{_caption(title, rounds)}\n\n{_markdown(rows)}", encoding="utf-8")
-    console.print(f"Written: {out / 'overhead.md'}, {out / 'overhead.jsonl'}", soft_wrap=True, markup=False)
+    for workload in workloads:
+        _measure(plan, workload, machine, out / workload.file_name)
+    show(pages(out), out)
 
 
-def _start(title: str, rounds: int) -> dict[str, Any]:
-    return {
-        "event": "start",
-        "title": title,
-        "rounds": rounds,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "machine": processor(torch.device("cpu")),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command_line(),
-    }
+def _workloads(names: list[str], batch: str, width: int | None) -> list[Workload]:
+    return [Workload(name, width or NETWORKS[name].width, size) for name in names for size in _batches(name, batch)]
 
 
-@contextmanager
-def _recorded(path: Path, start: dict[str, Any]) -> Iterator[TextIO]:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(start) + "\n")
-        yield file
+def _batches(name: str, listed: str) -> Iterator[int]:
+    if not listed.strip():
+        yield from NETWORKS[name].batches
+        return
+    for word in listed.split(","):
+        if not word.strip().isdecimal() or int(word) < 2:
+            raise BenchError(f"--batch {listed}: give sizes of 2 and more, such as 32,128")
+        yield int(word)
 
 
-def _record(line: Timing | Footprint, file: TextIO) -> None:
-    """On disk at once, and each method's name on the screen: the whole takes minutes."""
-    event = "timing" if isinstance(line, Timing) else "footprint"
-    file.write(json.dumps({"event": event, **asdict(line)}) + "\n")
-    file.flush()
-    if isinstance(line, Footprint):
-        console.print(f"{line.method} …", markup=False)
+def _measure(plan: Plan, workload: Workload, machine: Machine, path: Path) -> None:
+    """One model and batch, into its file."""
+    if ASDL in plan.methods and not takes(workload.model(), len(workload.network.inputs(2))):
+        plan = replace(plan, methods=[name for name in plan.methods if name != ASDL])
+        console.print(f"{workload.title}: {ASDL} takes no grouped convolutions and one input only; it is left out", markup=False)
+    console.print(f"{workload.title}: {', '.join(plan.methods)}; {plan.rounds} rounds", markup=False)
+    append(path, started(workload, plan.rounds, command_line()) | {"calibration": asdict(machine)})
+    predictions = predict(workload, plan.methods, machine)
+    for found in run(plan, workload):
+        if found.method in predictions:
+            found.predicted = predictions[found.method].ratio
+        append(path, found_events(found))
+        console.print(_said(found), markup=False)
 
 
-def _row(method: str, found: Sequence[Timing | Footprint], *, spread: Sequence[Kind]) -> list[str]:
-    """`spread`: the kinds whose ratio comes with its least and largest; the terminal has no room for all."""
-    of_kind = {kind: [t for t in found if isinstance(t, Timing) and (t.method, t.kind) == (method, kind)] for kind in KINDS}
-    times = [cell for kind in KINDS for cell in (_median(of_kind[kind]), _ratio(of_kind[kind], spread=kind in spread))]
-    kept = next(line for line in found if isinstance(line, Footprint) and line.method == method)
-    return [OPTIMIZERS[method].title, *times, str(kept.backward_passes), _mib(kept.state_bytes), _mib(kept.largest_bytes)]
-
-
-def _median(timings: list[Timing]) -> str:
-    if not timings:
-        return MISSING
-    return _number(statistics.median(t.milliseconds for t in timings))
-
-
-def _ratio(timings: list[Timing], *, spread: bool) -> str:
-    """The median, with `spread` also least and largest; a single one stands alone."""
-    if not timings:
-        return MISSING
-    ratios = sorted(t.ratio for t in timings)
-    median, least, largest = map(_number, (statistics.median(ratios), ratios[0], ratios[-1]))
-    return f"{median} ({least}–{largest})" if spread and len(ratios) > 1 else median
-
-
-def _number(value: float) -> str:
-    """Three digits or more."""
-    return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f}"
-
-
-def _mib(size: int) -> str:
-    return f"{size / MIB:.1f}" if size else MISSING
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    headings = [heading.replace("-\n", "").replace("\n", " ") for heading in HEADINGS]
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _caption(title: str, rounds: int) -> str:
-    threads = torch.get_num_threads()
-    return (
-        f"{title}; {rounds} round{'s' * (rounds != 1)}. {processor(torch.device('cpu'))}, "
-        f"{threads} thread{'s' * (threads != 1)}, {'CPU' if threads == 1 else 'wall'} time, torch {torch.__version__}."
-    )
+def _said(found: Found) -> str:
+    return f"  {found.method}: {', '.join(f'{interval.ratio:.2f}' for interval in found.intervals)} × SGD"

@@ -1,0 +1,184 @@
+"""The amortised cost of a step of ours over SGD's, on paper: operations and traffic of each stage from its blocks' shapes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from lngd.bench.flops import FLOAT, Counter, LayerShape, Work, forward_and_backward, layer_shapes
+from lngd.bench.optimizers import OPTIMIZERS
+from lngd.bench.overhead import arguments_of, build
+from lngd.bench.overhead_machine import Machine
+from lngd.bench.overhead_workloads import Workload
+from lngd.fisher import FisherType
+from lngd.optimizer import NaturalGradient
+
+PROBE = 256
+"""Inputs and outputs of the layer on which passes over a gradient are counted."""
+MOMENTS = 10 / 16
+"""The share of Σ a aᵀ that is multiplied; the rest is its mirror image (`lngd.linalg.second_moments`)."""
+ROW_PASSES = 5
+"""Over the rows of activations when Σ w a aᵀ is made: written out, weighted, read, squared for their norms."""
+OUTPUT_PASSES = 5
+"""Over g: made, squared, summed over outputs and over rows."""
+KERNEL_SAMPLES = 16
+"""Those that measure the factor over a kernel's places."""
+POLAR_STEPS = 5
+"""Newton–Schulz iterations of a spectral step."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Milliseconds of a step: the network's own, SGD's update, and what ours does instead, by stage, amortised."""
+
+    network: float
+    sgd: float
+    stages: Mapping[str, float]
+
+    @property
+    def ratio(self) -> float:
+        """Of our step to SGD's."""
+        return (self.network + sum(self.stages.values())) / (self.network + self.sgd)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer's sizes, what its block keeps, and the method's arguments."""
+
+    shape: LayerShape
+    statistics: Shapes
+    inverses: Shapes
+    batch: int
+    arguments: Mapping[str, Any]
+    passes: float
+
+    def precondition(self) -> Work:
+        """A dense factor of b×b on a gradient of P numbers is 2·P·b operations, however often it repeats along a side."""
+        numbers = self.shape.numbers
+        return Work(products=sum(2.0 * numbers * shape[-1] for shape in dense(self.inverses)))
+
+    def rate(self) -> Work:
+        """The direction applied to r samples, and g met with that; nothing where no sample measures the rate."""
+        if self.arguments["rate"] != "layerwise":
+            return Work()
+        samples = min(self.batch, self.arguments["rate_samples"] or self.batch)
+        outputs = samples * self.shape.positions * self.shape.outputs * self.shape.groups
+        return self.shape.forward(samples) + Work(traffic=OUTPUT_PASSES * FLOAT * outputs)
+
+    def apply(self) -> Work:
+        """Passes over the gradient."""
+        return Work(traffic=self.passes * FLOAT * self.shape.numbers)
+
+    def measure(self) -> Work:
+        """Second moments of every sample and position, and what is read and written for them."""
+        rows, groups = self.batch * self.shape.positions, self.shape.groups
+        products = sum(MOMENTS * 2.0 * groups * self._moments(name, shape) for name, shape in self.statistics.items())
+        unfolded = not any("kernel" in name for name in self.statistics)
+        inputs = self.shape.inputs * rows if unfolded else self.batch * self.shape.pixels * self._channels()
+        traffic = FLOAT * groups * (ROW_PASSES * inputs + OUTPUT_PASSES * rows * self.shape.outputs)
+        return Work(products=products, traffic=traffic)
+
+    def refresh(self) -> Work:
+        """b³/3 for a Cholesky factor of b×b and 2b³/3 for the inverse from it."""
+        factors = dense(self.inverses)
+        cubes = sum(float(shape[-1]) ** 3 * (shape[0] if len(shape) > 2 else 1) for shape in factors)
+        return Work(factorisations=self.shape.groups * cubes)
+
+    def orthogonalise(self) -> Work:
+        """Five iterations of three products with the smaller side twice: 4·m²·n + 2·m³."""
+        small, large = sorted((self.shape.inputs, self.shape.outputs))
+        return Work(products=POLAR_STEPS * self.shape.groups * (4.0 * small**2 * large + 2.0 * small**3))
+
+    def _moments(self, name: str, shape: tuple[int, ...]) -> float:
+        """Multiplications of Σ x xᵀ: rows times numbers kept."""
+        if not is_dense(shape):
+            return 0.0
+        kept = float(shape[-1] * shape[-1] * (shape[0] if len(shape) > 2 else 1))
+        if "kernel" in name:
+            return min(self.batch, KERNEL_SAMPLES) * self.shape.positions * self._channels() * kept
+        return self.batch * kept * (self.shape.pixels if "channels" in name else self.shape.positions)
+
+    def _channels(self) -> int:
+        """Of a convolution's group, from the factors over channels and kernel."""
+        return max(1, self.shape.inputs // max((s[-1] for n, s in self.statistics.items() if "kernel" in n), default=1))
+
+
+def predict(workload: Workload, methods: Sequence[str], machine: Machine) -> dict[str, Prediction]:
+    """Of the methods that are ours; others have no prediction."""
+    network = forward_and_backward(workload)
+    found = {method: _of_method(workload, method, network, machine) for method in methods if method in OPTIMIZERS}
+    return {method: prediction for method, prediction in found.items() if prediction is not None}
+
+
+def is_dense(shape: tuple[int, ...]) -> bool:
+    """Whether it is a square matrix, or several."""
+    return len(shape) > 1 and shape[-1] == shape[-2]
+
+
+def dense(shapes: Shapes) -> list[tuple[int, ...]]:
+    """The square matrices among the shapes."""
+    return [shape for shape in shapes.values() if is_dense(shape)]
+
+
+def _of_method(workload: Workload, method: str, network: Work, machine: Machine) -> Prediction | None:
+    model = workload.model()
+    optimizer = build(method, model, workload.mean_over)
+    if not isinstance(optimizer, NaturalGradient):
+        return None
+    layers = layers_of(method, optimizer, layer_shapes(model, workload.network.inputs(1)), workload.batch)
+    optimizer.close()
+    work = _stages(layers, network, arguments_of(optimizer))
+    if "spectral" in method:
+        work["orthogonalise"] = sum((layer.orthogonalise() for layer in layers), Work())
+    sgd = Work(traffic=passes("sgd") * FLOAT * sum(p.numel() for p in model.parameters()))
+    stages = {stage: each.milliseconds(machine) for stage, each in work.items()}
+    return Prediction(network.milliseconds(machine), sgd.milliseconds(machine), stages)
+
+
+def _stages(layers: Sequence[Layer], network: Work, arguments: Mapping[str, Any]) -> dict[str, Work]:
+    """Amortised. A pass between layers touches what a backward pass touches; a whole one multiplies as a forward does, too."""
+    often, seldom = 1 / arguments["curvature_every"], 1 / arguments["inverse_every"]
+    backward = Work(traffic=network.traffic / 3)
+    if arguments["fisher"] is FisherType.SAMPLED:
+        backward = network * (1 / 3)
+    return {
+        "measure": (sum((layer.measure() for layer in layers), Work()) + backward) * often,
+        "refresh": sum((layer.refresh() for layer in layers), Work()) * seldom,
+        "precondition": sum((layer.precondition() for layer in layers), Work()),
+        "rate": sum((layer.rate() for layer in layers), Work()),
+        "apply": sum((layer.apply() for layer in layers), Work()),
+    }
+
+
+@cache
+def passes(method: str) -> float:
+    """Over the gradient in an ordinary step, counted on a small layer: bytes its operators touch for each of the gradient's.
+
+    Products are left out: they have counts of their own.
+    """
+    model = nn.Linear(PROBE, PROBE, bias=False)
+    optimizer = build(method, model, first=1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.ones(2, PROBE)).square().mean().backward()
+        with Counter(products=False) as counter:
+            optimizer.step()
+    return counter.work.traffic / (FLOAT * PROBE**2)
+
+
+def layers_of(method: str, optimizer: NaturalGradient, shapes: Sequence[LayerShape], batch: int) -> list[Layer]:
+    """Those with curvature."""
+    arguments, count = arguments_of(optimizer), passes(method)
+    found = []
+    for shape in shapes:
+        if shape.name in optimizer.blocks:
+            block = optimizer.blocks[shape.name]
+            kept = block.shapes(shape.inputs, shape.outputs)
+            statistics, inverses = ({name: kept[name] for name in names} for names in (block.statistics, block.inverses))
+            found.append(Layer(shape, statistics, inverses, batch, arguments, count))
+    return found
