@@ -75,19 +75,21 @@ def sizes(rows: Sequence[Size]) -> Mapping[str, Size]:
     return {row.task: row for row in rows}
 
 
+# Targets: AdamW at the best of its rates 0.002, 0.004 and 0.008, seed 1000, on held-out training samples, full schedule; what it
+# has between 60 and 70 % of the steps, rounded. Set before any other optimizer was run on these sizes.
 SIZES = sizes(
     [
         Size(task="fashion-mlp", steps=400, epoch_steps=40, train_samples=12800, evaluations=2500, target=0.84),
-        Size(task="fashion-cnn", steps=120, epoch_steps=12, train_samples=12800, evaluations=2000, target=0.8),
-        Size(task="fashion-resnet", steps=120, epoch_steps=12, train_samples=12800, evaluations=2500, target=0.8),
-        Size(task="mnist-cnn", steps=300, epoch_steps=30, train_samples=4000, evaluations=1000, target=0.95),
+        Size(task="fashion-cnn", steps=120, epoch_steps=12, train_samples=12800, evaluations=2000, target=0.81),
+        Size(task="fashion-resnet", steps=120, epoch_steps=12, train_samples=12800, evaluations=2500, target=0.82),
+        Size(task="mnist-cnn", steps=300, epoch_steps=30, train_samples=4000, evaluations=1000, target=0.955),
         Size(
             task="stdlib-charlm",
-            steps=150,
-            epoch_steps=15,
+            steps=200,
+            epoch_steps=20,
             train_samples=6400,
             evaluations=128,
-            target=2.3,
+            target=2.58,
             model=partial(GPT, VOCABULARY, CONTEXT, 64, heads=4, layers=2),
             title="GPT with 2 layers of width 64 on Python source, characters",
         ),

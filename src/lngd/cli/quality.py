@@ -40,8 +40,7 @@ def quality(
 ) -> None:
     """Time every optimizer to a fixed target on many tasks, all tuned alike; about two hours of one core.
 
-    The same command goes on where a former one was broken off. Several processes may fill one directory, each with
-    its own --tasks.
+    The same command goes on where a former one was broken off. Processes with different --tasks may fill one directory.
     """
     if report:
         _present(read_quality(report), report)
