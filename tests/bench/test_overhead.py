@@ -18,7 +18,7 @@ from lngd.cli.overhead import overhead
 APP = typer.Typer()
 APP.command()(overhead)
 TINY = Workload(MODELS["resnet18"], 4, 4)
-FIRST_ORDER = ("sgd", "adamw", "muon")
+FIRST_ORDER = ("sgd", "adamw", "muon", "muon-fp32", "soap", "shampoo", "heavyball", "singd")  # no blocks to be measured
 CURVED = [name for name in METHODS if name not in FIRST_ORDER]
 KFAC_LIKE = ("kfac", "ekfac", "tkfac", "thor", "lngd-lr")
 
