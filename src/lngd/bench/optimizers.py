@@ -81,7 +81,7 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "muon": Competitor("Muon", _muon, 0.01, 1.5),
     "muon-fp32": Competitor("Muon, float32", _muon_fp32, 0.01, 1.3),
     "soap": Competitor("SOAP", _peer(peers.soap), 0.003, 2.5, "pytorch_optimizer"),
-    "shampoo": Competitor("Shampoo", _peer(peers.Shampoo), 0.002, 2.5, "pytorch_optimizer"),
+    "shampoo": Competitor("Shampoo", _peer(peers.Shampoo), 0.004, 2.5, "pytorch_optimizer"),
     "heavyball": Competitor("PSGD Kron", _peer(peers.HeavyBall), 0.001, 4.0, "heavyball"),
     "singd": Competitor("SINGD", _singd, 0.02, 2.0, "singd"),
     "kfac": Competitor("K-FAC", _family(lngd.KFAC), 0.1, 2.0),

@@ -48,7 +48,10 @@ class Shampoo(Joined):
     """pytorch-optimizer's port of Google's distributed Shampoo.
 
     Its plain `Shampoo` has no grafting and takes a root of every axis of a kernel at every step. Step lengths are grafted
-    from RMSProp with momentum, so that a rate means what AdamW's means; decay 0.99 for runs of hundreds of steps.
+    from RMSProp with momentum, so that a rate means what AdamW's means; decay 0.99 for runs of hundreds of steps. Blocks of
+    128, Google's default, and roots by SVD: in trials on Fashion-MNIST both were cheaper than the port's 512 and
+    Schur–Newton iteration and no worse. Grafting from SGD, the port's default, was better on a perceptron at 0.1 and worse
+    on a convolutional network.
     """
 
     def __init__(self, model: nn.Module, lr: float, weight_decay: float) -> None:
@@ -62,6 +65,8 @@ class Shampoo(Joined):
             decoupled_weight_decay=True,
             start_preconditioning_step=REFRESH_EVERY,
             preconditioning_compute_steps=REFRESH_EVERY,
+            block_size=128,
+            use_svd=True,
             graft_type=library.optimizer.shampoo.LayerWiseGrafting.RMSPROP,
         )
         super().__init__(trainable_of(model), [self.shampoo])

@@ -24,8 +24,16 @@ Runner = Callable[[Sequence[RunSpec]], None]
 
 
 @dataclass(frozen=True)
+class Judge:
+    """What makes one rate better than another: a figure of a run; None where a run has none."""
+
+    figure: Callable[[Record], float | None]
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
 class Trial:
-    """One rate: the mean best metric over the tuning seeds, None if a seed diverged."""
+    """One rate: the mean of the judge's figure over the tuning seeds, None if a seed diverged."""
 
     rate: float
     metric: float | None
@@ -74,18 +82,33 @@ def grid_around(customary: float, trials: int) -> list[float]:
     return [rounded(customary * FACTOR ** (index - (trials - 1) // 2)) for index in range(trials)]
 
 
-def tune(task: Task, optimizers: Sequence[str], *, trials: int, seeds: int, place: Place, run: Runner) -> list[Grid]:
-    """Grids in which the best rate is not at the edge, unless `ROUNDS` extensions did not find one.
+def best_metric_judge(task: Task) -> Judge:
+    return Judge(best_metric, task.metric == "accuracy")
 
-    `run` makes the runs that it is given, or finds them done.
+
+def tune(
+    task: Task,
+    optimizers: Sequence[str],
+    *,
+    trials: int,
+    seeds: int,
+    place: Place,
+    run: Runner,
+    rounds: int = ROUNDS,
+    judge: Judge | None = None,
+) -> list[Grid]:
+    """Grids in which the best rate is not at the edge, unless so many rounds of extension did not find one.
+
+    `run` makes the runs that it is given, or finds them done. Without a judge, the best metric over the epochs counts.
     """
+    chosen = judge or best_metric_judge(task)
     rates = {name: grid_around(OPTIMIZERS[name].customary, trials) for name in optimizers}
-    grids = _measured(task, rates, seeds, place, run)
-    for _ in range(ROUNDS):
+    grids = grids_of(_measured(task, rates, seeds, place, run), optimizers, chosen)
+    for _ in range(rounds):
         if not any(grid.edge for grid in grids):
             break
         rates = {grid.optimizer: [*rates[grid.optimizer], *grid.further()] for grid in grids}
-        grids = _measured(task, rates, seeds, place, run)
+        grids = grids_of(_measured(task, rates, seeds, place, run), optimizers, chosen)
     return grids
 
 
@@ -95,7 +118,12 @@ def paste_line(grids: Sequence[Grid]) -> str:
     return f"rates={{{rates}}},"
 
 
-def _measured(task: Task, rates: Mapping[str, list[float]], seeds: int, place: Place, run: Runner) -> list[Grid]:
+def grids_of(records: Sequence[Record], optimizers: Sequence[str], judge: Judge) -> list[Grid]:
+    """What finished trials say, a grid an optimizer."""
+    return [_grid(name, [record for record in records if record.header.optimizer == name], judge) for name in optimizers]
+
+
+def _measured(task: Task, rates: Mapping[str, list[float]], seeds: int, place: Place, run: Runner) -> list[Record]:
     specs = [
         RunSpec(task, name, rate, seed)
         for seed in range(FIRST_SEED, FIRST_SEED + seeds)
@@ -103,17 +131,16 @@ def _measured(task: Task, rates: Mapping[str, list[float]], seeds: int, place: P
         for rate in dict.fromkeys(rates[name])
     ]
     run(specs)
-    records = records_of(specs, place.out)
-    return [_grid(name, [r for r in records if r.header.optimizer == name], task) for name in rates]
+    return records_of(specs, place.out)
 
 
-def _grid(name: str, records: list[Record], task: Task) -> Grid:
+def _grid(name: str, records: list[Record], judge: Judge) -> Grid:
     rates = sorted({record.header.lr for record in records})
-    trials = (_trial(rate, [record for record in records if record.header.lr == rate]) for rate in rates)
-    return Grid(name, tuple(trials), task.metric == "accuracy")
+    trials = (_trial(rate, [record for record in records if record.header.lr == rate], judge) for rate in rates)
+    return Grid(name, tuple(trials), judge.higher_is_better)
 
 
-def _trial(rate: float, records: list[Record]) -> Trial:
-    metrics = [metric for record in records if (metric := best_metric(record)) is not None]
-    whole = len(metrics) == len(records) and not any(record.diverged for record in records)
-    return Trial(rate, statistics.mean(metrics) if whole else None)
+def _trial(rate: float, records: list[Record], judge: Judge) -> Trial:
+    figures = [figure for record in records if (figure := judge.figure(record)) is not None]
+    whole = len(figures) == len(records) and not any(record.diverged for record in records)
+    return Trial(rate, statistics.mean(figures) if whole else None)

@@ -12,6 +12,7 @@ from lngd.cli.doctor import doctor
 from lngd.cli.fisher import fisher
 from lngd.cli.gaussian import gaussian
 from lngd.cli.overhead import overhead
+from lngd.cli.quality import quality
 from lngd.cli.race import race
 from lngd.cli.scaling import scaling
 from lngd.cli.show import figure, table
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(race)
 app.command()(tune)
+app.command()(quality)
 app.command()(table)
 app.command()(figure)
 app.command()(overhead)

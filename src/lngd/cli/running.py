@@ -59,8 +59,11 @@ def announce(specs: Sequence[RunSpec], out: Path) -> None:
     )
 
 
-def run_all(specs: Sequence[RunSpec], place: Place, *, resume: bool) -> None:
-    """Every run that the directory lacks or that was broken off in it; Ctrl-C keeps finished epochs and says how to go on."""
+def run_all(specs: Sequence[RunSpec], place: Place, *, resume: bool, again: str | None = None) -> None:
+    """Every run that the directory lacks or that was broken off in it; Ctrl-C keeps finished epochs and says how to go on.
+
+    `again`: the command that goes on, where it is not the same with `--resume`.
+    """
     torch.set_flush_denormal(True)  # dying nets fill with denormal numbers, on which a CPU is a hundred times slower
     waiting = unfinished(specs, place.out, resume=resume)
     done = len(specs) - len(waiting)
@@ -74,7 +77,7 @@ def run_all(specs: Sequence[RunSpec], place: Place, *, resume: bool) -> None:
         finished = sum((place.out / spec.file_name).exists() for spec in specs)
         console.print(
             f"\nStopped; {finished} of {len(specs)} runs are kept, and the finished epochs of those under way. "
-            f"Go on with:\n  {_resume_command(place)}",
+            f"Go on with:\n  {again or _resume_command(place)}",
             soft_wrap=True,
         )
         raise typer.Exit(INTERRUPTED) from None

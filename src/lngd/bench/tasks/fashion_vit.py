@@ -1,0 +1,21 @@
+"""Fashion-MNIST, a small vision transformer: attention and LayerNorm on images."""
+
+from functools import partial
+
+from lngd.bench.datasets.fashion import load_fashion_split
+from lngd.bench.models.vit import ViT
+from lngd.bench.task import Task
+
+TASK = Task(
+    name="fashion-vit",
+    title="Vision transformer, 16 patches, 3 blocks of width 64, on Fashion-MNIST",
+    metric="accuracy",
+    epochs=5,
+    batch_size=128,
+    samples=60000,
+    model=partial(ViT, 7, 64, 3, 4, image=28, channels=1),
+    data=load_fashion_split,
+    step_seconds=0.03,
+    rates={},
+    note="10,000 evaluation images",
+)
