@@ -91,7 +91,7 @@ class Method(NaturalGradient):
             any other layer's). LNGD's block only.
         max_factor_dim: the largest dense factor: of a larger one only diagonal blocks are kept. EKFAC and NGPlus leave the layer
             to AdamW.
-        fallback_lr: AdamW's rate for the parameters without curvature.
+        fallback_lr: AdamW's rate for the parameters without curvature; None: lr itself.
         generator: randomness of noise and labels; saved in `state_dict`.
 
     Raises:
@@ -131,7 +131,7 @@ class Method(NaturalGradient):
         keep_norms: bool = True,
         conv_factor: Literal["kronecker", "full"] = "kronecker",
         max_factor_dim: int = 8192,
-        fallback_lr: float = 3e-3,
+        fallback_lr: float | None = 3e-3,
         generator: torch.Generator | None = None,
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "model", "params", "generator", "__class__")}
@@ -193,7 +193,7 @@ class LNGD(Method):
     convolution_block = LNGDKroneckerBlock
 
 
-@defaults(norm="spectral", rate="rms", lr=0.01, momentum=0.95, momentum_on="nesterov", damping=1.0)
+@defaults(norm="spectral", rate="rms", lr=0.01, fallback_lr=None, momentum=0.95, momentum_on="nesterov", damping=1.0)
 class SpectralLNGD(LNGD):
     """LNGD with the spectral norm in place of the Frobenius norm: the whitened gradient's singular values are set to one."""
 

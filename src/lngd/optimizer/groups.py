@@ -1,6 +1,6 @@
 """Parameter groups: from what the user gives to one group for curvature and one for the fallback each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,8 +59,13 @@ def split_group(group: dict[str, Any], layers: dict[str, Layer]) -> tuple[dict[s
     rest = [p for p in group["params"] if id(p) not in curved]
     return (
         {**group, "params": mine, "kind": "curvature"},
-        {**ADAMW, **group, "params": rest, "kind": "fallback", "lr": group["fallback_lr"]},
+        {**ADAMW, **group, "params": rest, "kind": "fallback", "lr": fallback_rate(group)},
     )
+
+
+def fallback_rate(group: Mapping[str, Any]) -> float:
+    """AdamW's rate in a group: its own, or None for the group's lr."""
+    return group["lr"] if group["fallback_lr"] is None else group["fallback_lr"]
 
 
 def move_to_fallback(groups: Sequence[dict[str, Any]], p: nn.Parameter, group: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mean_over": (one_of("batch", "token", "none"), "'batch', 'token' or 'none' (the loss is a sum)"),
     "keep_norms": (lambda value: isinstance(value, bool), "True or False"),
     "max_factor_dim": (is_count(1), "a whole number of 1 or more"),
-    "fallback_lr": (at_least_zero, "a number of 0 or more"),
+    "fallback_lr": (lambda value: value is None or at_least_zero(value), "None (lr itself) or a number of 0 or more"),
     "curvature": (lambda value: value is None or isinstance(value, bool), "True, False or None (the layer's default)"),
 }
 

@@ -16,7 +16,7 @@ from lngd.linalg import all_finite
 from lngd.optimizer import checkpoint
 from lngd.optimizer.cycle import Cycle
 from lngd.optimizer.fallback import Fallback
-from lngd.optimizer.groups import GROUP_DEFAULTS, curvature_choices, move_to_fallback, split_group, user_groups
+from lngd.optimizer.groups import GROUP_DEFAULTS, curvature_choices, fallback_rate, move_to_fallback, split_group, user_groups
 from lngd.optimizer.layer_state import LayerState, Recipe, deliver_to, step_layers
 from lngd.optimizer.loss_scale import unscaled
 from lngd.optimizer.memory import MemoryReport, memory_report
@@ -176,8 +176,7 @@ class NaturalGradient(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters. Those added after construction are trained by the fallback: their layers have no hooks."""
         if "kind" not in param_group:
-            rate = param_group.get("fallback_lr", self.defaults["fallback_lr"])
-            param_group = {**param_group, "kind": "fallback", "lr": rate}
+            param_group = {**param_group, "kind": "fallback", "lr": fallback_rate({**self.defaults, **param_group})}
         super().add_param_group(param_group)
 
     def _header(self) -> dict[str, Any]:
