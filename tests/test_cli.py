@@ -102,7 +102,7 @@ def test_the_list_of_data_sets_says_how_to_get_what_is_missing(tmp_path: Path, m
         (["race", "digits-mlp", "--lr", "sgd=-1"], "greater than 0"),
         (["race", "digits-mlp", "--target", "best"], "give auto, task or a number"),
         (["race", "digits-mlp", "--device", "toaster"], "--device toaster"),
-        (["quality", "--tasks", "fashion-cmm"], "Did you mean fashion-cnn? Valid: fashion-mlp, fashion-cnn"),
+        (["quality", "--tasks", "mnist-cm"], "Did you mean mnist-cnn? Valid: fashion-mlp, fashion-cnn"),
         (["quality", "--optimizers", "soup"], "Did you mean soap?"),
         (["data", "fetch", "imagenet"], "no data set 'imagenet'"),
         (["data", "fetch", "digits"], "needs no download"),

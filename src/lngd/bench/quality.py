@@ -75,8 +75,8 @@ def sizes(rows: Sequence[Size]) -> Mapping[str, Size]:
     return {row.task: row for row in rows}
 
 
-# Targets: AdamW at the best of its rates 0.002, 0.004 and 0.008, seed 1000, on held-out training samples, full schedule; what it
-# has between 60 and 70 % of the steps, rounded. Set before any other optimizer was run on these sizes.
+# Targets: AdamW at the best of its rates 0.002, 0.004 and 0.008 (fashion-mobilenet also 0.016 and 0.032), seed 1000, held-out
+# training samples, full schedule; what it has between 60 and 70 % of the steps, rounded. Set before any comparison.
 SIZES = sizes(
     [
         Size(task="fashion-mlp", steps=400, epoch_steps=40, train_samples=12800, evaluations=2500, target=0.84),
@@ -94,7 +94,7 @@ SIZES = sizes(
             title="GPT with 2 layers of width 64 on Python source, characters",
         ),
         Size(task="fashion-vit", steps=120, epoch_steps=12, train_samples=12800, evaluations=2000, target=0.72),
-        Size(task="fashion-mobilenet", steps=120, epoch_steps=12, train_samples=12800, evaluations=2000, target=0.8),
+        Size(task="fashion-mobilenet", steps=120, epoch_steps=12, train_samples=12800, evaluations=2000, target=0.81),
     ]
 )
 
