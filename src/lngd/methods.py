@@ -27,33 +27,14 @@ from lngd.optimizer.hyperparameters import check_hyperparameters
 from lngd.optimizer.layer_state import Recipe
 from lngd.optimizer.momentum import MOMENTA
 from lngd.optimizer.norm import NORMS, Norm
+from lngd.optimizer.paper import PAPER as PAPER
 from lngd.optimizer.schedule import Schedule
 from lngd.stepsize import Constant, FixedRMS, Graft, KLClip, LayerwiseRate, StepSize
 
 Rate: TypeAlias = Literal["layerwise", "graft", "kl_clip", "constant", "rms"]
+TOKENS_FOR = 4
+"""Samples that the tokens of one sequence stand for."""
 M = TypeVar("M", bound="type[Method]")
-
-PAPER: dict[str, Any] = {
-    "momentum": 0.9,
-    "weight_decay": 0.004,
-    "damping": 1.0,
-    "damping_bounds": (1e-5, 1e-2),
-    "decay": 0.95,
-    "curvature_every": 100,
-    "inverse_every": 100,
-    "curvature_ramp": False,
-    "rate": "layerwise",
-    "warmup": 0,
-    "smoothing": 0.0,
-    "rate_samples": None,
-    "noise": "gaussian",
-    "momentum_on": "update",
-    "keep_norms": False,
-    "conv_factor": "full",
-    "max_factor_dim": 2**31 - 1,
-}
-"""Keyword arguments that restore the paper's recipe (sec. 3.3, sec. 4, Algorithm 1): `LNGD(model, lr=…, **PAPER)`.
-The paper finds lr by a grid over {1e-4, 3e-4, …, 1, 3}; it never gives µ."""
 
 
 class Method(NaturalGradient):
@@ -80,7 +61,10 @@ class Method(NaturalGradient):
         kl_clip: κ, the KL divergence a step may cause, with `rate="kl_clip"`.
         warmup: steps over which lr rises linearly.
         smoothing: how slowly the curvature along the step is forgotten; 0 is eq. 12 as printed.
-        rate_samples: samples of a batch that measure the rate; None for all.
+        rate_samples: samples of a batch that measure the rate, a quarter as many sequences with `mean_over="token"`, where tokens
+            are the samples; None for all.
+        curvature_samples: samples of a batch that measure the curvature, more where that is less than 4,096 pixels or tokens in
+            all; None for all.
         noise: of layer-wise sampling, "rademacher" or "gaussian".
         momentum_on: "gradient" (averaged, then preconditioned), "nesterov" (the same, looking ahead) or "update" (LNGD
             Algorithm 1).
@@ -123,15 +107,16 @@ class Method(NaturalGradient):
         kl_clip: float = 1e-3,
         warmup: int = 30,
         smoothing: float = 0.9,
-        rate_samples: int | None = 32,
+        rate_samples: int | None = 16,
+        curvature_samples: int | None = 32,
         noise: Noise = "rademacher",
         momentum_on: Literal["gradient", "nesterov", "update"] = "gradient",
         norm: Norm = "frobenius",
         mean_over: MeanOver = "batch",
         keep_norms: bool = True,
         conv_factor: Literal["kronecker", "full"] = "kronecker",
-        max_factor_dim: int = 8192,
-        fallback_lr: float | None = 3e-3,
+        max_factor_dim: int = 256,
+        fallback_lr: float | None = 0.01,
         generator: torch.Generator | None = None,
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "model", "params", "generator", "__class__")}
@@ -147,12 +132,12 @@ class Method(NaturalGradient):
             model,
             params,
             block=partial(self.block_of, conv_factor=conv_factor, max_factor_dim=max_factor_dim),
-            recipe=Recipe(MOMENTA[momentum_on](), steps[rate](), fisher, mean_over, keep_norms, NORMS[norm]),
+            recipe=Recipe(MOMENTA[momentum_on](), steps[rate](), fisher, mean_over, keep_norms, NORMS[norm], curvature_samples),
             curvature=Schedule(curvature_every, curvature_ramp),
             inverses=Schedule(inverse_every, curvature_ramp),
             defaults={name: given[name] for name in GROUP_DEFAULTS},
             warmup=warmup,
-            rate_samples=rate_samples,
+            rate_samples=sequences(rate_samples) if mean_over == "token" else rate_samples,
             noise=noise,
             likelihood=likelihood,
             generator=generator,
@@ -166,6 +151,11 @@ class Method(NaturalGradient):
         if large and conv_factor == "kronecker" and cls.convolution_block is not None:
             return cls.convolution_block(max_factor_dim, layer.kernel_places)
         return cls.block(max_factor_dim)
+
+
+def sequences(samples: int | None) -> int | None:
+    """How many sequences do for so many samples, if each token is one."""
+    return samples and math.ceil(samples / TOKENS_FOR)
 
 
 def defaults(**own: Any) -> Callable[[M], M]:
@@ -193,7 +183,7 @@ class LNGD(Method):
     convolution_block = LNGDKroneckerBlock
 
 
-@defaults(norm="spectral", rate="rms", lr=0.01, fallback_lr=None, momentum=0.95, momentum_on="nesterov", damping=1.0)
+@defaults(norm="spectral", rate="rms", lr=0.01, fallback_lr=None, momentum_on="nesterov", damping=1.0)
 class SpectralLNGD(LNGD):
     """LNGD with the spectral norm in place of the Frobenius norm: the whitened gradient's singular values are set to one."""
 
@@ -208,35 +198,39 @@ class LNGDLr(LNGD):
     """LNGD without layer-wise sampling: Φ and Ψ from back-propagated model samples (the ablation LNGD-lr of Table 5)."""
 
 
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0)
+FAMILY: dict[str, Any] = {"curvature_samples": None, "max_factor_dim": 8192}
+"""What the methods of other papers have in common: the whole batch, and factors as large as they come."""
+
+
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0, **FAMILY)
 class KFAC(Method):
     """Kronecker-factored approximate curvature (Martens & Grosse 2015): F ≈ A ⊗ B, π-adjusted damping, KL clip."""
 
     block = KFACBlock
 
 
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0, curvature_every=5, inverse_every=100)
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0, curvature_every=5, inverse_every=100, **FAMILY)
 class EKFAC(Method):
     """K-FAC's eigenbasis with re-estimated eigenvalues (George et al. 2018); measures more often than the basis moves."""
 
     block = EKFACBlock
 
 
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0)
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0, **FAMILY)
 class TKFAC(Method):
     """Trace-restricted K-FAC (Gao et al., AAAI 2021): F ≈ δ P ⊗ Q with the trace of F."""
 
     block = TKFACBlock
 
 
-@defaults(fisher=FisherType.EMPIRICAL, rate="kl_clip", lr=0.5, damping=0.01)
+@defaults(fisher=FisherType.EMPIRICAL, rate="kl_clip", lr=0.5, damping=0.01, **FAMILY)
 class NGPlus(Method):
     """NG+ (Yang et al., TPAMI 2022): L = E[G Gᵀ] of per-sample gradient matrices, direction (L + λI)⁻¹ ∇."""
 
     block = NGPlusBlock
 
 
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0, max_factor_dim=128)
+@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0, **{**FAMILY, "max_factor_dim": 128})
 class THOR(Method):
     """THOR (Chen et al., AAAI 2021): K-FAC's factors in blocks of at most `max_factor_dim`, refreshed by the trace rule."""
 

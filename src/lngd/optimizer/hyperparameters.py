@@ -66,6 +66,10 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or is_count(1)(value),
         "None (the whole batch) or a whole number of 1 or more",
     ),
+    "curvature_samples": (
+        lambda value: value is None or is_count(1)(value),
+        "None (the whole batch) or a whole number of 1 or more",
+    ),
     "noise": (one_of("rademacher", "gaussian"), "'rademacher' or 'gaussian'"),
     "momentum_on": (one_of("gradient", "nesterov", "update"), "'gradient', 'nesterov' or 'update'"),
     "mean_over": (one_of("batch", "token", "none"), "'batch', 'token' or 'none' (the loss is a sum)"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lngd.capture import Calls, OnSample, RateSample
+from lngd.capture import Calls, OnSample, RateSample, spread
 from lngd.curvature import CurvatureBlock
 from lngd.fisher import FisherType, MeanOver, fisher_weight
 from lngd.layers import ConvLayer, Layer
@@ -23,6 +23,9 @@ from lngd.optimizer.scale_invariance import norm_kept, observes
 from lngd.stepsize import Move, State, StepSize
 from lngd.types import Flag, GradientMatrix, Gradients, Scalar, joined
 
+LEAST_ROWS = 4096
+"""Rows, samples times positions, from which a sub-batch measures the curvature."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -35,6 +38,8 @@ class Recipe:
     keep_norms: bool
     norm: Callable[[GradientMatrix, GradientMatrix], GradientMatrix]
     """From P = F̂⁻¹M and M to the direction of steepest descent, `NORMS`."""
+    curvature_samples: int | None
+    """Samples of a batch that are measured, if they make LEAST_ROWS rows; None for all."""
 
 
 @dataclass
@@ -67,8 +72,17 @@ class LayerState:
         for n, same in by_size.items():
             if n:
                 with torch.autocast(same[0][0].device.type, enabled=False):
-                    for a, g in self._operands(same):
-                        self.pending.add(self.block.measure(a, g), n, self._tokens(same), forward_id)
+                    tokens = self._tokens(same)
+                    for a, g in self._operands(self._sub_batch(same, n, tokens)):
+                        self.pending.add(self.block.measure(a, g), n, tokens, forward_id)
+
+    def _sub_batch(self, calls: Calls, n: int, positions: int) -> Calls:
+        """A sub-batch of equal means: pixels and tokens make many rows of a sample."""
+        wanted = self.recipe.curvature_samples
+        if wanted is None:
+            return calls
+        chosen = spread(n, max(wanted, -(-LEAST_ROWS // max(1, positions))))
+        return [(x[chosen], g[chosen]) for x, g in calls]
 
     def _operands(self, calls: Calls) -> Iterator[tuple[Any, Gradients]]:
         """What the block measures: all calls as one, or each call's patches."""
