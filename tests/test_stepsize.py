@@ -77,17 +77,55 @@ def token_net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
 
 
+def per_token_gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """∇⁽ᵗ⟩ of half the squared output at every token of a model without interaction between tokens, `[n·s, o, i]`, by a loop."""
+    each: dict[str, list[Tensor]] = {"0": [], "2": []}
+    for token in x.flatten(0, 1):
+        model.zero_grad()
+        (model(token[None]).square().sum() / 2).backward()
+        for name, found in each.items():
+            module = model.get_submodule(name)
+            found.append(matrix(module.weight.grad[None], module.bias.grad[None])[0].clone())
+    model.zero_grad()
+    return {name: torch.stack(found) for name, found in each.items()}
+
+
 @pytest.mark.parametrize("positions", [1, 6])
-def test_a_mean_over_tokens_divides_the_rate_by_the_positions(positions):
-    rates = {}
-    for mean_over in ("batch", "token"):
-        model, x = token_net(), batch(10, positions, 4)[0]
-        optimizer = LNGD(model, mean_over=mean_over, mu=0.0, **PLAIN)
-        model(x).square().mean().backward()
-        optimizer.step()
-        rates[mean_over] = optimizer.rates
-    for name, rate in rates["token"].items():
-        torch.testing.assert_close(rate * positions, rates["batch"][name])
+def test_with_a_mean_over_tokens_tokens_are_the_samples_that_measure_the_rate(positions):
+    """Per-token gradients, one backward a token, and the mean of ⟨d, ∇⁽ᵗ⟩² over all of them."""
+    model, x = token_net(), batch(10, positions, 4)[0] + 1  # tokens that agree: the gradients of a sequence add up
+    each = per_token_gradients(model, x)
+    optimizer = LNGD(model, mean_over="token", mu=1e-8, **PLAIN)
+    (model(x).square().sum(-1).mean() / 2).backward()
+    optimizer.step()
+    for name, tokens in each.items():
+        torch.testing.assert_close(optimizer.rates[name], expected_rate(optimizer, name, tokens, tokens.mean(0), 1e-8))
+
+
+def test_tokens_of_a_layer_called_twice_count_each_by_itself():
+    """Two calls are two sets of tokens: their slopes are squared before anything is added up."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.layer = nn.Linear(4, 4, dtype=torch.float64)
+
+        def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+            return self.layer(x), self.layer(z)
+
+    model, x, z = Twice(), batch(6, 3, 4, seed=0)[0], batch(6, 3, 4, seed=1)[0]
+    optimizer = LNGD(model, mean_over="token", mu=1e-8, **PLAIN)
+    one, two = model(x, z)
+    (one.square().sum(-1).mean() / 2 + two.square().sum(-1).mean() / 2).backward()
+    gradient = matrix(model.layer.weight.grad[None], model.layer.bias.grad[None])[0]
+    ones = torch.ones(6 * 3, 1, dtype=torch.float64)
+    rows = [torch.cat([part.flatten(0, 1), ones], 1) for part in (x, z)]
+    each = [torch.stack([torch.outer(g, a) for g, a in zip(s.flatten(0, 1).detach(), r, strict=True)]) for s, r in zip((one, two), rows)]
+    optimizer.step()
+    d = direction(optimizer, "layer", gradient)
+    squares = [(tokens * d).flatten(1).sum(1).square().mean() for tokens in each]
+    torch.testing.assert_close(optimizer.rates["layer"], (d * gradient).sum() / (squares[0] + squares[1] + 1e-8))
 
 
 def test_the_rate_of_a_layer_called_twice_uses_whole_per_sample_gradients():

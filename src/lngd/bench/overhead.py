@@ -139,8 +139,9 @@ def build(method: str, model: nn.Module, mean_over: MeanOver = "batch", first: i
 
 
 def arguments_of(optimizer: NaturalGradient) -> Mapping[str, Any]:
-    """The defaults of its class, which are what a competitor's row leaves as they are."""
-    return {name: given.default for name, given in inspect.signature(type(optimizer)).parameters.items()}
+    """The defaults of its class, which a competitor's row leaves as they are, but for what the loss is a mean over."""
+    own = {"mean_over": optimizer.state_dict()["lngd"]["mean_over"]}
+    return {name: given.default for name, given in inspect.signature(type(optimizer)).parameters.items()} | own
 
 
 def interval(trainee: Trainee, reference: Trainee, number: int) -> Interval:

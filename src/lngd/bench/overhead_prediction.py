@@ -14,7 +14,10 @@ from lngd.bench.overhead import arguments_of, build
 from lngd.bench.overhead_machine import Machine
 from lngd.bench.overhead_workloads import Workload
 from lngd.fisher import FisherType
+from lngd.linalg.polar import QUINTICS
+from lngd.methods import sequences
 from lngd.optimizer import NaturalGradient
+from lngd.optimizer.layer_state import LEAST_ROWS
 
 PROBE = 256
 """Inputs and outputs of the layer on which passes over a gradient are counted."""
@@ -26,8 +29,8 @@ OUTPUT_PASSES = 5
 """Over g: made, squared, summed over outputs and over rows."""
 KERNEL_SAMPLES = 16
 """Those that measure the factor over a kernel's places."""
-POLAR_STEPS = 5
-"""Newton–Schulz iterations of a spectral step."""
+POLAR_PRODUCTS = 2 * len(QUINTICS) - 1 + 2 * (len(QUINTICS) - 1)
+"""k×k products of a spectral step: a square and a factor of the root each iteration, two more unless it is the last."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -66,7 +69,8 @@ class Layer:
         """The direction applied to r samples, and g met with that; nothing where no sample measures the rate."""
         if self.arguments["rate"] != "layerwise":
             return Work()
-        samples = min(self.batch, self.arguments["rate_samples"] or self.batch)
+        samples = self.arguments["rate_samples"]
+        samples = min(self.batch, (sequences(samples) if self.arguments["mean_over"] == "token" else samples) or self.batch)
         outputs = samples * self.shape.positions * self.shape.outputs * self.shape.groups
         return self.shape.forward(samples) + Work(traffic=OUTPUT_PASSES * FLOAT * outputs)
 
@@ -76,10 +80,11 @@ class Layer:
 
     def measure(self) -> Work:
         """Second moments of every sample and position, and what is read and written for them."""
-        rows, groups = self.batch * self.shape.positions, self.shape.groups
+        samples = self._measured()
+        rows, groups = samples * self.shape.positions, self.shape.groups
         products = sum(MOMENTS * 2.0 * groups * self._moments(name, shape) for name, shape in self.statistics.items())
         unfolded = not any("kernel" in name for name in self.statistics)
-        inputs = self.shape.inputs * rows if unfolded else self.batch * self.shape.pixels * self._channels()
+        inputs = self.shape.inputs * rows if unfolded else samples * self.shape.pixels * self._channels()
         traffic = FLOAT * groups * (ROW_PASSES * inputs + OUTPUT_PASSES * rows * self.shape.outputs)
         return Work(products=products, traffic=traffic)
 
@@ -90,9 +95,9 @@ class Layer:
         return Work(factorisations=self.shape.groups * cubes)
 
     def orthogonalise(self) -> Work:
-        """Five iterations of three products with the smaller side twice: 4·m²·n + 2·m³."""
+        """P Mᵀ, the iterations on what is k×k, and a product with P."""
         small, large = sorted((self.shape.inputs, self.shape.outputs))
-        return Work(products=POLAR_STEPS * self.shape.groups * (4.0 * small**2 * large + 2.0 * small**3))
+        return Work(products=self.shape.groups * (4.0 * small**2 * large + POLAR_PRODUCTS * 2.0 * small**3))
 
     def _moments(self, name: str, shape: tuple[int, ...]) -> float:
         """Multiplications of Σ x xᵀ: rows times numbers kept."""
@@ -100,8 +105,13 @@ class Layer:
             return 0.0
         kept = float(shape[-1] * shape[-1] * (shape[0] if len(shape) > 2 else 1))
         if "kernel" in name:
-            return min(self.batch, KERNEL_SAMPLES) * self.shape.positions * self._channels() * kept
-        return self.batch * kept * (self.shape.pixels if "channels" in name else self.shape.positions)
+            return min(self._measured(), KERNEL_SAMPLES) * self.shape.positions * self._channels() * kept
+        return self._measured() * kept * (self.shape.pixels if "channels" in name else self.shape.positions)
+
+    def _measured(self) -> int:
+        """Samples of a batch."""
+        wanted = self.arguments["curvature_samples"]
+        return self.batch if wanted is None else min(self.batch, max(wanted, -(-LEAST_ROWS // self.shape.positions)))
 
     def _channels(self) -> int:
         """Of a convolution's group, from the factors over channels and kernel."""
