@@ -121,7 +121,10 @@ def test_tokens_of_a_layer_called_twice_count_each_by_itself():
     gradient = matrix(model.layer.weight.grad[None], model.layer.bias.grad[None])[0]
     ones = torch.ones(6 * 3, 1, dtype=torch.float64)
     rows = [torch.cat([part.flatten(0, 1), ones], 1) for part in (x, z)]
-    each = [torch.stack([torch.outer(g, a) for g, a in zip(s.flatten(0, 1).detach(), r, strict=True)]) for s, r in zip((one, two), rows)]
+    each = [
+        torch.stack([torch.outer(g, a) for g, a in zip(s.flatten(0, 1).detach(), r, strict=True)])
+        for s, r in zip((one, two), rows, strict=True)
+    ]
     optimizer.step()
     d = direction(optimizer, "layer", gradient)
     squares = [(tokens * d).flatten(1).sum(1).square().mean() for tokens in each]

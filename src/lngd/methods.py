@@ -52,6 +52,7 @@ class Method(NaturalGradient):
         damping_bounds: (ν₁, ν₂), absolute bounds of λ.
         decay: ϵ of LNGD eq. 14, the weight on past statistics.
         curvature_every, inverse_every: steps between measurements (T_FIM) and between refreshes (T_INV).
+        refresh_over: steps over which a refresh is spread, layer by layer, so that none is much longer than others; 1: at once.
         curvature_ramp: measure and refresh at steps 1, 2, 4, … below the interval too.
         fisher: where g comes from: LAYERWISE, EMPIRICAL or SAMPLED.
         likelihood: what labels are drawn from with SAMPLED: "categorical" (the output holds logits), "bernoulli" (logits of
@@ -101,6 +102,7 @@ class Method(NaturalGradient):
         curvature_every: int = 20,
         inverse_every: int = 20,
         curvature_ramp: bool = True,
+        refresh_over: int = 4,
         fisher: FisherType = FisherType.LAYERWISE,
         likelihood: Likelihood = "categorical",
         rate: Rate = "layerwise",
@@ -135,6 +137,7 @@ class Method(NaturalGradient):
             recipe=Recipe(MOMENTA[momentum_on](), steps[rate](), fisher, mean_over, keep_norms, NORMS[norm], curvature_samples),
             curvature=Schedule(curvature_every, curvature_ramp),
             inverses=Schedule(inverse_every, curvature_ramp),
+            spread=refresh_over,
             defaults={name: given[name] for name in GROUP_DEFAULTS},
             warmup=warmup,
             rate_samples=sequences(rate_samples) if mean_over == "token" else rate_samples,

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from lngd.methods import EKFAC, KFAC, LNGD, THOR, TKFAC, LNGDLr, LNGDSample, Method, NGPlus
+from lngd.methods import EKFAC, KFAC, LNGD, THOR, TKFAC, LNGDLr, LNGDSample, Method, NGPlus, SpectralLNGD
 
 Check: TypeAlias = Callable[[type[Method]], None]
 Cell: TypeAlias = tuple[str, str]
 """A row's and a method's name."""
 Outcomes: TypeAlias = Mapping[Cell, bool]
 
-METHODS: dict[str, type[Method]] = {m.__name__: m for m in (LNGD, LNGDSample, LNGDLr, KFAC, EKFAC, TKFAC, NGPlus, THOR)}
+METHODS: dict[str, type[Method]] = {
+    m.__name__: m for m in (LNGD, SpectralLNGD, LNGDSample, LNGDLr, KFAC, EKFAC, TKFAC, NGPlus, THOR)
+}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from lngd import methods
 from lngd.fisher import FisherType
 from lngd.methods import Method
 
-METHODS = ("LNGD", "LNGDSample", "LNGDLr", "KFAC", "EKFAC", "TKFAC", "NGPlus", "THOR")
+METHODS = ("LNGD", "SpectralLNGD", "LNGDSample", "LNGDLr", "KFAC", "EKFAC", "TKFAC", "NGPlus", "THOR")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "autocast": torch.float32}
 
 

@@ -160,7 +160,7 @@ def test_the_papers_momentum_keeps_each_steps_own_rate():
 def test_the_default_recipe_is_its_own_transcription(weight_decay):
     model = mlp(*WIDTHS)
     expected = reference(model, paper=False, interval=20, damping=0.3, bounds=(1e-5, float("inf")))
-    optimizer = LNGD(model, lr=0.2, damping=0.3, curvature_every=20, inverse_every=20, weight_decay=weight_decay)
+    optimizer = LNGD(model, lr=0.2, damping=0.3, refresh_over=1, rate_samples=32, weight_decay=weight_decay)
     for step in range(STEPS):
         x, y = batch(BATCH, 4, seed=step)
         train_step(model, optimizer, x, y)

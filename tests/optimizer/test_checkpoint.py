@@ -218,7 +218,9 @@ def test_layers_on_the_limit_of_the_factors_size_are_named():
     model = plain()
     small = LNGD(plain(), max_factor_dim=5)
     optimizer = LNGD(model)
-    with pytest.raises(ValueError, match="layer '2' has curvature only in the optimizer"):
+    with pytest.raises(
+        ValueError, match=r"layer '2' has factors of \[4\] in the checkpoint, of \[7\] here: check max_factor_dim"
+    ):
         optimizer.load_state_dict(small.state_dict())
 
 

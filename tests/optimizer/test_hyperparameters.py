@@ -36,10 +36,14 @@ BAD: dict[str, tuple[Any, ...]] = {
     "rate_samples": NOT_A_COUNT,
     "noise": ("uniform", None),
     "momentum_on": ("weights", None),
+    "norm": ("nuclear", None),
+    "conv_factor": ("blocks", None),
+    "curvature_samples": NOT_A_COUNT,
+    "refresh_over": (*NOT_A_COUNT, None),
     "mean_over": ("sample", None, "sum"),
     "keep_norms": (1, None, "no"),
     "max_factor_dim": (*NOT_A_COUNT, None),
-    "fallback_lr": NOT_A_RATE,
+    "fallback_lr": tuple(value for value in NOT_A_RATE if value is not None),
 }
 GOOD: dict[str, tuple[Any, ...]] = {
     "lr": (0, 1, 0.5),
@@ -47,6 +51,8 @@ GOOD: dict[str, tuple[Any, ...]] = {
     "damping_bounds": ((0, 0), (1e-5, math.inf), [0.0, 1.0]),
     "warmup": (0, 1000),
     "rate_samples": (None, 1),
+    "curvature_samples": (None, 1),
+    "fallback_lr": (None, 0),
     "curvature_every": (1, 500),
 }
 

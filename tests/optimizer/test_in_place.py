@@ -8,7 +8,7 @@ from torch import nn
 import lngd
 from reference import batch
 
-METHODS = [name for name in lngd.__all__ if name != "FisherType"]
+METHODS = [name for name in lngd.__all__ if name not in ("FisherType", "PAPER")]
 MOMENTA = ["gradient", "nesterov", "update"]
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, LNGDLr, LNGDSample, NGPlus
+from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, LNGDLr, LNGDSample, NGPlus, SpectralLNGD
 from reference import batch, train_step
 
-METHODS = [LNGD, LNGDSample, LNGDLr, KFAC, EKFAC, TKFAC, NGPlus, THOR]
+METHODS = [LNGD, SpectralLNGD, LNGDSample, LNGDLr, KFAC, EKFAC, TKFAC, NGPlus, THOR]
 RECIPES = [{}, {"rate": "graft"}, {"rate": "constant", "momentum_on": "update"}]
 
 

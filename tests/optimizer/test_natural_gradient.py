@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler
 
 from lngd import LNGD, PAPER, LNGDSample
 from reference import Branches, batch, differences, mlp, snapshot, train_step
-from syncs import CountSyncs
+from syncs import BETWEEN, CountSyncs
 
 SINGLE = torch.float32
 
@@ -295,7 +295,7 @@ def test_autocast_trains_and_keeps_statistics_in_float32():
 
 def test_the_measurements_come_at_their_steps_and_refreshes_at_theirs():
     model, x, y = small()
-    optimizer = LNGD(model, curvature_every=4, inverse_every=3, curvature_ramp=False)
+    optimizer = LNGD(model, curvature_every=4, inverse_every=3, curvature_ramp=False, refresh_over=1)
     updates, refreshed, last = [], [], None
     for step in range(13):
         train_step(model, optimizer, x, y)
@@ -324,7 +324,7 @@ def test_an_ordinary_step_waits_for_nothing(kind):
     method, options = SYNC_FREE[kind]
     model, (x, y) = mixed(), batch(16, 4, dtype=SINGLE)
     optimizer = method(model, **options)
-    for _ in range(6):
+    for _ in range(BETWEEN):
         train_step(model, optimizer, x, y)
     optimizer.zero_grad()
     F.cross_entropy(model(x), y).backward()
@@ -336,7 +336,7 @@ def test_an_ordinary_step_waits_for_nothing(kind):
 def test_the_forward_of_an_ordinary_step_waits_for_nothing():
     model, (x, y) = mixed(), batch(16, 4, dtype=SINGLE)
     optimizer = LNGD(model)
-    for _ in range(6):
+    for _ in range(BETWEEN):
         train_step(model, optimizer, x, y)
     optimizer.zero_grad()
     with CountSyncs() as counter:

@@ -18,7 +18,7 @@ RECIPES = {
     "paper": {"lr": 0.01, **PAPER, "curvature_every": 2, "inverse_every": 2},
     "graft": {"rate": "graft", "lr": 1e-3},
 }
-COUNTS = ("steps", "skipped", "measuring", "refreshing", "overflows", "generator")
+COUNTS = ("steps", "skipped", "measuring", "owed", "portions", "overflows", "generator")
 """What a skipped step may change: counts, whether the next step measures, and the noise that was drawn."""
 
 

@@ -19,7 +19,7 @@ from lngd.linalg.factor import (
     times_left,
     transposed,
 )
-from lngd.linalg.finite import all_finite, choose, largest_magnitude
+from lngd.linalg.finite import all_finite, choose, largest_magnitude, readable
 from lngd.linalg.inverse import LinAlgError, NotPositiveDefiniteError, eigenbasis, inverse, inverse_diagonal
 from lngd.linalg.moments import second_moments, squared_norms, sum_by_input
 from lngd.linalg.polar import orthogonalised
@@ -46,6 +46,7 @@ __all__ = [
     "largest_magnitude",
     "mean_eigenvalue",
     "orthogonalised",
+    "readable",
     "second_moments",
     "shifted",
     "squared_norms",

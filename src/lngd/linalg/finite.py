@@ -8,12 +8,17 @@ from torch import Tensor
 from lngd.types import Flag, Scalar
 
 
+def readable(flag: Flag) -> bool:
+    """Whether a flag lies in the host's own memory, so that reading it waits for nothing."""
+    return flag.device.type == "cpu"
+
+
 def choose(accept: Flag, new: Tensor, old: Tensor | float) -> Tensor:
     """`new` where the flag is true, else `old`, without waiting for the device.
 
-    A flag in the host's own memory is read instead: no entry is copied.
+    A `readable` flag is read instead: no entry is copied.
     """
-    if accept.device.type != "cpu":
+    if not readable(accept):
         return torch.where(accept, new, old)
     if accept:
         return new

@@ -18,8 +18,6 @@ from lngd.optimizer.refusals import refuse_parts_of_a_model
 from lngd.optimizer.schedule import Schedule
 from lngd.types import Flag
 
-PORTIONS = 4
-"""Steps over which refreshes are spread."""
 OVERFLOWS = 3
 """So many measurements in a row have to overflow before a layer goes to float64: one wild batch is skipped instead."""
 
@@ -32,12 +30,14 @@ class Cycle:
         states: the layers, by name.
         fisher: where their statistics come from.
         curvature, inverses: when statistics are measured and inverses refreshed.
+        spread: steps over which a refresh of all layers is spread, if the next is not due before.
     """
 
     states: dict[str, LayerState]
     fisher: FisherType
     curvature: Schedule
     inverses: Schedule
+    spread: int
     owed: list[str] = field(default_factory=list)
     """Layers whose inverses are to be renewed, in this order."""
     portions: int = 0
@@ -72,7 +72,7 @@ class Cycle:
         portion = self._portion()
         if self.inverses.due(step):
             self.owed = [name for name, state in self.states.items() if state.block.measured]
-            self.portions = min(PORTIONS, self.inverses.gap(step))
+            self.portions = min(self.spread, self.inverses.gap(step))
             portion = self._portion() if self.portions == 1 else []
         lacking = [name for name, state in self.states.items() if state.block.measured and not state.block.ready]
         names = list(dict.fromkeys([*lacking, *portion]))

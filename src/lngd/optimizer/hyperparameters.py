@@ -50,6 +50,7 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "decay": (is_fraction, "a number in [0, 1)"),
     "curvature_every": (is_count(1), "a whole number of 1 or more"),
     "inverse_every": (is_count(1), "a whole number of 1 or more"),
+    "refresh_over": (is_count(1), "a whole number of 1 or more"),
     "curvature_ramp": (lambda value: isinstance(value, bool), "True or False"),
     "fisher": (
         lambda value: isinstance(value, FisherType),

@@ -37,7 +37,7 @@ class NaturalGradient(torch.optim.Optimizer):
         params: parameters or torch.optim-style groups; None for all of the model's. A parameter left out is frozen.
         block: makes a layer's curvature.
         recipe: momentum, step size and scale, shared by all layers.
-        curvature, inverses: when statistics are measured and inverses refreshed.
+        curvature, inverses, spread: when statistics are measured and inverses refreshed, and over how many steps.
         defaults: the group-level hyperparameters, `GROUP_DEFAULTS`.
         warmup: steps over which lr rises linearly for the layers with curvature.
         rate_samples: samples of a batch that measure the rate; None for all.
@@ -60,6 +60,7 @@ class NaturalGradient(torch.optim.Optimizer):
         recipe: Recipe,
         curvature: Schedule,
         inverses: Schedule,
+        spread: int,
         defaults: dict[str, Any],
         warmup: int,
         rate_samples: int | None,
@@ -75,7 +76,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._plan = plan_model(self._model, trained, Limit(block, max_factor_dim), curvature_choices(groups))
         self._recipe = recipe
         self._states = {name: LayerState(layer, block(layer), recipe) for name, layer in self._plan.layers.items()}
-        self._cycle, self._warmup = Cycle(self._states, recipe.fisher, curvature, inverses), warmup
+        self._cycle, self._warmup = Cycle(self._states, recipe.fisher, curvature, inverses, spread), warmup
         self._steps, self._skips, self._fallback = 0, SkipCounter(), Fallback()
         self._demoted: dict[str, str] = {}
         self._generator = generator or torch.Generator(trained[0].device).manual_seed(torch.initial_seed() % 2**63)

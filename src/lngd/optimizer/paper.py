@@ -11,6 +11,7 @@ PAPER: dict[str, Any] = {
     "curvature_every": 100,
     "inverse_every": 100,
     "curvature_ramp": False,
+    "refresh_over": 1,
     "rate": "layerwise",
     "warmup": 0,
     "smoothing": 0.0,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from lngd.layers import Layer
-from lngd.linalg import inner
+from lngd.linalg import inner, readable
 from lngd.optimizer.momentum import running_mean
 from lngd.stepsize import Move, State
 from lngd.types import Flag, Scalar
@@ -38,7 +38,7 @@ def norm_kept(layer: Layer, move: Move, state: State, *, observe: bool) -> Itera
         _observe(layer, move, state, norm)
     yield
     invariant = _is_invariant(state, move.accept)
-    if invariant.device.type == "cpu" and not invariant:
+    if readable(invariant) and not invariant:
         return
     ratio = norm / layer.weight.norm()
     layer.weight.mul_(torch.where(invariant & ratio.isfinite() & (ratio > 0), ratio, 1.0))
