@@ -5,8 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lngd.linalg import finite
 from lngd.optimizer import scale_invariance
 
-
-BETWEEN = 13
+UNTIL_ORDINARY = 13
 """Steps after which, by default, comes one that neither measures nor refreshes."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import lngd
 from lngd.optimizer import NaturalGradient
 from reference import curved, differences, snapshot, through_a_file
-from syncs import BETWEEN, CountSyncs
+from syncs import UNTIL_ORDINARY, CountSyncs
 
 METHODS = {
     name: getattr(lngd, name)
@@ -120,7 +120,7 @@ def test_the_summary_counts_the_bytes_of_curvature(kind, task):
 @every_method
 def test_neither_an_ordinary_step_nor_a_measuring_forward_waits_for_anything(kind, task):
     model, optimizer = build(kind, task)
-    train(task, model, optimizer, [0] * BETWEEN)
+    train(task, model, optimizer, [0] * UNTIL_ORDINARY)
     _, data, loss_of, _ = TASKS[task]
     x, y = data(0)
     for measuring in (False, True):

@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler
 
 from lngd import LNGD, PAPER, LNGDSample
 from reference import Branches, batch, differences, mlp, snapshot, train_step
-from syncs import BETWEEN, CountSyncs
+from syncs import UNTIL_ORDINARY, CountSyncs
 
 SINGLE = torch.float32
 
@@ -324,7 +324,7 @@ def test_an_ordinary_step_waits_for_nothing(kind):
     method, options = SYNC_FREE[kind]
     model, (x, y) = mixed(), batch(16, 4, dtype=SINGLE)
     optimizer = method(model, **options)
-    for _ in range(BETWEEN):
+    for _ in range(UNTIL_ORDINARY):
         train_step(model, optimizer, x, y)
     optimizer.zero_grad()
     F.cross_entropy(model(x), y).backward()
@@ -336,7 +336,7 @@ def test_an_ordinary_step_waits_for_nothing(kind):
 def test_the_forward_of_an_ordinary_step_waits_for_nothing():
     model, (x, y) = mixed(), batch(16, 4, dtype=SINGLE)
     optimizer = LNGD(model)
-    for _ in range(BETWEEN):
+    for _ in range(UNTIL_ORDINARY):
         train_step(model, optimizer, x, y)
     optimizer.zero_grad()
     with CountSyncs() as counter:

@@ -65,7 +65,7 @@ def split_group(group: dict[str, Any], layers: dict[str, Layer]) -> tuple[dict[s
 
 def fallback_rate(group: Mapping[str, Any]) -> float:
     """AdamW's rate in a group: its own, or None for the group's lr."""
-    return group["lr"] if group["fallback_lr"] is None else group["fallback_lr"]
+    return float(group["lr"] if group["fallback_lr"] is None else group["fallback_lr"])
 
 
 def move_to_fallback(groups: Sequence[dict[str, Any]], p: nn.Parameter, group: dict[str, Any]) -> None:
