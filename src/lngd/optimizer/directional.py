@@ -46,11 +46,11 @@ def _slopes(layer: Layer, direction: GradientMatrix, sample: RateSample) -> Floa
     return products.sum(0) if products.dim() > 2 else products
 
 
-def _of_samples(calls: list[Float[Tensor, "n s"]]) -> Float[Tensor, " n"]:
+def _of_samples(calls: list[Float[Tensor, "n _"]]) -> Float[Tensor, " n"]:
     """⟨d, ∇⁽ⁿ⟩², the positions of all calls together."""
     return torch.stack([slopes.sum(1) for slopes in calls]).sum(0).square()
 
 
-def _of_tokens(calls: list[Float[Tensor, "n s"]]) -> Float[Tensor, " n"]:
+def _of_tokens(calls: list[Float[Tensor, "n _"]]) -> Float[Tensor, " n"]:
     """Σₜ ⟨d, ∇⁽ᵗ⟩²: each token is a sample, and what two of them have in common is not counted."""
     return torch.stack([slopes.square().sum(1) for slopes in calls]).sum(0)
