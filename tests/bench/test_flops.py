@@ -49,7 +49,7 @@ def test_the_counts_of_lngd_on_a_linear_layer_are_those_of_the_paper() -> None:
     assert isinstance(optimizer, NaturalGradient)
     (layer,) = layers_of("lngd", optimizer, layer_shapes(model, (torch.randn(1, 7, 31),)), batch=64)
     assert layer.precondition() == Work(products=2 * 16 * 32**2)
-    assert layer.rate().products == 2 * 32 * 7 * 16 * 32
+    assert layer.rate().products == 2 * 16 * 7 * 16 * 32
     assert layer.measure().products == 10 / 16 * 2 * 64 * 7 * 32**2
     assert layer.refresh() == Work(factorisations=32**3)
 

@@ -16,7 +16,7 @@ precision = group("Low precision")
 
 BF16, FP16 = torch.bfloat16, torch.float16
 Clip = Callable[[torch.amp.GradScaler, Run], None]
-SKIPPING = ("steps", "skipped", "measuring", "refreshing", "generator")
+SKIPPING = ("steps", "skipped", "measuring", "owed", "portions", "generator")
 """What a skipped step may change: counts, and what was drawn in its forward."""
 
 
@@ -82,11 +82,11 @@ def near_single_precision(method: type[Method], clip: Clip | None) -> None:
         if clip is not None:
             nn.utils.clip_grad_norm_(single.model.parameters(), 0.2)
         single.optimizer.step()
-    assert apart(half.model, single.model, net()) < 0.01
+    assert apart(half.model, single.model, net()) < 0.03
     assert_healthy(half, skipped=0)
 
 
-@precision("float16 autocast with `GradScaler`", "within 1 % of the way that the float32 run goes")
+@precision("float16 autocast with `GradScaler`", "within 3 % of the way that the float32 run goes")
 def grad_scaler(method: type[Method]) -> None:
     near_single_precision(method, None)
 

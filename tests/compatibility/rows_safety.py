@@ -17,7 +17,7 @@ from reference import differences
 
 safety = group("Numerical safety")
 
-COUNTS = ("steps", "skipped", "measuring", "refreshing", "generator")
+COUNTS = ("steps", "skipped", "measuring", "owed", "portions", "generator")
 """What a skipped step may change: counts, and what was drawn in its forward."""
 SKIPPED = (
     "skipped, counted, nothing lost: weights, statistics, averages bit-equal, one warning, the run goes on and the loss falls"

@@ -63,7 +63,7 @@ def gradient_clipping(method: type[Method]) -> None:
     for norm in (1e6, 1e-2):
         model, (x, y) = curved(), learnable(16, 4, dtype=DOUBLE)
         origin = weights(model)
-        optimizer = method(model, rate="constant", lr=0.1, warmup=0, generator=seeded())
+        optimizer = method(model, rate="constant", norm="frobenius", lr=0.1, warmup=0, generator=seeded())
         F.cross_entropy(model(x), y).backward()
         total = nn.utils.clip_grad_norm_(model.parameters(), norm)
         kept = [p.grad.clone() for p in model.parameters()]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd.methods import Method
+from lngd.methods import Method, SpectralLNGD
 from reference import batch, differences, snapshot, through_a_file
 
 SINGLE, DOUBLE = torch.float32, torch.float64
@@ -69,10 +69,14 @@ class Run:
         return snapshot(self.model, self.optimizer) | {f"loss {k}": loss for k, loss in enumerate(self.losses)}
 
 
+LONGER: dict[type[Method], dict[str, Any]] = {SpectralLNGD: {"lr": 0.05}}
+"""A step of fixed length needs a longer one to show in a few steps."""
+
+
 def start(method: type[Method], model: nn.Module, **options: Any) -> Run:
     """Before the first step."""
     generator = seeded()
-    return Run(model, method(model, generator=generator, **options), generator=generator)
+    return Run(model, method(model, generator=generator, **{**LONGER.get(method, {}), **options}), generator=generator)
 
 
 def batches(steps: int, *shape: int, n: int = 16, dtype: torch.dtype = SINGLE) -> list[Data]:
