@@ -92,7 +92,7 @@ def grad_scaler(method: type[Method]) -> None:
 
 
 @precision(
-    "`GradScaler`, `unscale_`, `clip_grad_norm_`", "within 1 % of the way that the float32 run with the same clipping goes"
+    "`GradScaler`, `unscale_`, `clip_grad_norm_`", "within 3 % of the way that the float32 run with the same clipping goes"
 )
 def grad_scaler_with_clipping(method: type[Method]) -> None:
     near_single_precision(method, unscale_and_clip)
