@@ -89,7 +89,7 @@ class LayerwiseRate(StepSize):
 
     def rate(self, move: Move, state: State) -> Scalar:
         slope = move.slope  # ⟨d,∇⟩ > 0: F̂ is positive definite
-        state["slope"] = torch.where(move.accept, slope, state.get("slope", torch.zeros_like(slope)))
+        state["slope"] = torch.where(move.accept & slope.isfinite(), slope, state.get("slope", torch.zeros_like(slope)))
         kappa = self._envelope(move, slope, state)
         alpha = (kappa + self.mu / slope).reciprocal()
         return torch.where(alpha.isfinite() & (kappa > 0), alpha, 0.0)

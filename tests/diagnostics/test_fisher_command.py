@@ -128,7 +128,7 @@ def test_images_of_the_task_are_means_of_two_by_two_pixels():
     means = large.train_x.unflatten(-1, (14, 2)).unflatten(-3, (14, 2)).mean((-3, -1))
     assert small.train_x.shape == (4000, 1, 14, 14)
     assert torch.equal(small.train_y, large.train_y)
-    assert torch.corrcoef(torch.stack([small.train_x.flatten(), means.flatten()]))[0, 1] == pytest.approx(1, abs=1e-5)
+    assert torch.corrcoef(torch.stack([small.train_x.flatten(), means.flatten()]).double())[0, 1] == pytest.approx(1, abs=1e-5)
 
 
 def test_drawn_blocks_have_no_bias_and_their_inputs_first():

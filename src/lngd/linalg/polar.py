@@ -37,17 +37,21 @@ def inverse_root(matrix: Float[Tensor, "*group k k"]) -> Float[Tensor, "*group k
     """Roughly N^(−½), as a polynomial of N, whose eigenvalues are ≥ 0 though N need not be symmetric.
 
     Newton–Schulz on X = N^½ formally: X ← (a + bN + cN²) X multiplies the root Q by p(N) and N by p(N)². N starts at
-    N / √tr(N²), whose eigenvalues are at most one. Zero stays zero.
+    N / √tr(N²), whose eigenvalues are at most one. Zero stays zero. The largest entry is divided out first: squares of what
+    remains stay in range.
     """
-    scale = (matrix * matrix.mT).sum((-2, -1), keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny).sqrt()
-    rest, root = matrix / scale, None
+    tiny = torch.finfo(matrix.dtype).tiny
+    largest = matrix.abs().amax((-2, -1), keepdim=True).clamp(min=tiny)
+    scaled = matrix / largest
+    scale = (scaled * scaled.mT).sum((-2, -1), keepdim=True).clamp(min=tiny).sqrt()
+    rest, root = scaled / scale, None
     for index, coefficients in enumerate(QUINTICS):
         factor = _polynomial(rest, *coefficients)
         root = factor if root is None else factor @ root
         if index < len(QUINTICS) - 1:
             rest = factor @ (factor @ rest)
     assert root is not None
-    return root / scale.sqrt()
+    return root / scale.sqrt() / largest.sqrt()
 
 
 def _polynomial(matrix: Tensor, a: float, b: float, c: float) -> Tensor:
