@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lngd import LNGD
-from lngd.stepsize import Constant, Graft, LayerwiseRate, Move
+from lngd.stepsize import Constant, Graft, LayerwiseRate, Moves
 from reference import batch, mlp, per_sample_gradients, train_step
 
 PLAIN = {"momentum": 0.0, "smoothing": 0.0, "warmup": 0, "rate_samples": None}
@@ -163,57 +163,57 @@ def test_the_rate_minimises_the_layers_quadratic_model():
     assert model_values.argmin() == 1
 
 
-def move(curvature: float | None, *, slope: float = 1.0, accept: Tensor = ACCEPT) -> Move:
+def move(curvature: float | None, *, slope: float = 1.0, accept: Tensor = ACCEPT) -> Moves:
     """A move along a single coordinate with ⟨d,∇⟩ = slope."""
     one = torch.ones(1, 1, dtype=torch.float64)
-    measured = None if curvature is None else torch.tensor(curvature, dtype=torch.float64)
-    return Move(slope * one, slope * one, one, measured, accept, 1.0)
+    measured = None if curvature is None else torch.tensor([curvature], dtype=torch.float64)
+    return Moves([slope * one], [slope * one], [one], measured, accept, 1.0)
 
 
 def test_the_envelope_rises_at_once_and_falls_slowly():
     rule, state = LayerwiseRate(mu=0.0, smoothing=0.9), {}
-    kappas = [1 / rule.rate(move(curvature), state).item() for curvature in (2.0, 5.0, 1.0, 1.0, 8.0)]
+    kappas = [1 / rule.rate(move(curvature), [state]).item() for curvature in (2.0, 5.0, 1.0, 1.0, 8.0)]
     assert kappas == pytest.approx([2.0, 5.0, 0.9 * 5 + 0.1, 0.9 * 4.6 + 0.1, 8.0])
 
 
 def test_the_curvature_is_taken_in_units_of_the_slope():
-    rate = LayerwiseRate(mu=3.0, smoothing=0.0).rate(move(2.0, slope=0.5), {})
+    rate = LayerwiseRate(mu=3.0, smoothing=0.0).rate(move(2.0, slope=0.5), [{}])
     assert rate.item() == pytest.approx(0.5 / (2.0 + 3.0))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_curvature_that_is_not_finite_is_forgotten(bad):
     rule, state = LayerwiseRate(mu=0.0, smoothing=0.9), {}
-    rule.rate(move(4.0), state)
-    assert rule.rate(move(bad), state).item() == 0.25
+    rule.rate(move(4.0), [state])
+    assert rule.rate(move(bad), [state]).item() == 0.25
     assert state["kappa"].item() == 4.0
 
 
 def test_a_rejected_step_leaves_the_envelope():
     rule, state = LayerwiseRate(mu=0.0, smoothing=0.9), {}
-    rule.rate(move(4.0), state)
-    rule.rate(move(100.0, accept=REJECT), state)
+    rule.rate(move(4.0), [state])
+    rule.rate(move(100.0, accept=REJECT), [state])
     assert state["kappa"].item() == 4.0
 
 
 def test_without_any_sample_the_last_curvature_serves_and_else_nothing_moves():
     rule, state = LayerwiseRate(mu=0.0, smoothing=0.9), {}
-    assert rule.rate(move(None), state).item() == 0.0
-    rule.rate(move(4.0), state)
-    assert rule.rate(move(None), state).item() == 0.25
+    assert rule.rate(move(None), [state]).item() == 0.0
+    rule.rate(move(4.0), [state])
+    assert rule.rate(move(None), [state]).item() == 0.25
 
 
 @pytest.mark.parametrize("rule", [LayerwiseRate(mu=0.0, smoothing=0.9), LayerwiseRate(mu=1e-8, smoothing=0.0), Graft()])
 def test_a_zero_gradient_moves_nothing_and_leaves_a_finite_state(rule):
     zero, state = torch.zeros(2, 3), {}
-    rate = rule.rate(Move(zero, zero, zero, torch.tensor(0.0), ACCEPT, 1.0), state)
+    rate = rule.rate(Moves([zero], [zero], [zero], torch.zeros(1), ACCEPT, 1.0), [state])
     assert rate.isfinite()
     assert rate.item() == 0.0
     assert all(value.isfinite().all() for value in state.values())
 
 
 def test_a_constant_rate_is_one():
-    assert Constant().rate(move(7.0), {}).item() == 1.0
+    assert Constant().rate(move(7.0), [{}]).item() == 1.0
 
 
 def test_grafting_makes_the_step_as_long_as_adams():
@@ -224,16 +224,16 @@ def test_grafting_makes_the_step_as_long_as_adams():
         before = weight.detach().clone()
         weight.grad = torch.randn(2, 3, dtype=torch.float64)
         d = torch.randn(2, 3, dtype=torch.float64)
-        rate = rule.rate(Move(weight.grad, weight.grad, d, None, ACCEPT, 1.0), state)
+        rate = rule.rate(Moves([weight.grad], [weight.grad], [d], None, ACCEPT, 1.0), [state])
         adam.step()
         torch.testing.assert_close((rate * d).norm(), (weight.detach() - before).norm())
 
 
 def test_a_rejected_step_leaves_the_grafts_second_moment():
     rule, state = Graft(), {}
-    rule.rate(move(None, slope=2.0), state)
+    rule.rate(move(None, slope=2.0), [state])
     before = {name: value.clone() for name, value in state.items()}
-    rule.rate(move(None, slope=math.nan, accept=REJECT), state)
+    rule.rate(move(None, slope=math.nan, accept=REJECT), [state])
     assert all(torch.equal(state[name], value) for name, value in before.items())
 
 

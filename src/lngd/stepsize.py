@@ -4,7 +4,6 @@ A step size keeps a few tensors per layer in a dictionary that is checkpointed w
 it is false the step is being skipped and no state may change.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,38 +13,61 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from lngd.linalg import inner
-from lngd.types import Flag, GradientMatrix, Scalar
+from lngd.linalg import inner, norms
+from lngd.types import Flag, GradientMatrices, GradientMatrix, Scalar, Vector
 
 State: TypeAlias = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Move:
-    """What is known of one layer when its step is sized."""
+class Moves:
+    """What is known of some layers of one device and dtype when their steps are sized; a vector has an entry for each.
 
-    gradient: GradientMatrix
+    Formulas are written for one layer and read the same for all: what they cost in calls does not grow with the number of layers.
+    """
+
+    gradients: GradientMatrices
     """∇ of this batch."""
-    average: GradientMatrix
+    averages: GradientMatrices
     """What was preconditioned: ∇ itself or its moving average."""
-    direction: GradientMatrix
+    directions: GradientMatrices
     """d = F̂⁻¹ · average."""
-    curvature: Scalar | None
-    """dᵀFd of this batch's empirical Fisher; None if no sample of the layer was caught."""
+    curvature: Vector | None
+    """dᵀFd of this batch's empirical Fisher; NaN for a layer of which no sample was caught, None if nobody looked."""
     accept: Flag
     lr: float
     """What α_l is multiplied with: the larger lr of weight and bias, and the share that the warm-up leaves of it."""
-    summed: Scalar | None = None
+    summed: Vector | None = None
     """How many samples the loss is a sum over; None for a mean."""
 
     @cached_property
-    def slope(self) -> Scalar:
+    def slope(self) -> Vector:
         """⟨d, average⟩."""
-        return inner(self.direction, self.average)
+        return torch.stack([inner(d, m) for d, m in zip(self.directions, self.averages, strict=True)])
+
+    @cached_property
+    def length(self) -> Vector:
+        """‖d‖."""
+        return norms(self.directions)
+
+
+def gathered(states: Sequence[State], name: str, like: Vector, missing: float = 0.0) -> Vector:
+    """A scalar that each layer keeps, as one vector; `missing` for a layer that has none yet."""
+    known = [state.get(name) for state in states]
+    if all(value is None for value in known):
+        return torch.full_like(like, missing)
+    return torch.stack([like.new_tensor(missing) if value is None else value.to(like.dtype) for value in known])
+
+
+def scattered(states: Sequence[State], name: str, values: Vector) -> Vector:
+    """The inverse of `gathered`; the vector."""
+    for state, value in zip(states, values.unbind(), strict=True):
+        state[name] = value
+    return values
 
 
 class StepSize(ABC):
-    """α_l of one layer."""
+    """α_l of each layer."""
 
     needs_samples: ClassVar[bool] = False
     joint: ClassVar[bool] = False
@@ -54,10 +76,10 @@ class StepSize(ABC):
     """How many tensors of the gradient's size it keeps."""
 
     @abstractmethod
-    def rate(self, move: Move, state: State) -> Scalar:
-        """α_l ≥ 0; 0 where it would not be finite. Updates `state`."""
+    def rate(self, moves: Moves, states: Sequence[State]) -> Vector:
+        """α_l ≥ 0; 0 where it would not be finite. Updates `states`, one a layer."""
 
-    def common(self, moves: Sequence[Move]) -> Scalar | None:
+    def common(self, moves: Sequence[Moves]) -> Scalar | None:
         """A factor on every α_l that depends on all layers together, if `joint`; None for 1."""
         return None
 
@@ -66,8 +88,8 @@ class StepSize(ABC):
 class Constant(StepSize):
     """α_l = 1: lr alone decides (LNGD-sample, the ablation of PAPER sec. 4)."""
 
-    def rate(self, move: Move, state: State) -> Scalar:
-        return move.direction.new_ones(())
+    def rate(self, moves: Moves, states: Sequence[State]) -> Vector:
+        return moves.directions[0].new_ones(len(moves.directions))
 
 
 @dataclass(frozen=True)
@@ -87,24 +109,21 @@ class LayerwiseRate(StepSize):
     mu: float
     smoothing: float
 
-    def rate(self, move: Move, state: State) -> Scalar:
-        slope = move.slope  # ⟨d,∇⟩ > 0: F̂ is positive definite
-        state["slope"] = torch.where(move.accept & slope.isfinite(), slope, state.get("slope", torch.zeros_like(slope)))
-        kappa = self._envelope(move, slope, state)
+    def rate(self, moves: Moves, states: Sequence[State]) -> Vector:
+        slope = moves.slope  # ⟨d,∇⟩ > 0: F̂ is positive definite
+        scattered(states, "slope", torch.where(moves.accept & slope.isfinite(), slope, gathered(states, "slope", slope)))
+        kappa = self._envelope(moves, slope, states)
         alpha = (kappa + self.mu / slope).reciprocal()
         return torch.where(alpha.isfinite() & (kappa > 0), alpha, 0.0)
 
-    def _envelope(self, move: Move, slope: Scalar, state: State) -> Scalar:
-        old = state.get("kappa")
-        if move.curvature is None:
-            return torch.full_like(slope, math.inf) if old is None else old
-        new = move.curvature.to(slope.dtype) / slope
-        if old is None:
-            old = torch.zeros_like(new)
-        valid = move.accept & new.isfinite()
-        kappa = torch.where(valid, torch.maximum(new, torch.lerp(new, old, self.smoothing)), old)
-        state["kappa"] = kappa
-        return kappa
+    def _envelope(self, moves: Moves, slope: Vector, states: Sequence[State]) -> Vector:
+        """κ̄; 0 for a layer whose κ has never been seen."""
+        old = gathered(states, "kappa", slope)
+        if moves.curvature is None:
+            return old
+        new = moves.curvature.to(slope.dtype) / slope
+        valid = moves.accept & new.isfinite()
+        return scattered(states, "kappa", torch.where(valid, torch.maximum(new, torch.lerp(new, old, self.smoothing)), old))
 
 
 @dataclass(frozen=True)
@@ -117,8 +136,10 @@ class FixedRMS(StepSize):
 
     rms: float = 0.2
 
-    def rate(self, move: Move, state: State) -> Scalar:
-        alpha = self.rms * move.direction.numel() ** 0.5 / move.direction.norm()
+    def rate(self, moves: Moves, states: Sequence[State]) -> Vector:
+        wanted = [self.rms * d.numel() ** 0.5 for d in moves.directions]
+        shares = torch._foreach_mul(moves.length.reciprocal().unbind(), wanted)
+        alpha = torch.stack(list(shares))
         return torch.where(alpha.isfinite(), alpha, 0.0)
 
 
@@ -135,21 +156,21 @@ class Graft(StepSize):
     decay: float = 0.999
     eps: float = 1e-8
 
-    def rate(self, move: Move, state: State) -> Scalar:
-        square, weight = self._second_moment(move, state)
-        adam = move.average / ((square / weight).sqrt() + self.eps)
-        alpha = adam.norm() / move.direction.norm()
+    def rate(self, moves: Moves, states: Sequence[State]) -> Vector:
+        layers = zip(moves.gradients, moves.averages, states, strict=True)
+        alpha = norms([self._adam(*layer, moves.accept) for layer in layers]) / moves.length
         return torch.where(alpha.isfinite(), alpha, 0.0)
 
-    def _second_moment(self, move: Move, state: State) -> tuple[Tensor, Scalar]:
-        new = move.gradient.square()
+    def _adam(self, gradient: GradientMatrix, average: GradientMatrix, state: State, accept: Flag) -> GradientMatrix:
+        """Adam's step of one layer, at lr 1."""
+        new = gradient.square()
         square = state.get("square", torch.zeros_like(new))
         weight = state.get("weight", new.new_zeros(()))
-        counts = move.accept & new.isfinite().all()  # the square of a large gradient overflows
+        counts = accept & new.isfinite().all()  # the square of a large gradient overflows
         share = counts.to(new.dtype) * (1 - self.decay)
         state["square"] = square.lerp(torch.where(counts, new, 0.0), share)
         state["weight"] = weight.lerp(torch.ones_like(weight), share)
-        return state["square"], state["weight"]
+        return average / ((state["square"] / state["weight"]).sqrt() + self.eps)
 
 
 @dataclass(frozen=True)
@@ -166,18 +187,18 @@ class KLClip(StepSize):
     joint: ClassVar[bool] = True
     kl: float
 
-    def rate(self, move: Move, state: State) -> Scalar:
-        slope = move.slope
+    def rate(self, moves: Moves, states: Sequence[State]) -> Vector:
+        slope = moves.slope
         return (slope.isfinite() & (slope >= 0)).to(slope.dtype)  # else F̂⁻¹ is not what it should be, and this layer waits
 
-    def common(self, moves: Sequence[Move]) -> Scalar | None:
-        device = moves[0].direction.device
-        divergences = torch.stack([self._divergence(move).to(device) for move in moves])
+    def common(self, moves: Sequence[Moves]) -> Scalar | None:
+        device = moves[0].directions[0].device
+        divergences = torch.cat([self._divergence(each).to(device) for each in moves])
         divergences = torch.where(divergences.isfinite(), divergences.clamp(min=0.0), 0.0)
         share = (self.kl / divergences.sum()).sqrt().clamp(max=1.0)
         return torch.where(share.isfinite(), share, 0.0)
 
-    def _divergence(self, move: Move) -> Scalar:
+    def _divergence(self, moves: Moves) -> Vector:
         """lr² ⟨d,∇⟩ of one sample."""
-        slope = move.lr**2 * move.slope
-        return slope if move.summed is None else slope / move.summed
+        slope = moves.lr**2 * moves.slope
+        return slope if moves.summed is None else slope / moves.summed

@@ -53,6 +53,9 @@ Gradients = Float[Tensor, "*group n s o"]
 GradientMatrix = Float[Tensor, "*group o i"]
 """A gradient or a direction as the matrix that multiplies the activations."""
 
+GradientMatrices: TypeAlias = list[Float[Tensor, "..."]]
+"""One of each of some layers, of any shapes."""
+
 InputFactor: TypeAlias = Float[Tensor, "... _ _"] | Float[Tensor, " _"]
 """A Fisher factor over the inputs, such as Φ: dense `[*group, i, i]`, its diagonal blocks `[*group, k, b, b]`, or of one-hot
 inputs, which never come in groups, its diagonal `[i]`."""
@@ -69,6 +72,12 @@ Dense = Float[Tensor, "*group oi oi"]
 Scalar = Float[Tensor, ""]
 Flag = Bool[Tensor, ""]
 """A truth value that stays on the device, so that a step never waits for it."""
+
+Vector = Float[Tensor, " layers"]
+"""A number of each of some layers, or of a parameter of each."""
+
+Flags = Bool[Tensor, " layers"]
+"""A flag of each."""
 
 AnyTensor = Shaped[Tensor, "..."]
 

@@ -213,7 +213,7 @@ def direction_of(held: LayerState) -> Tensor:
     average = held.state.get("average", held.layer.gradient())
     if isinstance(held.recipe.momentum, NesterovMomentum):
         average = held.layer.gradient().lerp(average, held.groups[0]["momentum"])
-    return held.recipe.norm(held.block.precondition(average), average)
+    return held.direction(average)
 
 
 def check_resumption(run: Run, step: int) -> None:

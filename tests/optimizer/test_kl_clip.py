@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, FisherType, LNGDLr, NGPlus
 from lngd.linalg import Damping
 from lngd.optimizer import NaturalGradient
-from lngd.stepsize import KLClip, Move
+from lngd.stepsize import KLClip, Moves
 from reference import Branches, batch, mlp, train_step
 
 DOUBLE = torch.float64
@@ -19,10 +19,10 @@ EVERY_STEP = {"rate": "kl_clip", "damping": 0.3, "curvature_every": 1, "inverse_
 every_method = pytest.mark.parametrize("kind", METHODS)
 
 
-def move(slope: float, lr: float = 1.0) -> Move:
+def move(slope: float, lr: float = 1.0) -> Moves:
     """A move with ⟨d, M⟩ = slope."""
     one = torch.ones(1, 1, dtype=DOUBLE)
-    return Move(one, slope * one, one, None, torch.tensor(True), lr)
+    return Moves([one], [slope * one], [one], None, torch.tensor(True), lr)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_the_factor_is_that_of_all_layers_together(moves, expected):
     rule = KLClip(1.0)
     assert rule.joint
     assert rule.common(moves).item() == pytest.approx(expected)
-    slopes = [(m.direction * m.average).sum().item() for m in moves]
-    assert [rule.rate(m, {}).item() for m in moves] == [float(math.isfinite(slope)) for slope in slopes]
+    slopes = [m.slope.item() for m in moves]
+    assert [rule.rate(m, [{}]).item() for m in moves] == [float(math.isfinite(slope)) for slope in slopes]
 
 
 def weights(model: nn.Module, name: str) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lngd import EKFAC, KFAC, LNGD
-from lngd.optimizer.add import stays_finite
+from lngd.optimizer.add import stay_finite
 from lngd.optimizer.loss_scale import unscaled
 from lngd.optimizer.refresh import MOST_FAILURES
 from reference import batch, differences, mlp, snapshot, through_a_file, train_step
@@ -99,7 +99,7 @@ def test_a_run_on_its_way_to_float64_resumes_bit_equal(steps):
 )
 def test_an_update_has_to_have_room_in_its_parameters_dtype(dtype, delta, shrink, expected):
     p = torch.ones(3, dtype=dtype)
-    assert stays_finite(p, (torch.tensor([0.0, delta, 0.0]), torch.ones(())), shrink).item() is expected
+    assert stay_finite([p], ([torch.tensor([0.0, delta, 0.0])], torch.ones(1)), shrink).item() is expected
 
 
 def test_an_update_without_room_leaves_the_parameter_as_it_is():

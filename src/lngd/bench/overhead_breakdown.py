@@ -44,7 +44,7 @@ FUNCTIONS: tuple[tuple[str, str, Stage], ...] = (
     ("lngd.stepsize", "rate", "rate"),
     ("lngd.stepsize", "common", "rate"),
     ("lngd.optimizer.layer_state", "take_measurement", "measure"),
-    ("lngd.optimizer.layer_state", ANY, "apply"),
+    ("lngd.optimizer.bucket", ANY, "apply"),
     ("lngd.optimizer.fallback", ANY, "apply"),
     ("lngd.optimizer.natural_gradient", "step", "other"),
 )

@@ -23,7 +23,7 @@ from lngd.linalg.finite import all_finite, choose, largest_magnitude, readable
 from lngd.linalg.inverse import LinAlgError, NotPositiveDefiniteError, eigenbasis, inverse, inverse_diagonal
 from lngd.linalg.moments import second_moments, squared_norms, sum_by_input
 from lngd.linalg.polar import orthogonalised
-from lngd.linalg.vectors import inner
+from lngd.linalg.vectors import inner, norms
 
 __all__ = [
     "Damping",
@@ -45,6 +45,7 @@ __all__ = [
     "kronecker",
     "largest_magnitude",
     "mean_eigenvalue",
+    "norms",
     "orthogonalised",
     "readable",
     "second_moments",

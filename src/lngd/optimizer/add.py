@@ -1,32 +1,39 @@
-"""Adding a step to a parameter, where that leaves it finite."""
+"""Adding steps to parameters, where that leaves them finite."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lngd.linalg import choose, largest_magnitude
-from lngd.types import Flag, Scalar
+from lngd.linalg import choose, largest_magnitude, norms
+from lngd.optimizer.momentum import Steps
+from lngd.types import Flag, Flags, Vector
 
 
-def add_step(p: nn.Parameter, step: tuple[Tensor, Tensor], accept: Flag, *, shrink: float) -> None:
-    """p ← (1 − shrink) p + length · direction, unless that has no room in p's dtype."""
-    direction, length = step
-    possible = accept & stays_finite(p, step, shrink)
+def add_steps(parameters: Sequence[nn.Parameter], steps: Steps, accept: Flag, *, shrink: float) -> None:
+    """p ← (1 − shrink) p + length · direction for parameters of one dtype, unless that has no room in it."""
+    directions, lengths = steps
+    possible = accept & stay_finite(parameters, steps, shrink)
     if shrink:
-        p.mul_(1 - possible.to(direction.dtype) * shrink)
-    direction = choose(possible, direction, 0.0)
-    if direction.dtype == p.dtype:
-        p.addcmul_(direction, torch.where(possible, length, 0.0))
-    else:
-        p.add_((direction * torch.where(possible, length, 0.0)).to(p.dtype))
+        torch._foreach_mul_(list(parameters), list((1 - possible.to(lengths.dtype) * shrink).unbind()))
+    lengths = torch.where(possible, lengths, 0.0)
+    for p, direction, length, flag in zip(parameters, directions, lengths.unbind(), possible.unbind(), strict=True):
+        direction = choose(flag, direction, 0.0)
+        if direction.dtype == p.dtype:
+            p.addcmul_(direction, length)
+        else:
+            p.add_((direction * length).to(p.dtype))
 
 
-def stays_finite(p: Tensor, step: tuple[Tensor, Tensor], shrink: float) -> Flag:
+def stay_finite(parameters: Sequence[Tensor], steps: Steps, shrink: float) -> Flags:
     """Whether (1 − shrink) p + length · direction has room in p's dtype; finite numbers may be too long for it."""
-    direction, length = step
-    before, far = _bound(p), _bound(direction)
-    return abs(1 - shrink) * before.to(far.dtype) + length.abs() * far < torch.finfo(p.dtype).max / 2
+    directions, lengths = steps
+    before, far = _bounds(parameters), _bounds(directions)
+    return abs(1 - shrink) * before.to(far.dtype) + lengths.abs() * far < torch.finfo(parameters[0].dtype).max / 2
 
 
-def _bound(t: Tensor) -> Scalar:
+def _bounds(tensors: Sequence[Tensor]) -> Vector:
     """max |x| ≤ ‖x‖₂, which is faster to have; the room that float16 has is too narrow for that."""
-    return largest_magnitude([t])[0] if t.dtype == torch.float16 else t.norm()
+    if tensors[0].dtype == torch.float16:
+        return torch.stack(largest_magnitude(list(tensors)))
+    return norms(tensors)

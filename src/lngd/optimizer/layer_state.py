@@ -1,8 +1,7 @@
-"""One layer in training: its block, its averages, and its step, Algorithm 1 line by line."""
+"""One layer in training: its block, what is measured for it, and where it wants to go."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,15 +12,12 @@ from lngd.capture import Calls, OnSample, RateSample, spread
 from lngd.curvature import CurvatureBlock
 from lngd.fisher import FisherType, MeanOver, fisher_weight
 from lngd.layers import ConvLayer, Layer
-from lngd.linalg import choose
-from lngd.optimizer.add import add_step
 from lngd.optimizer.directional import directional_curvature
 from lngd.optimizer.loss_scale import LossScale
 from lngd.optimizer.measurement import Measurement
 from lngd.optimizer.momentum import Momentum
-from lngd.optimizer.scale_invariance import norm_kept, observes
-from lngd.stepsize import Move, State, StepSize
-from lngd.types import Flag, GradientMatrix, Gradients, Scalar, joined
+from lngd.stepsize import State, StepSize
+from lngd.types import GradientMatrix, Gradients, Scalar, joined
 
 LEAST_ROWS = 4096
 """Rows, samples times positions, from which a sub-batch measures the curvature."""
@@ -115,54 +111,15 @@ class LayerState:
             if mean_over == "none":
                 self.state["summed"] = torch.tensor(float(pending.samples), device=self.layer.weight.device)
 
-    def move(self, warmup: float, accept: Flag, samples: list[RateSample], scale: LossScale) -> Move:
-        """Where to: M, d = F̂⁻¹M, dᵀFd (LNGD Algorithm 1, lines 11–12). A layer without F̂⁻¹ waits for it.
-
-        Args:
-            warmup: the share of lr that this step may use.
-            accept: where false, no state changes.
-            samples: what was caught for the rate.
-            scale: what their gradients are multiplied with.
-        """
-        beta, recipe = self.groups[0]["momentum"], self.recipe
-        accept = accept.to(self.layer.weight.device)
-        gradient = choose(accept, self.layer.gradient(), 0.0)
-        average = recipe.momentum.before(gradient, beta, self.state, accept)
-        direction = self._direction(average)
-        curvature = directional_curvature(self.layer, direction, samples, recipe.mean_over)
-        if curvature is not None:
-            curvature = curvature * scale.of_squares(curvature.device)
-        lr = warmup * max(group["lr"] for group in self.groups)
-        return Move(gradient, average, direction, curvature, accept, lr, self.state.get("summed"))
-
-    def _direction(self, average: GradientMatrix) -> GradientMatrix:
-        """d: steepest descent in the recipe's norm."""
+    def direction(self, average: GradientMatrix) -> GradientMatrix:
+        """d: steepest descent in the recipe's norm, from P = F̂⁻¹M. A layer without F̂⁻¹ waits for it."""
         if not self.block.ready:
             return torch.zeros_like(average)
         return self.recipe.norm(self.block.precondition(average), average)
 
-    def step(self, move: Move, warmup: float, common: Scalar | None, *, observe: bool) -> None:
-        """How far: α_l, W ← W − lr·α_l·d (LNGD Algorithm 1, lines 13–16).
-
-        Args:
-            move: of this step.
-            warmup: the share of lr that this step may use.
-            common: the factor of all layers' rates.
-            observe: whether to look if the layer is scale-invariant.
-        """
-        recipe, accept = self.recipe, move.accept
-        rate = recipe.step_size.rate(move, self.state)
-        if common is not None:
-            rate = rate * common.to(rate.device)
-        self.rate = torch.where(accept, rate, 0.0)
-        steps = [
-            (direction, -warmup * group["lr"] * rate)  # lr belongs inside ζ, so that momentum keeps the rate of its time
-            for direction, group in zip(self.layer.split(move.direction), self.groups, strict=True)
-        ]
-        steps = recipe.momentum.after(steps, self.groups[0]["momentum"], self.state, accept)
-        with norm_kept(self.layer, move, self.state, observe=observe) if recipe.keep_norms else nullcontext():
-            for p, step, group in zip(self.layer.parameters, steps, self.groups, strict=True):
-                add_step(p, step, accept, shrink=group["lr"] * group["weight_decay"])
+    def curvature(self, direction: GradientMatrix, samples: list[RateSample]) -> Scalar | None:
+        """dᵀFd, from what was caught for the rate (LNGD eq. 13); None if nothing was."""
+        return directional_curvature(self.layer, direction, samples, self.recipe.mean_over)
 
 
 def deliver_to(states: dict[str, LayerState]) -> OnSample:
@@ -172,29 +129,6 @@ def deliver_to(states: dict[str, LayerState]) -> OnSample:
         states[name].measure(calls, forward_id, fisher)
 
     return deliver
-
-
-@torch.no_grad()
-def step_layers(
-    states: dict[str, LayerState],
-    *,
-    number: int,
-    warmup: float,
-    accept: Flag,
-    rates: dict[str, list[RateSample]],
-    scale: LossScale,
-) -> None:
-    """Steps every layer, one after the other; a joint step size sees all directions first. `number`: of the step, from 0."""
-    if not states:
-        return
-    step_size = next(iter(states.values())).recipe.step_size
-    moves: Iterable[Move] = (state.move(warmup, accept, rates.get(name, []), scale) for name, state in states.items())
-    if step_size.joint:
-        moves = list(moves)
-    observe = observes(number)
-    common = step_size.common(moves) if isinstance(moves, list) else None
-    for state, move in zip(states.values(), moves, strict=True):
-        state.step(move, warmup, common, observe=observe)
 
 
 def as_double(t: Tensor) -> Tensor:

@@ -1,33 +1,33 @@
 """Where the momentum sits: on the gradient, before it is preconditioned (ours), or on the update (the paper)."""
 
-import math
+from collections.abc import Sequence
 from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lngd.linalg import choose
-from lngd.stepsize import State
-from lngd.types import Flag, GradientMatrix
+from lngd.stepsize import State, gathered, scattered
+from lngd.types import Flag, GradientMatrices, Vector
 
-Steps: TypeAlias = list[tuple[Tensor, Tensor]]
-"""A tensor shaped like each parameter, and the scalar that it is multiplied with."""
+Steps: TypeAlias = tuple[list[Tensor], Vector]
+"""Of some parameters: a tensor shaped like each, and the numbers that they are multiplied with."""
 
 
 class Momentum:
-    """Two hooks of a step; on its own, no momentum.
+    """Two hooks of a step, for some layers at once; on its own, no momentum.
 
-    `state` is the layer's and is checkpointed; where `accept` is false it may not change."""
+    `states` are the layers' and are checkpointed; where `accept` is false they may not change."""
 
     matrices: ClassVar[int] = 0
     """How many tensors of the gradient's size it keeps."""
 
-    def before(self, gradient: GradientMatrix, beta: float, state: State, accept: Flag) -> GradientMatrix:
-        """From the gradient to what is preconditioned."""
-        return gradient
+    def before(self, gradients: GradientMatrices, beta: float, states: Sequence[State], accept: Flag) -> GradientMatrices:
+        """From the gradients to what is preconditioned."""
+        return gradients
 
-    def after(self, steps: Steps, beta: float, state: State, accept: Flag) -> Steps:
-        """From ζ = −lr·α_l·d to what is added to the weights; each as a tensor and a factor, one pair a parameter."""
+    def after(self, steps: Steps, beta: float, states: Sequence[State], name: str, accept: Flag) -> Steps:
+        """From ζ = −lr·α_l·d to what is added to one parameter of each layer, the layer's `name`."""
         return steps
 
 
@@ -39,21 +39,23 @@ class GradientMomentum(Momentum):
 
     matrices = 1
 
-    def before(self, gradient: GradientMatrix, beta: float, state: State, accept: Flag) -> GradientMatrix:
-        share = accept.to(gradient.dtype) * (1 - beta)
-        weight = state.get("average_weight", gradient.new_zeros(()))  # 1 − βᵗ
-        weight = weight.lerp(torch.ones_like(weight), share)
-        average = state["average"] if "average" in state else torch.zeros_like(gradient)
-        average.lerp_(gradient, share / weight.clamp(min=torch.finfo(weight.dtype).tiny))
-        state["average"], state["average_weight"] = average, weight
-        return average
+    def before(self, gradients: GradientMatrices, beta: float, states: Sequence[State], accept: Flag) -> GradientMatrices:
+        share = accept.to(gradients[0].dtype) * (1 - beta)
+        weight = gathered(states, "average_weight", share.expand(len(states)))  # 1 − βᵗ
+        weight = scattered(states, "average_weight", weight.lerp(torch.ones_like(weight), share))
+        shares = (share / weight.clamp(min=torch.finfo(weight.dtype).tiny)).unbind()
+        for state, gradient, each in zip(states, gradients, shares, strict=True):
+            if "average" not in state:
+                state["average"] = torch.zeros_like(gradient)
+            state["average"].lerp_(gradient, each)
+        return [state["average"] for state in states]
 
 
 class NesterovMomentum(GradientMomentum):
     """GradientMomentum a step ahead: (1−β)∇ + βM, as Nesterov's method has it."""
 
-    def before(self, gradient: GradientMatrix, beta: float, state: State, accept: Flag) -> GradientMatrix:
-        return gradient.lerp(super().before(gradient, beta, state, accept), beta)
+    def before(self, gradients: GradientMatrices, beta: float, states: Sequence[State], accept: Flag) -> GradientMatrices:
+        return list(torch._foreach_lerp(gradients, super().before(gradients, beta, states, accept), beta))
 
 
 class UpdateMomentum(Momentum):
@@ -61,24 +63,15 @@ class UpdateMomentum(Momentum):
 
     matrices = 1
 
-    def after(self, steps: Steps, beta: float, state: State, accept: Flag) -> Steps:
-        return [self._added(f"momentum_{k}", step, beta, state, accept) for k, step in enumerate(steps)]
-
-    @staticmethod
-    def _added(name: str, step: tuple[Tensor, Tensor], beta: float, state: State, accept: Flag) -> tuple[Tensor, Tensor]:
-        direction, length = step
-        old = state[name] if name in state else torch.zeros_like(direction)
-        new = beta * old + length * direction
-        state[name] = choose(accept, new, old)
-        return new, torch.ones_like(length)
+    def after(self, steps: Steps, beta: float, states: Sequence[State], name: str, accept: Flag) -> Steps:
+        directions, lengths = steps
+        updates = []
+        for state, direction, length in zip(states, directions, lengths.unbind(), strict=True):
+            old = state[name] if name in state else torch.zeros_like(direction)
+            new = beta * old + length * direction
+            state[name] = choose(accept, new, old)
+            updates.append(new)
+        return updates, torch.ones_like(lengths)
 
 
 MOMENTA: dict[str, type[Momentum]] = {"gradient": GradientMomentum, "nesterov": NesterovMomentum, "update": UpdateMomentum}
-
-
-def running_mean(state: State, name: str, value: Tensor, *, decay: float, accept: Flag) -> Tensor:
-    """A moving average of a scalar, started at its first finite value; NaN before that."""
-    old = state.get(name, torch.full_like(value, math.nan))
-    new = torch.where(old.isfinite(), torch.lerp(value, old, decay), value)
-    state[name] = torch.where(accept & value.isfinite(), new, old)
-    return state[name]

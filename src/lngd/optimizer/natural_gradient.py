@@ -14,10 +14,11 @@ from lngd.fisher import Likelihood, Noise
 from lngd.layers import Layer
 from lngd.linalg import all_finite
 from lngd.optimizer import checkpoint
+from lngd.optimizer.bucket import step_layers
 from lngd.optimizer.cycle import Cycle
 from lngd.optimizer.fallback import Fallback
 from lngd.optimizer.groups import GROUP_DEFAULTS, curvature_choices, fallback_rate, move_to_fallback, split_group, user_groups
-from lngd.optimizer.layer_state import LayerState, Recipe, deliver_to, step_layers
+from lngd.optimizer.layer_state import LayerState, Recipe, deliver_to
 from lngd.optimizer.loss_scale import unscaled
 from lngd.optimizer.memory import MemoryReport, memory_report
 from lngd.optimizer.outcome import Limit, Summary, plan_model, unwrapped
@@ -167,10 +168,9 @@ class NaturalGradient(torch.optim.Optimizer):
         super().load_state_dict({key: complete[key] for key in ("state", "param_groups")})
         self._fallback.adopt(self.state)
         checkpoint.restore(saved, self._states, self._generator)
-        self._steps = saved["steps"]
+        self._steps, self._capture.measuring = saved["steps"], saved["measuring"]
         self._skips.restore(saved["skipped"])
         self._bind_groups()
-        self._capture.measuring = saved["measuring"]
         self._cycle.recall(saved)
         self._forget()
 

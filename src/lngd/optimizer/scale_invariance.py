@@ -4,16 +4,17 @@ There ∇ is orthogonal to W. A step orthogonal to W can only lengthen it, and a
 alone, norms grow geometrically until they overflow, while the function looks healthy.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from lngd.layers import Layer
-from lngd.linalg import inner, readable
-from lngd.optimizer.momentum import running_mean
-from lngd.stepsize import Move, State
-from lngd.types import Flag, Scalar
+from lngd.linalg import inner, norms, readable
+from lngd.stepsize import Moves, State, gathered, scattered
+from lngd.types import Flag, Flags, Vector
 
 DECAY = 0.9
 THRESHOLD = 0.1
@@ -31,29 +32,43 @@ def observes(step: int) -> bool:
 
 
 @contextmanager
-def norm_kept(layer: Layer, move: Move, state: State, *, observe: bool) -> Iterator[None]:
-    """Around a step: afterwards the weight has the norm it had before, if the layer is scale-invariant."""
-    norm = layer.weight.norm()
+def norms_kept(layers: Sequence[Layer], moves: Moves, states: Sequence[State], *, observe: bool) -> Iterator[None]:
+    """Around a step of some layers: afterwards a scale-invariant one's weight has the norm it had before."""
+    before = norms([layer.weight for layer in layers])
     if observe:
-        _observe(layer, move, state, norm)
+        _observe(layers, moves, states, before)
     yield
-    invariant = _is_invariant(state, move.accept)
-    if readable(invariant) and not invariant:
-        return
-    ratio = norm / layer.weight.norm()
-    layer.weight.mul_(torch.where(invariant & ratio.isfinite() & (ratio > 0), ratio, 1.0))
+    invariant = _are_invariant(states, moves).unbind()
+    chosen = [k for k, flag in enumerate(invariant) if not readable(flag) or flag]
+    if chosen:
+        _restore([layers[k].weight for k in chosen], *(torch.stack([each[k] for k in chosen]) for each in (before, invariant)))
 
 
-def _observe(layer: Layer, move: Move, state: State, norm: Scalar) -> None:
-    grad = layer.split(move.gradient)[0]
-    cosine = inner(layer.weight.to(grad.dtype), grad).abs() / (norm.to(grad.dtype) * grad.norm())
-    seen = state["invariance_steps"] if "invariance_steps" in state else torch.zeros_like(cosine)
-    state["invariance_steps"] = seen + (move.accept & cosine.isfinite())
-    scaled = cosine * layer.weight.numel() ** 0.5
-    running_mean(state, "alignment", scaled, decay=DECAY, accept=move.accept)
+def _restore(weights: Sequence[Tensor], before: Vector, invariant: Flags) -> None:
+    ratio = before / norms(weights)
+    ratio = torch.where(invariant & ratio.isfinite() & (ratio > 0), ratio, 1.0)
+    for weight, each in zip(weights, ratio.unbind(), strict=True):
+        weight.mul_(each)
 
 
-def _is_invariant(state: State, accept: Flag) -> Flag:
-    if "alignment" not in state:
-        return torch.zeros_like(accept)
-    return (state["alignment"] < THRESHOLD) & (state["invariance_steps"] > AGREED) & accept
+def _observe(layers: Sequence[Layer], moves: Moves, states: Sequence[State], before: Vector) -> None:
+    grads = [layer.split(gradient)[0] for layer, gradient in zip(layers, moves.gradients, strict=True)]
+    slopes = torch.stack([inner(layer.weight.to(g.dtype), g) for layer, g in zip(layers, grads, strict=True)])
+    cosine = slopes.abs() / (before.to(slopes.dtype) * norms(grads))
+    seen = gathered(states, "invariance_steps", cosine)
+    scattered(states, "invariance_steps", seen + (moves.accept & cosine.isfinite()))
+    scaled = torch.stack(torch._foreach_mul(cosine.unbind(), [layer.weight.numel() ** 0.5 for layer in layers]))
+    running_mean(states, "alignment", scaled, moves.accept)
+
+
+def running_mean(states: Sequence[State], name: str, values: Vector, accept: Flag) -> None:
+    """A moving average of a scalar of each layer, started at its first finite value; NaN before that."""
+    old = gathered(states, name, values, missing=math.nan)
+    new = torch.where(old.isfinite(), torch.lerp(values, old, DECAY), values)
+    scattered(states, name, torch.where(accept & values.isfinite(), new, old))
+
+
+def _are_invariant(states: Sequence[State], moves: Moves) -> Flags:
+    like = moves.directions[0].new_empty(len(states))
+    alignment = gathered(states, "alignment", like, missing=math.nan)
+    return (alignment < THRESHOLD) & (gathered(states, "invariance_steps", like) > AGREED) & moves.accept
