@@ -64,7 +64,7 @@ class Method(NaturalGradient):
         smoothing: how slowly the curvature along the step is forgotten; 0 is eq. 12 as printed.
         rate_samples: samples of a batch that measure the rate, a quarter as many sequences with `mean_over="token"`, where tokens
             are the samples; None for all.
-        curvature_samples: samples of a batch that measure the curvature, more where that is less than 4,096 pixels or tokens in
+        curvature_samples: samples of a batch that measure the curvature, more where that is less than 2,048 pixels or tokens in
             all; None for all.
         noise: of layer-wise sampling, "rademacher" or "gaussian".
         momentum_on: "gradient" (averaged, then preconditioned), "nesterov" (the same, looking ahead) or "update" (LNGD
@@ -107,10 +107,10 @@ class Method(NaturalGradient):
         likelihood: Likelihood = "categorical",
         rate: Rate = "layerwise",
         kl_clip: float = 1e-3,
-        warmup: int = 30,
+        warmup: int = 10,
         smoothing: float = 0.9,
         rate_samples: int | None = 16,
-        curvature_samples: int | None = 32,
+        curvature_samples: int | None = 8,
         noise: Noise = "rademacher",
         momentum_on: Literal["gradient", "nesterov", "update"] = "gradient",
         norm: Norm = "frobenius",
@@ -186,7 +186,7 @@ class LNGD(Method):
     convolution_block = LNGDKroneckerBlock
 
 
-@defaults(norm="spectral", rate="rms", lr=0.01, fallback_lr=None, momentum_on="nesterov", damping=1.0)
+@defaults(norm="spectral", rate="rms", lr=0.02, fallback_lr=None, momentum_on="nesterov", damping=1.0, warmup=5)
 class SpectralLNGD(LNGD):
     """LNGD with the spectral norm in place of the Frobenius norm: the whitened gradient's singular values are set to one."""
 

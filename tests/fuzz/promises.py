@@ -203,7 +203,7 @@ def layer_step(run: Run, outcome: Outcome, step: int, lr: float) -> Tensor:
     place = next(k for k, q in enumerate(held.layer.parameters) if q is p)
     if f"momentum_{place}" in held.state:
         return held.state[f"momentum_{place}"]
-    warmup = run.case.settings.options.get("warmup", 30)
+    warmup = run.case.settings.options.get("warmup", run.optimizer._warmup)
     share = min(1.0, (step + 1) / warmup) if warmup else 1.0
     return -share * lr * held.rate * held.layer.split(direction_of(held))[place]
 

@@ -111,7 +111,7 @@ class Reference:
             return layer.momentum
         kappa = (curvature / slope).item()
         layer.kappa = max(kappa, 0.9 * layer.kappa + 0.1 * kappa)
-        warmup = min(1.0, (self.step_number + 1) / 30)
+        warmup = min(1.0, (self.step_number + 1) / 10)
         return -lr * warmup / (layer.kappa + self.mu / slope) * d
 
 

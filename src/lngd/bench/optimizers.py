@@ -92,7 +92,7 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "lngd-lr": Competitor("LNGD-lr", _family(lngd.LNGDLr), 0.5, 2.0),
     "lngd-sample": Competitor("LNGD-sample", _family(lngd.LNGDSample), 0.1, 1.7),
     "lngd": Competitor("LNGD", _family(lngd.LNGD), 0.5, 2.0),
-    "lngd-spectral": Competitor("Spectral LNGD", _family(lngd.SpectralLNGD), 0.01, 1.8),
+    "lngd-spectral": Competitor("Spectral LNGD", _family(lngd.SpectralLNGD), 0.02, 1.8),
     "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0),
 }
 DEFAULT_OPTIMIZERS = "sgd,adamw,muon,lngd"  # as the command line writes them

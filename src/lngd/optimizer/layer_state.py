@@ -19,7 +19,7 @@ from lngd.optimizer.momentum import Momentum
 from lngd.stepsize import State, StepSize
 from lngd.types import GradientMatrix, Gradients, Scalar, joined
 
-LEAST_ROWS = 4096
+LEAST_ROWS = 2048
 """Rows, samples times positions, from which a sub-batch measures the curvature."""
 
 
