@@ -1,4 +1,4 @@
-"""Variants of the step, one thing changed at a time, on short runs of the quality tasks: what `docs/performance.md` says was tried.
+"""Variants of the step, one thing changed at a time, on short runs of the quality tasks: the table in `docs/performance.md`.
 
     python benchmarks/variants.py docs/results/variants/variants.jsonl
 

@@ -67,10 +67,14 @@ class LayerState:
             by_size[len(x)].append((x, g))
         for n, same in by_size.items():
             if n:
-                with torch.autocast(same[0][0].device.type, enabled=False):
-                    tokens = self._tokens(same)
-                    for a, g in self._operands(self._sub_batch(same, n, tokens)):
-                        self.pending.add(self.block.measure(a, g), n, tokens, forward_id)
+                self._measure_alike(same, n, forward_id)
+
+    def _measure_alike(self, calls: Calls, n: int, forward_id: int) -> None:
+        """Calls on n samples each."""
+        with torch.autocast(calls[0][0].device.type, enabled=False):
+            tokens = self._tokens(calls)
+            for a, g in self._operands(self._sub_batch(calls, n, tokens)):
+                self.pending.add(self.block.measure(a, g), n, tokens, forward_id)
 
     def _sub_batch(self, calls: Calls, n: int, positions: int) -> Calls:
         """A sub-batch of equal means: pixels and tokens make many rows of a sample."""
