@@ -54,7 +54,7 @@ class Size:
     target: float
     model: Callable[[], nn.Module] | None = None
     title: str | None = None
-    fractions: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 1.0)
+    fractions: tuple[float, ...] = (0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0)
 
     def full(self) -> Task:
         task = TASKS[self.task]
