@@ -19,11 +19,11 @@ from lngd.bench.datasets.python_source import CONTEXT, VOCABULARY
 from lngd.bench.models.gpt import GPT
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.race import Place
-from lngd.bench.records import Epoch, Record
+from lngd.bench.records import Epoch, Record, read_records
 from lngd.bench.task import Task
 from lngd.bench.tasks import TASKS
 from lngd.bench.train import RunSpec
-from lngd.bench.tune import Grid, Judge, Runner, tune
+from lngd.bench.tune import Grid, Judge, Runner, grids_of, tune
 
 TUNING = "tuning"
 TUNING_SEEDS = 1
@@ -135,10 +135,12 @@ class Comparison:
         return grids
 
     def _tuned(self, full: Task) -> list[Grid]:
+        """With every trial that the directory has, those of an earlier search too: the report judges by all of them."""
         place = replace(self.place, out=folder(self.place.out, full.name), held_out=True)
         run: Runner = partial(self._run_in, place)
         options = {"trials": self.trials, "seeds": TUNING_SEEDS, "rounds": EXTENSIONS}
-        return tune(full, self.optimizers, **options, place=place, run=run, judge=SOONEST)
+        tune(full, self.optimizers, **options, place=place, run=run, judge=SOONEST)
+        return grids_of(read_records(place.out), self.optimizers, SOONEST)
 
     def _run_in(self, place: Place, specs: Sequence[RunSpec]) -> None:
         self.run(specs, place)
