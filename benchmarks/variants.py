@@ -25,7 +25,7 @@ from lngd.curvature import LNGDBlock, LNGDKroneckerBlock
 from lngd.linalg import Damping
 
 SEEDS = (1000, 1001)
-TASKS = {"fashion-cnn": 0.35, "fashion-vit": 0.35, "stdlib-charlm": 0.5}
+TASKS = {"fashion-cnn": 0.35, "fashion-vit": 0.35}
 """By name, the share of the full schedule."""
 ADAM, NEWTON = (0.02, 0.04), (0.5, 1.0)
 """Rates for steps of a fixed length, and for those that the layer's own curvature measures."""

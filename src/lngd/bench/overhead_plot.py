@@ -27,10 +27,10 @@ def draw(pages: Sequence[Page], path: Path) -> Path:
     bars = max((len(page.methods) for page in shown), default=1)
     size = (PANEL[0] * columns, (PANEL[1] * bars + FRAME) * lines)
     figure = Figure(figsize=(max(size[0], 4.5), size[1]), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flat
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes, page in zip(panels, shown, strict=False):
         _bars(axes, page)
-    for axes in [*panels][len(shown) :]:
+    for axes in panels[len(shown) :]:
         axes.set_visible(False)
     figure.savefig(path, dpi=DOTS_PER_INCH)
     return path
