@@ -50,7 +50,7 @@ def _bars(axes: Axes, page: Page) -> None:
     axes.set_yticks(places, [title(found.method) for found in measured], fontsize=8)
     axes.invert_yaxis()
     _logarithmic(axes, min(map(min, map(ratios, measured))), max(map(max, map(ratios, measured))))
-    axes.set_title(page.workload.title, fontsize=9)
+    axes.set_title(page.workload.title.replace(", batch", ",\nbatch"), fontsize=9)
     axes.set_xlabel("step / SGD's", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
