@@ -31,26 +31,26 @@ ADAM, NEWTON = (0.02, 0.04), (0.5, 1.0)
 """Rates for steps of a fixed length, and for those that the layer's own curvature measures."""
 
 
-class NoPsi(LNGDBlock):
-    """Ψ = I."""
+class NoPsi:
+    """Ψ = I, in front of a block."""
 
     def refresh(self, damping: Damping) -> None:
         super().refresh(damping)
         self.psi_inverse = torch.ones_like(self.psi_inverse)
 
 
-class NoPsiKronecker(LNGDKroneckerBlock):
-    """Ψ = I."""
+class NoPsiDense(NoPsi, LNGDBlock):
+    """Of any layer."""
 
-    def refresh(self, damping: Damping) -> None:
-        super().refresh(damping)
-        self.psi_inverse = torch.ones_like(self.psi_inverse)
+
+class NoPsiKronecker(NoPsi, LNGDKroneckerBlock):
+    """Of a convolution."""
 
 
 class SpectralWithoutPsi(SpectralLNGD):
     """Whitened by the inputs alone."""
 
-    block, convolution_block = NoPsi, NoPsiKronecker
+    block, convolution_block = NoPsiDense, NoPsiKronecker
 
 
 VARIANTS: Mapping[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
