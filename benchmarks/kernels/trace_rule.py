@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lngd import LNGD
 from lngd.bench.data import Batches
-from lngd.bench.schedule import linear_schedule
+from lngd.bench.schedule import LINEAR, scheduler
 from lngd.bench.scoring import mean_cross_entropy
 from lngd.bench.tasks import TASKS
 from lngd.linalg import Damping, damped_matrix, inverse
@@ -46,7 +46,7 @@ def run(every: int) -> Factors:
     torch.manual_seed(SEED)
     model = task.model()
     optimizer = LNGD(model, curvature_every=every, inverse_every=every)
-    schedule = linear_schedule(optimizer, STEPS)
+    schedule = scheduler(optimizer, LINEAR, STEPS)
     batches = Batches(task.data(None), task.batch_size, torch.Generator().manual_seed(SEED))
     seen = 0
     for x, y in islice(batches, STEPS):

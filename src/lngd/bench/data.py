@@ -1,79 +1,176 @@
-"""Data sets as tensors in memory and an iterator over them: a loader process would cost more than a step."""
+"""What a task trains on: batches without end whose position can be saved, and an evaluation set in chunks.
 
-from collections.abc import Iterator
+`Split` holds tensors in memory: a loader process would cost more than a step. Data that are read from files or that have a
+length of their own implement the same `Data`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from lngd.bench.errors import BenchError
 
+Batch = tuple[Any, Tensor]
+"""What the model takes and what the loss compares its output with."""
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""A batch of images `[n, c, h, w]` → one of the same shape."""
+
+
+class BatchSource(Protocol):
+    """Training batches without end; its state is its position."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def __next__(self) -> Batch: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Data(Protocol):
+    """Training and evaluation samples of a task."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def to(self, device: torch.device) -> Self: ...
+
+    def first(self, samples: int) -> Self:
+        """The first training samples in the data set's fixed order; BenchError where it has fewer."""
+
+    def held_out(self) -> Self:
+        """A part of the training samples as evaluation set: tuning never sees what reports evaluate on."""
+
+    def batches(self, size: int, generator: torch.Generator) -> BatchSource: ...
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """The evaluation set in order."""
+
 
 @dataclass(frozen=True)
 class Split:
-    """Training and evaluation samples; the first axis of each tensor counts samples."""
+    """Samples in memory; the first axis of each tensor counts them.
+
+    Attributes:
+        augment: of training batches only.
+    """
 
     train_x: Tensor
     train_y: Tensor
     test_x: Tensor
     test_y: Tensor
+    augment: Augment | None = None
 
-    def first(self, samples: int) -> "Split":
-        """The first training samples in the data set's fixed order.
+    @property
+    def device(self) -> torch.device:
+        return self.train_x.device
 
-        Raises:
-            BenchError: the data set has fewer.
-        """
-        if samples > len(self.train_x):
-            raise BenchError(f"the task asks for {samples} training samples, the data set has {len(self.train_x)}")
+    def first(self, samples: int) -> Self:
+        """Raises BenchError where the data set has fewer."""
+        check_enough(samples, len(self.train_x))
         return replace(self, train_x=self.train_x[:samples], train_y=self.train_y[:samples])
 
-    def held_out(self) -> "Split":
-        """The last tenth of the training samples as evaluation set: tuning never sees what reports evaluate on."""
+    def held_out(self) -> Self:
+        """The last tenth of the training samples evaluates."""
         size = min(max(1, len(self.train_x) // 10), len(self.test_x))
-        return Split(self.train_x[:-size], self.train_y[:-size], self.train_x[-size:], self.train_y[-size:])
+        x, y = self.train_x, self.train_y
+        return replace(self, train_x=x[:-size], train_y=y[:-size], test_x=x[-size:], test_y=y[-size:])
 
-    def to(self, device: torch.device) -> "Split":
-        return Split(*(tensor.to(device) for tensor in (self.train_x, self.train_y, self.test_x, self.test_y)))
+    def evaluated_on(self, samples: int) -> Self:
+        """The first evaluation samples only."""
+        return replace(self, test_x=self.test_x[:samples], test_y=self.test_y[:samples])
+
+    def to(self, device: torch.device) -> Self:
+        moved = {name: getattr(self, name).to(device) for name in ("train_x", "train_y", "test_x", "test_y")}
+        return replace(self, **moved)
+
+    def batches(self, size: int, generator: torch.Generator) -> "Batches":
+        return Batches(self, size, generator)
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        return zip(self.test_x.split(size), self.test_y.split(size), strict=True)
+
+    def deal(self, size: int, generator: torch.Generator) -> Sequence[Tensor]:
+        """One permutation, the incomplete batch at its end left out."""
+        full = max(1, len(self.train_x) // size)
+        return torch.randperm(len(self.train_x), generator=generator).to(self.device)[: full * size].split(size)
+
+    def batch(self, rows: Tensor, noise: torch.Generator) -> Batch:
+        x = self.train_x[rows]
+        return (self.augment(x, noise) if self.augment else x), self.train_y[rows]
 
 
-class Batches(Iterator[tuple[Tensor, Tensor]]):
-    """Batches without end: one permutation a pass over the data, the incomplete batch at its end left out.
+class Dealt(Protocol):
+    """Data whose passes are dealt out as rows."""
 
-    The position is the generator as it was before the pass, and how many batches of the pass are taken: an epoch of a run
-    need not end where a pass ends.
+    def deal(self, size: int, generator: torch.Generator) -> Sequence[Tensor]:
+        """The rows of each batch of a pass."""
+
+    def batch(self, rows: Tensor, noise: torch.Generator) -> Batch:
+        """`noise` is the batch's own."""
+
+
+class Batches:
+    """A pass over the data after another, each dealt anew.
+
+    The position is the generator as it was before the pass, how many passes there were and how many batches of this one are
+    taken: an epoch of a run need not end where a pass ends. Each batch has a noise of its own, which depends on the
+    position only.
     """
 
-    def __init__(self, split: Split, size: int, generator: torch.Generator) -> None:
-        self.split, self.size, self.generator = split, size, generator
-        self.full = max(1, len(split.train_x) // size)
+    def __init__(self, data: Dealt, size: int, generator: torch.Generator) -> None:
+        self.data, self.size, self.generator = data, size, generator
+        self.passes = 0
         self._start_pass()
 
-    def __next__(self) -> tuple[Tensor, Tensor]:
-        if self.taken == self.full:
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self.taken == len(self.rows):
+            self.passes += 1
             self._start_pass()
-        rows = self.order[self.taken * self.size : (self.taken + 1) * self.size]
+        rows = self.rows[self.taken]
+        noise = batch_noise(self.generator, self.passes, self.taken)
         self.taken += 1
-        return self.split.train_x[rows], self.split.train_y[rows]
+        return self.data.batch(rows, noise)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"before_pass": self.before_pass, "taken": self.taken}
+        return {"before_pass": self.before_pass, "passes": self.passes, "taken": self.taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.generator.set_state(state["before_pass"])
         self._start_pass()
-        self.taken = state["taken"]
+        self.passes, self.taken = state["passes"], state["taken"]
 
     def _start_pass(self) -> None:
         self.before_pass = self.generator.get_state()
-        self.order = torch.randperm(len(self.split.train_x), generator=self.generator).to(self.split.train_x.device)
+        self.rows = self.data.deal(self.size, self.generator)
         self.taken = 0
 
 
-def chunks(split: Split, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The evaluation set in order."""
-    return zip(split.test_x.split(size), split.test_y.split(size), strict=True)
+def batch_noise(generator: torch.Generator, passes: int, taken: int) -> torch.Generator:
+    """The noise of one batch: another one for each seed, pass and batch; 2²⁰ of each are told apart."""
+    seed = (generator.initial_seed() % 2**20 << 40) + (passes % 2**20 << 20) + taken % 2**20
+    return torch.Generator().manual_seed(seed)
+
+
+def in_memory(data: Data) -> Split:
+    """For what needs all samples at once.
+
+    Raises:
+        BenchError: the task streams its samples.
+    """
+    if not isinstance(data, Split):
+        raise BenchError("this needs a task whose samples are in memory; this one streams them")
+    return data
+
+
+def check_enough(samples: int, there: int) -> None:
+    """Raises BenchError where a task asks for more training samples than there are."""
+    if samples > there:
+        raise BenchError(f"the task asks for {samples} training samples, the data set has {there}")
 
 
 def standardised(images: Tensor, reference: Tensor) -> Tensor:

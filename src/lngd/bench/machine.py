@@ -20,6 +20,7 @@ def header(spec: RunSpec, device: torch.device, command: str) -> Header:
         optimizer=spec.optimizer,
         seed=spec.seed,
         lr=spec.lr,
+        damping=spec.damping,
         config=spec.task.config(),
         torch=str(torch.__version__),
         device=str(device),

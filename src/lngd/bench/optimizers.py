@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,9 +17,13 @@ from lngd.methods import Method
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the runner decides: `lr` in the optimizer's own units; the rest is the same for all."""
+    """What the runner decides.
+
+    `lr` and `damping` are in the optimizer's own units, a damping of None is its default; the rest is the same for all.
+    """
 
     lr: float
+    damping: float | None = None
     weight_decay: float = 0.0
     mean_over: MeanOver = "batch"
 
@@ -31,6 +36,7 @@ class Competitor:
         customary: the learning rate in the middle of the tuning grid.
         cost: seconds of a step over an SGD step's, roughly; only the estimate of a race's length uses it.
         module: of a third party, which must be installed; none for what torch and this library have.
+        damped: it has a damping to search for.
     """
 
     title: str
@@ -38,6 +44,7 @@ class Competitor:
     customary: float
     cost: float
     module: str | None = None
+    damped: bool = False
 
 
 def _sgd(model: nn.Module, setting: Setting) -> Optimizer:
@@ -64,15 +71,19 @@ def _singd(model: nn.Module, setting: Setting) -> Optimizer:
     return peers.singd(model, setting.lr, setting.weight_decay, setting.mean_over)
 
 
+def _of_setting(setting: Setting) -> dict[str, Any]:
+    named = {"lr": setting.lr, "weight_decay": setting.weight_decay, "mean_over": setting.mean_over}
+    return named if setting.damping is None else named | {"damping": setting.damping}
+
+
 def _family(method: type[Method]) -> Callable[[nn.Module, Setting], Optimizer]:
     """A method of this library at its own defaults."""
-    return lambda model, s: method(model, lr=s.lr, weight_decay=s.weight_decay, mean_over=s.mean_over)
+    return lambda model, setting: method(model, **_of_setting(setting))
 
 
 def _lngd_paper(model: nn.Module, setting: Setting) -> Optimizer:
     """The paper's recipe, except that the setting decides weight decay: it is the same for all competitors."""
-    run = {"lr": setting.lr, "weight_decay": setting.weight_decay, "mean_over": setting.mean_over}
-    return lngd.LNGD(model, **{**lngd.PAPER, **run})
+    return lngd.LNGD(model, **{**lngd.PAPER, **_of_setting(setting)})
 
 
 OPTIMIZERS: Mapping[str, Competitor] = {
@@ -84,15 +95,15 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "shampoo": Competitor("Shampoo", _peer(peers.Shampoo), 0.004, 2.5, "pytorch_optimizer"),
     "heavyball": Competitor("PSGD Kron", _peer(peers.HeavyBall), 0.001, 4.0, "heavyball"),
     "singd": Competitor("SINGD", _singd, 0.02, 2.0, "singd"),
-    "kfac": Competitor("K-FAC", _family(lngd.KFAC), 0.1, 2.0),
-    "ekfac": Competitor("EKFAC", _family(lngd.EKFAC), 0.1, 2.5),
-    "tkfac": Competitor("TKFAC", _family(lngd.TKFAC), 0.1, 2.0),
-    "ngplus": Competitor("NG+", _family(lngd.NGPlus), 0.5, 1.8),
-    "thor": Competitor("THOR", _family(lngd.THOR), 0.1, 2.0),
-    "lngd-lr": Competitor("LNGD-lr", _family(lngd.LNGDLr), 0.5, 2.0),
-    "lngd-sample": Competitor("LNGD-sample", _family(lngd.LNGDSample), 0.1, 1.7),
-    "lngd": Competitor("LNGD", _family(lngd.LNGD), 0.5, 2.0),
-    "lngd-spectral": Competitor("Spectral LNGD", _family(lngd.SpectralLNGD), 0.02, 1.8),
-    "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0),
+    "kfac": Competitor("K-FAC", _family(lngd.KFAC), 0.1, 2.0, damped=True),
+    "ekfac": Competitor("EKFAC", _family(lngd.EKFAC), 0.1, 2.5, damped=True),
+    "tkfac": Competitor("TKFAC", _family(lngd.TKFAC), 0.1, 2.0, damped=True),
+    "ngplus": Competitor("NG+", _family(lngd.NGPlus), 0.5, 1.8, damped=True),
+    "thor": Competitor("THOR", _family(lngd.THOR), 0.1, 2.0, damped=True),
+    "lngd-lr": Competitor("LNGD-lr", _family(lngd.LNGDLr), 0.5, 2.0, damped=True),
+    "lngd-sample": Competitor("LNGD-sample", _family(lngd.LNGDSample), 0.1, 1.7, damped=True),
+    "lngd": Competitor("LNGD", _family(lngd.LNGD), 0.5, 2.0, damped=True),
+    "lngd-spectral": Competitor("Spectral LNGD", _family(lngd.SpectralLNGD), 0.02, 1.8, damped=True),
+    "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0, damped=True),
 }
 DEFAULT_OPTIMIZERS = "sgd,adamw,muon,lngd"  # as the command line writes them

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lngd.bench.metric import METRICS
 from lngd.bench.records import Record
 from lngd.bench.summary import REFERENCE, Row, TaskSummary
 
@@ -122,6 +123,6 @@ def _focus(axes: Axes, summary: TaskSummary) -> None:
 
 def _without_outliers(values: np.ndarray, finals: Sequence[float], summary: TaskSummary) -> np.ndarray:
     """Leaves a competitor that failed to the frame: what lies over four times as far from the median as the best does."""
-    middle, best = np.median(finals), max(finals) if summary.metric == "accuracy" else min(finals)
+    middle, best = np.median(finals), METRICS[summary.metric].best(finals)
     reach = 4 * abs(best - middle)
     return values[np.abs(values - middle) <= reach] if reach else values

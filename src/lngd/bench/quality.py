@@ -14,12 +14,13 @@ from pathlib import Path
 
 from torch import nn
 
-from lngd.bench.data import Split
+from lngd.bench.data import Data, in_memory
 from lngd.bench.datasets.python_source import CONTEXT, VOCABULARY
 from lngd.bench.models.gpt import GPT
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.race import Place
 from lngd.bench.records import Epoch, Record, read_records
+from lngd.bench.summary import metric_of
 from lngd.bench.task import Task
 from lngd.bench.tasks import TASKS
 from lngd.bench.train import RunSpec
@@ -180,12 +181,11 @@ def _crossings(epochs: Sequence[Epoch], target: float, sign: int) -> Iterator[fl
 
 
 def _sign(record: Record) -> int:
-    return 1 if record.header.config["metric"] == "accuracy" else -1
+    return 1 if metric_of(record).higher_is_better else -1
 
 
 SOONEST = Judge(steps_to_target, higher_is_better=False)
 
 
-def _fewer_evaluations(load: Callable[[Path | None], Split], evaluations: int, data_dir: Path | None) -> Split:
-    split = load(data_dir)
-    return replace(split, test_x=split.test_x[:evaluations], test_y=split.test_y[:evaluations])
+def _fewer_evaluations(load: Callable[[Path | None], Data], evaluations: int, data_dir: Path | None) -> Data:
+    return in_memory(load(data_dir)).evaluated_on(evaluations)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from lngd.bench.metric import METRICS
 from lngd.bench.quality import EXTENSIONS, TUNING_SEEDS
 from lngd.bench.quality_report import FAMILY, PAIRS, WAYS, Pair, Ratio, Standing, TaskQuality, Way, final, ratios
 from lngd.bench.records import Record
@@ -79,7 +80,7 @@ def task_rows(task: TaskQuality) -> list[list[str]]:
 
 def caption(task: TaskQuality) -> str:
     header, config = task.header, task.header.config
-    sign = "≥" if config["metric"] == "accuracy" else "≤"
+    sign = METRICS[config["metric"]].sign
     lengths = ", ".join(str(steps) for steps in sorted(task.rows[0].schedules))
     return (
         f"{config['title']}. Target: {config['metric']} {sign} {metric_text(config['target'], config['metric'])}. "
@@ -145,7 +146,8 @@ def _final(row: Standing, metric: str) -> str:
     values = [value for run in row.full.values() if (value := final(run)) is not None]
     if len(values) < len(row.full):
         return f"diverged ({len(row.full) - len(values)}/{len(row.full)})"
-    return _spread([100 * value for value in values], 2) if metric == "accuracy" else _spread(values, 3)
+    kind = METRICS[metric]
+    return _spread([kind.scale * value for value in values], kind.digits)
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

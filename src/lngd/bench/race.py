@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lngd.bench.data import Split
+from lngd.bench.data import Data
 from lngd.bench.errors import BenchError
 from lngd.bench.machine import header
 from lngd.bench.optimizers import OPTIMIZERS
@@ -38,8 +38,13 @@ class Place:
 
 
 def plan(tasks: Sequence[Task], optimizers: Sequence[str], seeds: Sequence[int]) -> list[RunSpec]:
-    """Runs by task and seed, every optimizer at the task's own rate for it."""
-    return [RunSpec(task, name, rate_of(task, name), seed) for task in tasks for seed in seeds for name in optimizers]
+    """Runs by task and seed, every optimizer at the task's own rate, damping, schedule and length for it."""
+    return [
+        RunSpec(task.of(name), name, rate_of(task, name), seed, task.dampings.get(name))
+        for task in tasks
+        for seed in seeds
+        for name in optimizers
+    ]
 
 
 def rate_of(task: Task, optimizer: str) -> float:
@@ -85,26 +90,27 @@ def race(specs: Sequence[RunSpec], place: Place) -> Iterator[tuple[RunSpec, Epoc
 
     Runs that were broken off go on after their last epoch.
     """
-    for task, runs in groupby(specs, key=lambda spec: spec.task):
-        split = _split(task, place)
-        for _, heat in groupby(runs, key=lambda spec: spec.seed):
-            yield from _heat(list(heat), split, place)
+    for _, runs in groupby(specs, key=lambda spec: spec.task.name):
+        of_task = list(runs)
+        data = _loaded(of_task[0].task, place)
+        for _, heat in groupby(of_task, key=lambda spec: spec.seed):
+            yield from _heat(list(heat), data, place)
 
 
 def records_of(specs: Sequence[RunSpec], out: Path) -> list[Record]:
     return [read_record(out / spec.file_name) for spec in specs]
 
 
-def _split(task: Task, place: Place) -> Split:
-    split = task.data(place.data_dir).first(task.samples)
-    return (split.held_out() if place.held_out else split).to(place.device)
+def _loaded(task: Task, place: Place) -> Data:
+    data = task.data(place.data_dir).first(task.samples)
+    return (data.held_out() if place.held_out else data).to(place.device)
 
 
-def _heat(specs: list[RunSpec], split: Split, place: Place) -> Iterator[tuple[RunSpec, Epoch]]:
+def _heat(specs: list[RunSpec], data: Data, place: Place) -> Iterator[tuple[RunSpec, Epoch]]:
     for spec in {spec.optimizer: spec for spec in specs}.values():
-        warm_up(spec, split)
+        warm_up(spec, data)
     with ExitStack() as stack:
-        waiting = deque(stack.enter_context(_recorded(spec, split, place)) for spec in specs)
+        waiting = deque(stack.enter_context(_recorded(spec, data, place)) for spec in specs)
         while waiting:
             recorded_run = waiting.popleft()
             row = recorded_run.epoch()
@@ -113,5 +119,5 @@ def _heat(specs: list[RunSpec], split: Split, place: Place) -> Iterator[tuple[Ru
             yield recorded_run.run.spec, row
 
 
-def _recorded(spec: RunSpec, split: Split, place: Place) -> AbstractContextManager[RecordedRun]:
-    return recorded(spec, split, place.out / spec.file_name, header(spec, place.device, place.command))
+def _recorded(spec: RunSpec, data: Data, place: Place) -> AbstractContextManager[RecordedRun]:
+    return recorded(spec, data, place.out / spec.file_name, header(spec, place.device, place.command))

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from lngd.bench import durable
 from lngd.bench.checkpoint import MALFORMED, Checkpoint, UnusableCheckpointError, checkpoint_of, different, load, save
-from lngd.bench.data import Split
+from lngd.bench.data import Data
 from lngd.bench.records import Beginning, Epoch, Header, RecordWriter, partial_of, read_beginning
 from lngd.bench.train import Run, RunSpec
 
@@ -51,7 +51,7 @@ class RecordedRun:
 
 
 @contextmanager
-def recorded(spec: RunSpec, split: Split, path: Path, header: Header) -> Iterator[RecordedRun]:
+def recorded(spec: RunSpec, data: Data, path: Path, header: Header) -> Iterator[RecordedRun]:
     """The run from where it was broken off, or from its beginning where nothing is left of it that can be gone on from.
 
     Args:
@@ -60,13 +60,13 @@ def recorded(spec: RunSpec, split: Split, path: Path, header: Header) -> Iterato
     """
     durable.make_directory(path.parent)
     try:
-        found = _restored(spec, split, path, header)
+        found = _restored(spec, data, path, header)
     except UnusableCheckpointError as error:
         warnings.warn(f"{checkpoint_of(path)}: {error}; this run starts from scratch", stacklevel=2)
         found = None
     if found is None:
         discard_leftovers(path)
-    run, writer = found or (Run(spec, split), RecordWriter(path, header))
+    run, writer = found or (Run(spec, data), RecordWriter(path, header))
     with writer:
         yield RecordedRun(run, writer)
 
@@ -76,7 +76,7 @@ def discard_leftovers(path: Path) -> None:
     durable.remove(checkpoint_of(path))
 
 
-def _restored(spec: RunSpec, split: Split, path: Path, header: Header) -> tuple[Run, RecordWriter] | None:
+def _restored(spec: RunSpec, data: Data, path: Path, header: Header) -> tuple[Run, RecordWriter] | None:
     """None where no epoch was finished.
 
     Raises:
@@ -90,12 +90,12 @@ def _restored(spec: RunSpec, split: Split, path: Path, header: Header) -> tuple[
         raise UnusableCheckpointError(f"{partial_of(path).name} is not its record")
     if difference := different(beginning.header, header):
         raise UnusableCheckpointError(difference)
-    run = _loaded(checkpoint, spec, split)
+    run = _loaded(checkpoint, spec, data)
     return run, RecordWriter(path, beginning.header, _kept(beginning, run))
 
 
-def _loaded(checkpoint: Checkpoint, spec: RunSpec, split: Split) -> Run:
-    run = Run(spec, split)
+def _loaded(checkpoint: Checkpoint, spec: RunSpec, data: Data) -> Run:
+    run = Run(spec, data)
     try:
         run.load_state_dict(checkpoint.run)
     except MALFORMED as error:

@@ -24,6 +24,7 @@ class Header:
     """What ran, with what, on what.
 
     Attributes:
+        damping: None for the optimizer's default.
         clock: what its seconds are of, `cpu` or `wall`; records from before there was a choice are `wall`.
     """
 
@@ -39,6 +40,7 @@ class Header:
     date: str
     command: str
     clock: Clock = "wall"
+    damping: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Literal
 
+from lngd.bench.metric import METRICS, Metric
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.records import Header, Record
 
 Target = float | Literal["auto", "task"]
 
 REFERENCE = "lngd"  # whose saving the table states
-AUTO_STEP = {"accuracy": 0.005, "loss": 0.05}  # what an automatic target is rounded to, towards the easier side
-AUTO_SLACK = 1.5  # a competitor with more than this times the median error (or loss) is no measure of the target
+AUTO_SLACK = 1.5  # a competitor with more than this times the median error is no measure of the target
 
 
 @dataclass(frozen=True)
@@ -72,30 +72,34 @@ def summarise(records: Sequence[Record], target: Target = "auto") -> list[TaskSu
 def best_metric(record: Record) -> float | None:
     """Over the epochs of a run; None where not one was finite."""
     found = [epoch.metric for epoch in record.epochs if epoch.metric is not None]
-    best = max if record.header.config["metric"] == "accuracy" else min
-    return best(found) if found else None
+    return metric_of(record).best(found) if found else None
+
+
+def metric_of(record: Record) -> Metric:
+    return METRICS[record.header.config["metric"]]
 
 
 def auto_target(groups: Sequence[Sequence[Record]], metric: str) -> float:
     """What every run of every competitor but outliers reaches: the worst run's best, rounded to the easier side.
 
-    An outlier's mean best has more than 1.5 times the error (accuracy) or the loss of the median competitor's.
+    An outlier's mean best has more than 1.5 times the error of the median competitor's: the loss itself for losses, 1/BLEU
+    for translations.
     """
-    found = [errors for group in groups if (errors := _errors(group, metric))]
+    kind = METRICS[metric]
+    found = [bests for group in groups if (bests := _bests(group))]
     if not found:
         return math.nan
-    limit = AUTO_SLACK * statistics.median(statistics.mean(errors) for errors in found)
-    worst = max(max(errors) for errors in found if statistics.mean(errors) <= limit)
-    step = AUTO_STEP[metric]
-    eased = math.ceil(round(worst / step, 6)) * step
-    return round(1 - eased if metric == "accuracy" else eased, 6)
+    errors = [statistics.mean(kind.error(best) for best in bests) for bests in found]
+    limit = AUTO_SLACK * statistics.median(errors)
+    worst = kind.worst(best for bests, error in zip(found, errors, strict=True) if error <= limit for best in bests)
+    grains = round(worst / kind.grain, 6)
+    return round((math.floor(grains) if kind.higher_is_better else math.ceil(grains)) * kind.grain, 6)
 
 
-def _errors(group: Sequence[Record], metric: str) -> list[float]:
-    """Each run's best as something to make small; empty where a run had no finite figure."""
+def _bests(group: Sequence[Record]) -> list[float]:
+    """Of each run; empty where a run had no finite figure."""
     found = [best for record in group if (best := best_metric(record)) is not None]
-    errors = [1 - best if metric == "accuracy" else best for best in found]
-    return errors if len(errors) == len(group) else []
+    return found if len(found) == len(group) else []
 
 
 def _task_summary(task: str, records: list[Record], target: Target) -> TaskSummary:
@@ -124,10 +128,10 @@ def _target(groups: list[list[Record]], metric: str, target: Target) -> tuple[fl
         return own, "the task's own"
     if isinstance(target, float):
         return target, "given"
-    step, kind = ("0.5 points", "error") if metric == "accuracy" else ("0.05", "loss")
+    kind = METRICS[metric]
     meaning = (
-        f"automatic: the worst run's best, eased to a multiple of {step}; "
-        f"optimizers with over {AUTO_SLACK:g} times the median {kind} don't count"
+        f"automatic: the worst run's best, eased to a multiple of {kind.grain_text}; "
+        f"optimizers with over {AUTO_SLACK:g} times the median {kind.error_name} don't count"
     )
     return auto_target(groups, metric), meaning
 
@@ -163,12 +167,12 @@ def _saved(own: float | None, other: float | None) -> float | None:
 
 def _first_at_target(record: Record, target: float) -> tuple[int, float] | None:
     """Epochs and seconds of training until the metric first reaches the target."""
-    sign = 1 if record.header.config["metric"] == "accuracy" else -1
+    reached = metric_of(record).reached
     elapsed = accumulate(epoch.seconds for epoch in record.epochs)
     hits = (
         (epoch.epoch, seconds)
         for epoch, seconds in zip(record.epochs, elapsed, strict=True)
-        if epoch.metric is not None and sign * epoch.metric >= sign * target
+        if epoch.metric is not None and reached(epoch.metric, target)
     )
     return next(hits, None)
 

@@ -1,9 +1,11 @@
 """A summary as text: cells, a table that fits the width of a terminal, and Markdown."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lngd.bench.clock import Clock
+from lngd.bench.metric import METRICS
 from lngd.bench.records import Header
 from lngd.bench.summary import Row, Spread, TaskSummary
 
@@ -27,7 +29,7 @@ def _hit(row: Row, figure: float | None, shape: str) -> str:
 
 
 def metric_text(value: float, metric: str) -> str:
-    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.3f}"
+    return METRICS[metric].text(value)
 
 
 def _spread_text(spread: Spread | None, scale: float, digits: int) -> str:
@@ -38,7 +40,8 @@ def _spread_text(spread: Spread | None, scale: float, digits: int) -> str:
 
 
 def _best(row: Row, summary: TaskSummary) -> str:
-    return _spread_text(row.best, 100, 2) if summary.metric == "accuracy" else _spread_text(row.best, 1, 3)
+    metric = METRICS[summary.metric]
+    return _spread_text(row.best, metric.scale, metric.digits)
 
 
 def _train_loss(row: Row, _: TaskSummary) -> str:
@@ -57,7 +60,6 @@ def _rates(row: Row, _: TaskSummary) -> str:
 
 def columns(summary: TaskSummary) -> list[Column]:
     """The paper's columns, then ours; the metric's heading says its unit."""
-    best = "best acc. %" if summary.metric == "accuracy" else "best loss"
     return [
         Column("optimizer", lambda row, _: row.label),
         Column("rate", _rates, 4),
@@ -65,7 +67,7 @@ def columns(summary: TaskSummary) -> list[Column]:
         Column("seconds", lambda row, _: _hit(row, row.seconds, ".2f")),
         Column("s/epoch", lambda row, _: _spread_text(row.epoch_seconds, 1, 3), 2),
         Column("LNGD saves", _saved, 1),
-        Column(best, _best),
+        Column(METRICS[summary.metric].heading, _best),
         Column("train loss", _train_loss, 3),
     ]
 
@@ -97,15 +99,20 @@ def text_table(summary: TaskSummary, width: int) -> str:
 def caption(summary: TaskSummary) -> str:
     """Task, target and how it was set, size and place of the runs: what a reader must know to judge the figures."""
     header, config = summary.header, summary.header.config
-    sign = "≥" if summary.metric == "accuracy" else "≤"
+    sign = METRICS[summary.metric].sign
     seeds = sorted({run.header.seed for row in summary.rows for run in row.runs})
     return (
         f"{config['title']}. Target: {summary.metric} {sign} {metric_text(summary.target, summary.metric)} "
-        f"({summary.target_meaning}). {config['total_steps']} steps of batch {config['batch_size']}, "
+        f"({summary.target_meaning}). {config['total_steps']} steps of batch {config['batch_size']}{_unit(config)}, "
         f"{config['samples']} training samples, {config['note']}; {len(seeds)} seed{'s' * (len(seeds) != 1)}. "
         f"{header.machine}, {header.device}, {header.threads} thread{'s' * (header.threads != 1)}, "
         f"{clock_text(header.clock)}, torch {header.torch}."
     )
+
+
+def _unit(config: Mapping[str, Any]) -> str:
+    """Records from before there was a choice count samples."""
+    return " tokens" if config.get("batch_unit") == "tokens" else ""
 
 
 def clock_text(clock: Clock) -> str:

@@ -3,15 +3,19 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from lngd.bench.data import Split
+from lngd.bench.data import Data
+from lngd.bench.execution import Execution
+from lngd.bench.metric import MetricName
+from lngd.bench.schedule import LINEAR, Schedule
 from lngd.bench.scoring import Score, evaluate, mean_cross_entropy
 
-Metric = Literal["accuracy", "loss"]
 MeanOver = Literal["batch", "token"]
+Scale = Literal["full", "here", "tiny"]
+BatchUnit = Literal["samples", "tokens"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,28 +23,39 @@ class Task:
     """One row of the benchmark.
 
     Attributes:
-        metric: `accuracy` (a share, higher is better) or `loss` (lower is better), on the evaluation set.
+        metric: a name of METRICS, measured on the evaluation set: a share for `accuracy`, 0 to 100 for `bleu`.
+        scale: `full` is the paper's, `here` fits two CPU cores, `tiny` a test.
+        batch_unit: what `batch_size` counts; with tokens `epoch_steps` says how long an epoch is.
         samples: training samples used, the first of the data set's fixed order.
         epoch_steps: steps that count as an epoch where a pass over the samples would take too long.
         steps: total steps, which then replaces `epochs`.
         mean_over: what the loss averages over; a language model's loss is a mean over tokens.
         step_seconds: seconds of one SGD step on two CPU cores; only the estimate of a race's length uses it.
         rates: learning rate by optimizer, from the command that stands beside them.
+        dampings: by optimizer, where the search found another than the method's default.
+        schedules, budgets: by optimizer, where they differ from `schedule` and `epochs`.
         target: the metric that counts as trained, for `--target task`.
     """
 
     name: str
     title: str
-    metric: Metric
+    metric: MetricName
     epochs: int
     batch_size: int
     samples: int
     model: Callable[[], nn.Module]
-    data: Callable[[Path | None], Split]
+    data: Callable[[Path | None], Data]
     rates: Mapping[str, float]
     step_seconds: float
     loss: Callable[[Tensor, Tensor], Tensor] = mean_cross_entropy
-    evaluate: Callable[[nn.Module, Split], Score] = evaluate
+    evaluate: Callable[[nn.Module, Data], Score] = evaluate
+    scale: Scale = "here"
+    batch_unit: BatchUnit = "samples"
+    schedule: Schedule = LINEAR
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    dampings: Mapping[str, float] = field(default_factory=dict)
+    execution: Execution = field(default_factory=Execution)
     target: float | None = None
     epoch_steps: int | None = None
     steps: int | None = None
@@ -51,6 +66,9 @@ class Task:
     @property
     def steps_an_epoch(self) -> int:
         """Full batches only: every step of a run averages over the same number of samples."""
+        if self.batch_unit == "tokens":
+            assert self.epoch_steps
+            return self.epoch_steps
         passes = max(1, self.samples // self.batch_size)
         return min(passes, self.epoch_steps or passes)
 
@@ -63,8 +81,13 @@ class Task:
         """Rows of a run's record; the last epoch is shorter when `steps` cuts it."""
         return -(-self.total_steps // self.steps_an_epoch)
 
-    def config(self) -> dict[str, str | int | float | None]:
-        """What two runs must have in common to stand in one table."""
+    def of(self, optimizer: str) -> "Task":
+        """With the schedule and the number of epochs that the optimizer has here."""
+        schedule = self.schedules.get(optimizer, self.schedule)
+        return replace(self, schedule=schedule, epochs=self.budgets.get(optimizer, self.epochs), schedules={}, budgets={})
+
+    def config(self) -> dict[str, Any]:
+        """What a run must have in common with its continuation, and mostly with the others of its table."""
         names = (
             "title",
             "metric",
@@ -75,8 +98,11 @@ class Task:
             "weight_decay",
             "target",
             "note",
+            "scale",
+            "batch_unit",
         )
-        return {name: getattr(self, name) for name in names}
+        own = {name: getattr(self, name) for name in names}
+        return own | {"schedule": str(self.schedule), "execution": str(self.execution)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +115,22 @@ class Changes:
     train_samples: int | None = None
     batch_size: int | None = None
     rates: Mapping[str, float] = field(default_factory=dict)
+    dampings: Mapping[str, float] = field(default_factory=dict)
+    schedule: Schedule | None = None
+    execution: Execution | None = None
 
     def apply(self, task: Task) -> Task:
         return replace(
             task,
             epochs=self.epochs or task.epochs,
+            budgets={} if self.epochs else task.budgets,
             steps=self.steps or task.steps,
             epoch_steps=self.epoch_steps or task.epoch_steps,
             samples=min(self.train_samples or task.samples, task.samples),
             batch_size=self.batch_size or task.batch_size,
             rates={**task.rates, **self.rates},
+            dampings={**task.dampings, **self.dampings},
+            schedule=self.schedule or task.schedule,
+            schedules={} if self.schedule else task.schedules,
+            execution=self.execution or task.execution,
         )

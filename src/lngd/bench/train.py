@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from lngd.bench.clock import clock
-from lngd.bench.data import Batches, Split
+from lngd.bench.data import Batch, Data
+from lngd.bench.execution import scaled_step
 from lngd.bench.optimizers import OPTIMIZERS, Setting
 from lngd.bench.randomness import PrivateRandomness
 from lngd.bench.records import Epoch, finite
-from lngd.bench.schedule import linear_schedule
+from lngd.bench.schedule import scheduler
 from lngd.bench.scoring import Score
 from lngd.bench.task import Task
 from lngd.linalg import LinAlgError
@@ -27,13 +28,15 @@ class RunSpec:
     optimizer: str
     lr: float
     seed: int
+    damping: float | None = None
 
     @property
     def file_name(self) -> str:
-        return f"{self.task.name}--{self.optimizer}--lr{self.lr:g}--seed{self.seed}.jsonl"
+        damping = "" if self.damping is None else f"--damping{self.damping:g}"
+        return f"{self.task.name}--{self.optimizer}--lr{self.lr:g}{damping}--seed{self.seed}.jsonl"
 
 
-PARTS = ("model", "optimizer", "schedule", "batches")  # of a learner, in the order in which they are restored
+PARTS = ("model", "optimizer", "schedule", "batches", "scaler", "average")  # of a learner, in the order of their restoration
 
 
 class DivergenceError(ArithmeticError):
@@ -43,15 +46,17 @@ class DivergenceError(ArithmeticError):
 class Learner:
     """A model in training; the same seed gives every competitor the same initial weights and the same batches."""
 
-    def __init__(self, spec: RunSpec, split: Split) -> None:
+    def __init__(self, spec: RunSpec, data: Data) -> None:
         task = spec.task
-        setting = Setting(lr=spec.lr, weight_decay=task.weight_decay, mean_over=task.mean_over)
-        self.task, self.split = task, split
-        self.device = split.train_x.device
-        self.model = task.model().to(self.device)
+        setting = Setting(lr=spec.lr, weight_decay=task.weight_decay, mean_over=task.mean_over, damping=spec.damping)
+        self.task, self.data = task, data
+        self.device = data.device
+        self.model = task.execution.prepared(task.model(), self.device)
         self.optimizer = OPTIMIZERS[spec.optimizer].build(self.model, setting)
-        self.schedule = linear_schedule(self.optimizer, task.total_steps)
-        self.batches = Batches(split, task.batch_size, torch.Generator().manual_seed(spec.seed))
+        self.schedule = scheduler(self.optimizer, task.schedule, task.total_steps)
+        self.batches = data.batches(task.batch_size, torch.Generator().manual_seed(spec.seed))
+        self.scaler = task.execution.scaler(self.device)
+        self.average = task.execution.average(self.model)
         self.steps_done = 0
 
     def train_epoch(self) -> float:
@@ -62,14 +67,15 @@ class Learner:
         """
         steps = min(self.task.steps_an_epoch, self.task.total_steps - self.steps_done)
         try:
-            losses = [self._step(x, y) for x, y in islice(self.batches, steps)]
+            losses = [self.step(batch) for batch in islice(self.batches, steps)]
         except LinAlgError as error:
             raise DivergenceError(str(error)) from error
         return math.fsum(losses) / len(losses)
 
     def score(self) -> Score:
         """Raises DivergenceError where the evaluation loss is not finite."""
-        score = self.task.evaluate(self.model, self.split)
+        with self.task.execution.autocast(self.device):
+            score = self.task.evaluate(self.model if self.average is None else self.average, self.data)
         if not math.isfinite(score.loss):
             raise DivergenceError(f"evaluation loss {score.loss} after step {self.steps_done}")
         return score
@@ -80,25 +86,29 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, in plain containers, numbers and tensors."""
-        parts = {name: getattr(self, name).state_dict() for name in PARTS}
+        parts = {name: part.state_dict() for name in PARTS if (part := getattr(self, name)) is not None}
         return parts | {"steps_done": self.steps_done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises KeyError, ValueError, RuntimeError or TypeError where it is another learner's."""
         for name in PARTS:
-            getattr(self, name).load_state_dict(state[name])
+            if (part := getattr(self, name)) is not None:
+                part.load_state_dict(state[name])
         self.steps_done = state["steps_done"]
 
-    def _step(self, x: torch.Tensor, y: torch.Tensor) -> float:
+    def step(self, batch: Batch) -> float:
         """Reading the loss waits for the device, for every competitor alike; it is what ends a diverged run."""
+        x, y = batch
         self.optimizer.zero_grad()
-        loss = self.task.loss(self.model(x), y)
+        with self.task.execution.autocast(self.device):
+            loss = self.task.loss(self.model(x), y)
         value = loss.item()
         if not math.isfinite(value):
             raise DivergenceError(f"training loss {value} at step {self.steps_done + 1}")
-        loss.backward()
-        self.optimizer.step()
+        scaled_step(loss, self.optimizer, self.scaler)
         self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.steps_done += 1
         return value
 
@@ -106,11 +116,11 @@ class Learner:
 class Run:
     """A run between two of its epochs, where it can be saved and the global random state is the caller's own."""
 
-    def __init__(self, spec: RunSpec, split: Split) -> None:
+    def __init__(self, spec: RunSpec, data: Data) -> None:
         self.spec, self.epochs_done, self.diverged = spec, 0, False
         self.randomness = PrivateRandomness(spec.seed)
         with self.randomness.active():
-            self.learner = Learner(spec, split)
+            self.learner = Learner(spec, data)
 
     @property
     def over(self) -> bool:
@@ -136,19 +146,18 @@ class Run:
         self.epochs_done = state["epochs_done"]
 
 
-def train(spec: RunSpec, split: Split) -> Iterator[Epoch]:
+def train(spec: RunSpec, data: Data) -> Iterator[Epoch]:
     """The epochs of a run."""
-    run = Run(spec, split)
+    run = Run(spec, data)
     while not run.over:
         yield run.epoch()
 
 
-def warm_up(spec: RunSpec, split: Split) -> None:
+def warm_up(spec: RunSpec, data: Data) -> None:
     """One step of a throwaway model: what a library prepares at its first call is not the first competitor's cost."""
     with PrivateRandomness(spec.seed).active():
-        learner = Learner(spec, split)
-        x, y = next(learner.batches)
-        learner._step(x, y)
+        learner = Learner(spec, data)
+        learner.step(next(learner.batches))
 
 
 def _epoch(learner: Learner, number: int) -> Epoch:

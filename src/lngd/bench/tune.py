@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lngd.bench.metric import METRICS
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.race import Place, records_of
 from lngd.bench.records import Record
@@ -83,7 +84,7 @@ def grid_around(customary: float, trials: int) -> list[float]:
 
 
 def best_metric_judge(task: Task) -> Judge:
-    return Judge(best_metric, task.metric == "accuracy")
+    return Judge(best_metric, METRICS[task.metric].higher_is_better)
 
 
 def tune(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from lngd.bench.data import Split
+from lngd.bench.data import Split, in_memory
 from lngd.bench.errors import BenchError
 from lngd.bench.race import rate_of
 from lngd.bench.randomness import PrivateRandomness
@@ -84,7 +84,7 @@ def fisher(
     if threads:
         torch.set_num_threads(threads)
     plan = Plan(Changes(epochs=epochs).apply(TASKS[TASK]), seed, samples, damping)
-    split = plan.task.data(None)
+    split = in_memory(plan.task.data(None))
     few = split.first(samples)
     make_directory(out)
     console.print(f"{plan.caption()}\n{LEGEND}", markup=False, soft_wrap=True)

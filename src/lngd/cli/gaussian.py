@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lngd.bench.data import Split, chunks
+from lngd.bench.data import Split, in_memory
 from lngd.bench.errors import BenchError
 from lngd.bench.machine import header
 from lngd.bench.race import rate_of
@@ -47,10 +47,10 @@ def gaussian(
     if threads:
         torch.set_num_threads(threads)
     spec = _spec(task, steps, seed)
-    split = spec.task.data(data_dir).first(spec.task.samples)
+    split = in_memory(spec.task.data(data_dir)).first(spec.task.samples)
     names = _layers_named(layers, spec)
     learner, score = _trained(spec, split)
-    inputs = [x for x, _ in chunks(split, EVALUATION_CHUNK)]
+    inputs = [x for x, _ in split.chunks(EVALUATION_CHUNK)]
     stages = [stage for name in names for stage in _observed(learner, inputs, name)]
     console.print(
         f"{spec.task.title}, LNGD, {steps} steps, evaluation accuracy {100 * score.accuracy:.1f} %; {len(split.test_x)} samples",

@@ -7,9 +7,10 @@ from typing import TypeVar
 from lngd.bench.errors import BenchError
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.peers import check_installed
+from lngd.bench.schedule import SCHEDULES, Schedule
 from lngd.bench.summary import Target
-from lngd.bench.task import Task
-from lngd.bench.tasks import TASKS
+from lngd.bench.task import Scale, Task
+from lngd.bench.tasks import TASKS, at_scale
 
 Thing = TypeVar("Thing")
 
@@ -29,8 +30,15 @@ def lookup(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:
     raise BenchError(f"no {kind} {name!r}.{hint} Valid: {', '.join(table)}")
 
 
-def tasks_named(names: Iterable[str]) -> list[Task]:
-    return [lookup("task", name, TASKS) for name in dict.fromkeys(names)]
+def tasks_named(names: Iterable[str], scale: Scale = "here") -> list[Task]:
+    """Raises BenchError where a task does not exist, or not at the scale."""
+    known = [lookup("task", name, TASKS).name for name in dict.fromkeys(names)]
+    return [at_scale(name, scale) for name in known]
+
+
+def schedule_named(name: str | None) -> Schedule | None:
+    """None keeps the task's own."""
+    return None if name is None else lookup("schedule", name, SCHEDULES)
 
 
 def names_listed(kind: str, listed: str, table: Mapping[str, Thing]) -> list[str]:
@@ -54,7 +62,12 @@ def optimizers_named(listed: str) -> list[str]:
 
 def rates_given(options: Iterable[str]) -> dict[str, float]:
     """`name=value` options."""
-    return dict(_rate(option) for option in options)
+    return dict(_figure("--lr", "a rate", option) for option in options)
+
+
+def dampings_given(options: Iterable[str]) -> dict[str, float]:
+    """`name=value` options."""
+    return dict(_figure("--damping", "a damping", option) for option in options)
 
 
 def target_given(text: str) -> Target:
@@ -66,13 +79,13 @@ def target_given(text: str) -> Target:
         raise BenchError(f"--target {text}: give auto, task or a number such as 0.9") from error
 
 
-def _rate(option: str) -> tuple[str, float]:
+def _figure(flag: str, thing: str, option: str) -> tuple[str, float]:
     name, _, value = option.partition("=")
     lookup("optimizer", name, OPTIMIZERS)
     try:
-        rate = float(value)
+        figure = float(value)
     except ValueError as error:
-        raise BenchError(f"--lr {option}: give it as NAME=VALUE, such as lngd=0.5") from error
-    if not rate > 0:
-        raise BenchError(f"--lr {option}: a rate is greater than 0")
-    return name, rate
+        raise BenchError(f"{flag} {option}: give it as NAME=VALUE, such as lngd=0.5") from error
+    if not figure > 0:
+        raise BenchError(f"{flag} {option}: {thing} is greater than 0")
+    return name, figure

@@ -5,8 +5,11 @@ from typing import Annotated
 
 import typer
 
+from lngd.bench.execution import Execution, Precision
 from lngd.bench.optimizers import OPTIMIZERS
-from lngd.bench.tasks import TASKS
+from lngd.bench.schedule import SCHEDULES
+from lngd.bench.task import Scale
+from lngd.bench.tasks import SCALES, TASKS
 
 TaskNames = Annotated[list[str] | None, typer.Argument(metavar="TASK…", help=f"Any of {', '.join(TASKS)}.")]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help=f"One of {', '.join(TASKS)}.")]
@@ -20,6 +23,16 @@ Target = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where records and report go (a new directory in runs/).")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on in a directory where a race ended or was broken off.")]
+TaskScale = Annotated[Scale, typer.Option("--scale", help=f"Of {', '.join(SCALES)}: the paper's, this machine's, a test's.")]
+ScheduleName = Annotated[
+    str | None, typer.Option("--schedule", metavar="NAME", help=f"Instead of the task's own: {', '.join(SCHEDULES)}.")
+]
+Amp = Annotated[Precision, typer.Option("--amp", help="Autocast to it; float16 with torch's GradScaler.")]
+Ema = Annotated[
+    float | None, typer.Option("--ema", min=0, max=1, help="Evaluate an average of the weights with this decay a step.")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="torch.compile each model.")]
+ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="That memory format for images.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of each run.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of each run, instead of epochs; the schedule ends there.")]
 EpochSteps = Annotated[int | None, typer.Option(min=1, help="Steps that count as an epoch, the unit of records and figures.")]
@@ -29,3 +42,9 @@ DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where data se
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
 Device = Annotated[str, typer.Option(help="A torch device.")]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Where the records are.")]
+
+
+def execution(amp: Precision, ema: float | None, *, compiled: bool, channels_last: bool) -> Execution | None:
+    """None, which keeps the task's own, where no flag was given."""
+    given = Execution(precision=amp, ema=ema, compiled=compiled, channels_last=channels_last)
+    return None if given == Execution() else given

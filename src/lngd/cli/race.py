@@ -11,7 +11,7 @@ from lngd.bench.race import Place, plan
 from lngd.bench.task import Changes
 from lngd.bench.tasks import DEFAULT_TASKS
 from lngd.cli import options
-from lngd.cli.names import optimizers_named, rates_given, target_given, tasks_named
+from lngd.cli.names import dampings_given, optimizers_named, rates_given, schedule_named, target_given, tasks_named
 from lngd.cli.running import announce, command_line, device_named, new_directory, run_all
 from lngd.cli.show import present
 
@@ -37,6 +37,13 @@ def race(
     threads: options.Threads = None,
     device: options.Device = "cpu",
     lr: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another rate; repeatable.")] = None,
+    damping: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another damping; repeatable.")] = None,
+    scale: options.TaskScale = "here",
+    schedule: options.ScheduleName = None,
+    amp: options.Amp = "float32",
+    ema: options.Ema = None,
+    compiled: options.Compile = False,
+    channels_last: options.ChannelsLast = False,
 ) -> None:
     """Race optimizers on tasks, taking turns epoch by epoch; write records, tables, figures and report.html."""
     goal = target_given(target)
@@ -47,8 +54,11 @@ def race(
         train_samples=train_samples,
         batch_size=batch_size,
         rates=rates_given(lr or []),
+        dampings=dampings_given(damping or []),
+        schedule=schedule_named(schedule),
+        execution=options.execution(amp, ema, compiled=compiled, channels_last=channels_last),
     )
-    chosen = [changes.apply(task) for task in tasks_named(_names(tasks, default=default))]
+    chosen = [changes.apply(task) for task in tasks_named(_names(tasks, default=default), scale)]
     count = seeds or (DEFAULT_SEEDS if default else 3)
     specs = plan(chosen, optimizers_named(optimizers), range(count))
     if threads or default:

@@ -13,7 +13,7 @@ import lngd
 from lngd.bench.errors import BenchError
 from lngd.bench.race import rate_of
 from lngd.bench.randomness import PrivateRandomness
-from lngd.bench.schedule import linear_schedule
+from lngd.bench.schedule import LINEAR, scheduler
 from lngd.bench.task import Changes
 from lngd.bench.tasks import TASKS
 from lngd.bench.train import DivergenceError, Learner, RunSpec
@@ -97,7 +97,7 @@ def _gains_of_a_run(steps: int) -> list[float]:
     with randomness.active():
         learner = Learner(RunSpec(task, "sgd", rate_of(task, "lngd"), 0), split)
         optimizer = lngd.LNGD(learner.model, lr=rate_of(task, "lngd"), smoothing=0.0)  # κ of this step alone
-        learner.optimizer, learner.schedule = optimizer, linear_schedule(optimizer, steps)
+        learner.optimizer, learner.schedule = optimizer, scheduler(optimizer, LINEAR, steps)
         try:
             return [_gain_of_a_step(learner, optimizer) for _ in range(steps)]
         except DivergenceError as error:

@@ -34,10 +34,11 @@ def tune(
     data_dir: options.DataDir = None,
     threads: options.Threads = None,
     device: options.Device = "cpu",
+    scale: options.TaskScale = "here",
 ) -> None:
     """Find each optimizer's learning rate with an equal grid, judged on held-out training samples."""
     changes = Changes(epochs=epochs, steps=steps, epoch_steps=epoch_steps, train_samples=train_samples, batch_size=batch_size)
-    chosen = changes.apply(tasks_named([task])[0])
+    chosen = changes.apply(tasks_named([task], scale)[0])
     names = optimizers_named(optimizers)
     if threads:
         torch.set_num_threads(threads)

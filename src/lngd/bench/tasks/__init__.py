@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
-from lngd.bench.task import Task
+from lngd.bench.errors import BenchError
+from lngd.bench.task import Scale, Task
 from lngd.bench.tasks import (
+    cifar10_resnet18,
     digits_mlp,
     fashion_cnn,
     fashion_mlp,
@@ -16,6 +18,8 @@ from lngd.bench.tasks import (
     stdlib_charlm,
 )
 
+_PAPERS = (cifar10_resnet18,)
+"""The paper's experiments, each at three scales."""
 _MODULES = (
     digits_mlp,
     mnist_mlp,
@@ -27,7 +31,22 @@ _MODULES = (
     fashion_mobilenet,
     fashion_vit,
     stdlib_charlm,
+    *_PAPERS,
 )
 
 TASKS: Mapping[str, Task] = {module.TASK.name: module.TASK for module in _MODULES}
+SCALES: Mapping[str, Mapping[Scale, Task]] = {module.TASK.name: module.SCALES for module in _PAPERS}
 DEFAULT_TASKS = ("digits-mlp", "mnist-mlp", "mnist-cnn")  # what `lngd race --default` runs in three minutes
+
+
+def at_scale(name: str, scale: Scale) -> Task:
+    """A task of TASKS at a scale.
+
+    Raises:
+        BenchError: the task has one scale only, and it is another.
+    """
+    if name in SCALES:
+        return SCALES[name][scale]
+    if scale != TASKS[name].scale:
+        raise BenchError(f"{name} has one scale only: leave out --scale, or choose among {', '.join(SCALES)}")
+    return TASKS[name]

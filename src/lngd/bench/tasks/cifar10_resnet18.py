@@ -1,0 +1,77 @@
+"""The paper's Fig. 2 and Tables 1 and 6: ResNet-18, random crop and flip, rate ×0.1 after each fifth of the run."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from lngd.bench.augment import crop_and_flip
+from lngd.bench.data import Split
+from lngd.bench.datasets.cifar10 import load_cifar10_split
+from lngd.bench.datasets.fashion import load_fashion_split
+from lngd.bench.datasets.small_images import load_mnist_split
+from lngd.bench.models.resnet18 import ResNet18
+from lngd.bench.schedule import Steps
+from lngd.bench.task import Scale, Task
+
+EVALUATIONS = 5000  # of Fashion-MNIST's 10,000: all would cost half of the training
+
+
+def _augmented(data_dir: Path | None) -> Split:
+    return replace(load_cifar10_split(data_dir), augment=crop_and_flip)
+
+
+def _fashion(data_dir: Path | None) -> Split:
+    return replace(load_fashion_split(data_dir).evaluated_on(EVALUATIONS), augment=crop_and_flip)
+
+
+def _digits(data_dir: Path | None) -> Split:
+    return replace(load_mnist_split(data_dir).evaluated_on(64), augment=crop_and_flip)
+
+
+FULL = Task(
+    name="cifar10-resnet18",
+    title="ResNet-18 on CIFAR-10",
+    scale="full",
+    metric="accuracy",
+    epochs=200,
+    batch_size=256,
+    samples=50000,
+    model=ResNet18,
+    data=_augmented,
+    step_seconds=6.0,
+    schedule=Steps(),
+    weight_decay=0.004,
+    target=0.91,
+    rates={},
+    note="crop and flip, 10,000 evaluation images",
+)
+HERE = replace(
+    FULL,
+    title="ResNet-18 of width 8 on Fashion-MNIST",
+    scale="here",
+    epochs=10,
+    epoch_steps=40,
+    batch_size=128,
+    samples=60000,
+    model=partial(ResNet18, 8, channels=1),
+    data=_fashion,
+    step_seconds=0.23,
+    target=None,
+    note=f"crop and flip, an epoch is 40 steps, {EVALUATIONS:,} evaluation images",
+)
+TINY = replace(
+    HERE,
+    title="ResNet-18 of width 4 on MNIST digits",
+    scale="tiny",
+    epochs=2,
+    epoch_steps=3,
+    batch_size=16,
+    samples=96,
+    model=partial(ResNet18, 4, channels=1),
+    data=_digits,
+    step_seconds=0.05,
+    note="crop and flip, 64 evaluation images",
+)
+SCALES: Mapping[Scale, Task] = {"full": FULL, "here": HERE, "tiny": TINY}
+TASK = HERE
