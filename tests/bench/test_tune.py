@@ -7,7 +7,7 @@ from tests.bench.runs import TOY
 
 from lngd.bench.race import Place, race, unfinished
 from lngd.bench.train import RunSpec
-from lngd.bench.tune import Grid, Trial, grid_around, paste_line, tune
+from lngd.bench.tune import Budget, Grid, Trial, grid_around, paste_line, tune
 
 
 def test_a_grid_is_geometric_around_the_customary_rate() -> None:
@@ -47,7 +47,7 @@ def test_every_optimizer_gets_the_same_number_of_trials_on_seeds_no_report_uses(
         made.extend(waiting)
         list(race(waiting, place))
 
-    grids = tune(TOY, ["sgd", "adamw"], trials=3, seeds=1, place=place, run=run)
+    grids = tune(TOY, ["sgd", "adamw"], budget=Budget(rates=3), seeds=1, place=place, run=run)
     counts = Counter(spec.optimizer for spec in made)
     assert counts["sgd"] == counts["adamw"] >= 3
     assert {spec.seed for spec in made} == {1000}

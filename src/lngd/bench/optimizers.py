@@ -1,5 +1,6 @@
 """The competitors, by name. A row builds an optimizer from a model and a setting, nothing else differs between runs."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class Competitor:
         customary: the learning rate in the middle of the tuning grid.
         cost: seconds of a step over an SGD step's, roughly; only the estimate of a race's length uses it.
         module: of a third party, which must be installed; none for what torch and this library have.
-        damped: it has a damping to search for.
+        damping: the default one; None for an optimizer without.
     """
 
     title: str
@@ -44,7 +45,7 @@ class Competitor:
     customary: float
     cost: float
     module: str | None = None
-    damped: bool = False
+    damping: float | None = None
 
 
 def _sgd(model: nn.Module, setting: Setting) -> Optimizer:
@@ -76,9 +77,13 @@ def _of_setting(setting: Setting) -> dict[str, Any]:
     return named if setting.damping is None else named | {"damping": setting.damping}
 
 
-def _family(method: type[Method]) -> Callable[[nn.Module, Setting], Optimizer]:
+def _family(title: str, method: type[Method], customary: float, cost: float) -> Competitor:
     """A method of this library at its own defaults."""
-    return lambda model, setting: method(model, **_of_setting(setting))
+
+    def build(model: nn.Module, setting: Setting) -> Optimizer:
+        return method(model, **_of_setting(setting))
+
+    return Competitor(title, build, customary, cost, damping=inspect.signature(method).parameters["damping"].default)
 
 
 def _lngd_paper(model: nn.Module, setting: Setting) -> Optimizer:
@@ -95,15 +100,15 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "shampoo": Competitor("Shampoo", _peer(peers.Shampoo), 0.004, 2.5, "pytorch_optimizer"),
     "heavyball": Competitor("PSGD Kron", _peer(peers.HeavyBall), 0.001, 4.0, "heavyball"),
     "singd": Competitor("SINGD", _singd, 0.02, 2.0, "singd"),
-    "kfac": Competitor("K-FAC", _family(lngd.KFAC), 0.1, 2.0, damped=True),
-    "ekfac": Competitor("EKFAC", _family(lngd.EKFAC), 0.1, 2.5, damped=True),
-    "tkfac": Competitor("TKFAC", _family(lngd.TKFAC), 0.1, 2.0, damped=True),
-    "ngplus": Competitor("NG+", _family(lngd.NGPlus), 0.5, 1.8, damped=True),
-    "thor": Competitor("THOR", _family(lngd.THOR), 0.1, 2.0, damped=True),
-    "lngd-lr": Competitor("LNGD-lr", _family(lngd.LNGDLr), 0.5, 2.0, damped=True),
-    "lngd-sample": Competitor("LNGD-sample", _family(lngd.LNGDSample), 0.1, 1.7, damped=True),
-    "lngd": Competitor("LNGD", _family(lngd.LNGD), 0.5, 2.0, damped=True),
-    "lngd-spectral": Competitor("Spectral LNGD", _family(lngd.SpectralLNGD), 0.02, 1.8, damped=True),
-    "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0, damped=True),
+    "kfac": _family("K-FAC", lngd.KFAC, 0.1, 2.0),
+    "ekfac": _family("EKFAC", lngd.EKFAC, 0.1, 2.5),
+    "tkfac": _family("TKFAC", lngd.TKFAC, 0.1, 2.0),
+    "ngplus": _family("NG+", lngd.NGPlus, 0.5, 1.8),
+    "thor": _family("THOR", lngd.THOR, 0.1, 2.0),
+    "lngd-lr": _family("LNGD-lr", lngd.LNGDLr, 0.5, 2.0),
+    "lngd-sample": _family("LNGD-sample", lngd.LNGDSample, 0.1, 1.7),
+    "lngd": _family("LNGD", lngd.LNGD, 0.5, 2.0),
+    "lngd-spectral": _family("Spectral LNGD", lngd.SpectralLNGD, 0.02, 1.8),
+    "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0, damping=lngd.PAPER["damping"]),
 }
 DEFAULT_OPTIMIZERS = "sgd,adamw,muon,lngd"  # as the command line writes them

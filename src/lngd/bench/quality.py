@@ -24,7 +24,7 @@ from lngd.bench.summary import metric_of
 from lngd.bench.task import Task
 from lngd.bench.tasks import TASKS
 from lngd.bench.train import RunSpec
-from lngd.bench.tune import Grid, Judge, Runner, grids_of, tune
+from lngd.bench.tune import Budget, Grid, Judge, Runner, grids_of, tune
 
 TUNING = "tuning"
 TUNING_SEEDS = 1
@@ -139,8 +139,8 @@ class Comparison:
         """With every trial that the directory has, those of an earlier search too: the report judges by all of them."""
         place = replace(self.place, out=folder(self.place.out, full.name), held_out=True)
         run: Runner = partial(self._run_in, place)
-        options = {"trials": self.trials, "seeds": TUNING_SEEDS, "rounds": EXTENSIONS}
-        tune(full, self.optimizers, **options, place=place, run=run, judge=SOONEST)
+        budget = Budget(rates=self.trials, rounds=EXTENSIONS)
+        tune(full, self.optimizers, budget=budget, seeds=TUNING_SEEDS, place=place, run=run, judge=SOONEST)
         return grids_of(read_records(place.out), self.optimizers, SOONEST)
 
     def _run_in(self, place: Place, specs: Sequence[RunSpec]) -> None:

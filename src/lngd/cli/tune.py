@@ -11,7 +11,7 @@ from lngd.bench.race import Place
 from lngd.bench.tables import metric_text
 from lngd.bench.task import Changes, Task
 from lngd.bench.train import RunSpec
-from lngd.bench.tune import Grid, Trial, paste_line
+from lngd.bench.tune import PAPER_RATES, ROUNDS, Budget, Grid, Trial, paste_line
 from lngd.bench.tune import tune as search
 from lngd.cli import options
 from lngd.cli.names import optimizers_named, tasks_named
@@ -23,6 +23,9 @@ def tune(
     *,
     optimizers: options.Optimizers = DEFAULT_OPTIMIZERS,
     trials: Annotated[int, typer.Option(min=3, help="Rates of each optimizer's first grid.")] = 5,
+    paper: Annotated[bool, typer.Option("--paper-grid", help="The paper's ten rates, 0.0001 to 3, instead.")] = False,
+    dampings: Annotated[int, typer.Option(min=0, help="Further trials: of the damping, or of the rate without one.")] = 0,
+    rounds: Annotated[int, typer.Option(min=0, help="Of two further rates for all while a best one is at its edge.")] = ROUNDS,
     seeds: Annotated[int, typer.Option(min=1, help="Tuning seeds (1000, 1001, …) of each rate.")] = 1,
     out: options.Out = None,
     resume: options.Resume = False,
@@ -36,7 +39,7 @@ def tune(
     device: options.Device = "cpu",
     scale: options.TaskScale = "here",
 ) -> None:
-    """Find each optimizer's learning rate with an equal grid, judged on held-out training samples."""
+    """Find each optimizer's learning rate, and damping if asked for, with an equal grid, judged on held-out training samples."""
     changes = Changes(epochs=epochs, steps=steps, epoch_steps=epoch_steps, train_samples=train_samples, batch_size=batch_size)
     chosen = changes.apply(tasks_named([task], scale)[0])
     names = optimizers_named(optimizers)
@@ -49,7 +52,8 @@ def tune(
         held_out=True,
         command=command_line(),
     )
-    grids = search(chosen, names, trials=trials, seeds=seeds, place=place, run=_Rounds(place, resume=resume))
+    budget = Budget(rates=trials, grid=PAPER_RATES if paper else None, rounds=rounds, dampings=dampings)
+    grids = search(chosen, names, budget=budget, seeds=seeds, place=place, run=_Rounds(place, resume=resume))
     for grid in grids:
         _print(grid, chosen)
     console.print(f"\n{paste_line(grids)}", soft_wrap=True, markup=False)
@@ -71,7 +75,8 @@ def _print(grid: Grid, task: Task) -> None:
     console.print(f"\n[bold]{grid.optimizer}[/bold]")
     for trial in grid.trials:
         mark = _mark(grid) if trial == grid.best else ""
-        console.print(f"  {trial.rate:<8g} {_figure(trial, task):>10}{mark}", markup=False)
+        damping = "" if trial.damping is None else f"damping {trial.damping:g}"
+        console.print(f"  {trial.rate:<8g} {damping:<14} {_figure(trial, task):>10}{mark}", markup=False)
 
 
 def _figure(trial: Trial, task: Task) -> str:
