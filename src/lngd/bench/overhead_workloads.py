@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from lngd.bench.models.mobilenet import V1, MobileNet
 from lngd.bench.models.resnet import ResNet
 from lngd.bench.models.resnet18 import ResNet18
 from lngd.bench.models.resnet50 import ResNet50
-from lngd.bench.models.transformer import Transformer
+from lngd.bench.models.transformer import Sentences, Transformer
 from lngd.bench.models.vit import ViT
 from lngd.bench.task import MeanOver
 
@@ -21,7 +22,7 @@ VOCABULARY, TOKENS = 512, 128
 HEAD = 64
 """Width of an attention head."""
 
-Inputs = tuple[Tensor, ...]
+Inputs = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ NETWORKS: Mapping[str, Network] = {
     ),
     "transformer": Network(
         "Transformer base, 6+6 layers of 512",
-        lambda w: Transformer(VOCABULARY, TOKENS, w, heads=_heads(w), inner=4 * w),
+        lambda w: Transformer(VOCABULARY, width=w, heads=_heads(w), layers=6, inner=4 * w),
         512,
-        sequences(2),
+        lambda n: (Sentences(*(tokens.clamp(min=1) for tokens in sequences(2)(n))),),
         (TOKENS,),
         (8,),
     ),

@@ -16,9 +16,10 @@ from lngd.bench.tasks import (
     mnist_cnn,
     mnist_mlp,
     stdlib_charlm,
+    wmt_transformer_big,
 )
 
-_PAPERS = (cifar10_resnet18,)
+_PAPERS = (cifar10_resnet18, wmt_transformer_big)
 """The paper's experiments, each at three scales."""
 _MODULES = (
     digits_mlp,
