@@ -64,7 +64,8 @@ def greedy(model: Transformer, source: Tensor) -> list[list[int]]:
 class BeamSearch:
     """The `beams` likeliest beginnings of each sentence at each place; of the ended ones the best by log p / length penalty.
 
-    The penalty is ((5 + length) / 6)^α (Wu et al. 2016, eq. 14). A sentence is over when no beginning can beat its best end.
+    An end counts where it is among the `beams` likeliest, so one beam is greedy search. The penalty is ((5 + length) / 6)^α
+    (Wu et al. 2016, eq. 14). A sentence is over when no beginning can beat its best end.
     """
 
     def __init__(self, beams: int, alpha: float = LENGTH_PENALTY) -> None:
@@ -106,8 +107,11 @@ class _Beams:
         """Every beginning with every word, the ended ones taken out, and which row each new one comes from."""
         n, beams, words = log_p.shape
         total = self.scores[..., None] + log_p
-        ended = self._with_best_end(total[..., END] / penalty)
-        total[..., [*NEVER, END]] = -torch.inf
+        total[..., NEVER] = -torch.inf
+        weakest = total.flatten(1).topk(beams).values[:, -1:]
+        ends = total[..., END]
+        ended = self._with_best_end(ends.masked_fill(ends < weakest, -torch.inf) / penalty)
+        total[..., END] = -torch.inf
         scores, place = total.flatten(1).topk(beams)
         parent, word = place // words, place % words
         before = self.written[torch.arange(n, device=place.device)[:, None], parent]

@@ -33,6 +33,7 @@ class Task:
         step_seconds: seconds of one SGD step on two CPU cores; only the estimate of a race's length uses it.
         rates: learning rate by optimizer, from the command that stands beside them.
         dampings: by optimizer, where the search found another than the method's default.
+        tuning: fields that tuning replaces, where the metric itself is too coarse or too dear for short runs.
         schedules, budgets: by optimizer, where they differ from `schedule` and `epochs`.
         target: the metric that counts as trained, for `--target task`.
     """
@@ -55,6 +56,7 @@ class Task:
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     budgets: Mapping[str, int] = field(default_factory=dict)
     dampings: Mapping[str, float] = field(default_factory=dict)
+    tuning: Mapping[str, Any] = field(default_factory=dict)
     execution: Execution = field(default_factory=Execution)
     target: float | None = None
     epoch_steps: int | None = None
@@ -85,6 +87,9 @@ class Task:
         """With the schedule and the number of epochs that the optimizer has here."""
         schedule = self.schedules.get(optimizer, self.schedule)
         return replace(self, schedule=schedule, epochs=self.budgets.get(optimizer, self.epochs), schedules={}, budgets={})
+
+    def for_tuning(self) -> "Task":
+        return replace(self, **self.tuning)
 
     def config(self) -> dict[str, Any]:
         """What a run must have in common with its continuation, and mostly with the others of its table."""

@@ -125,8 +125,7 @@ def smoothed_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def evaluator(*, beams: int, chunk: int = 128) -> Callable[[nn.Module, Data], Score]:
-    """Loss without smoothing and accuracy by token, BLEU of greedy (`beams=1`) or beam search."""
-    search = search_with(beams)
+    """Loss without smoothing and accuracy by token; BLEU of greedy (`beams=1`) or beam search, none with `beams=0`."""
 
     @torch.no_grad()
     def evaluate(model: nn.Module, data: Data) -> Score:
@@ -134,12 +133,17 @@ def evaluator(*, beams: int, chunk: int = 128) -> Callable[[nn.Module, Data], Sc
         training = model.training
         model.eval()
         loss, right, tokens = torch.stack([_sums(model(x), y) for x, y in data.chunks(chunk)]).sum(0).tolist()
-        written = [row for x, _ in data.chunks(chunk) for row in search(translator(model), x.source)]
+        bleu = corpus_bleu(translations(model, data, beams, chunk), data.references).score if beams else None
         model.train(training)
-        bleu = corpus_bleu(data.vocabulary.decoded(written), data.references)
-        return Score(loss / tokens, right / tokens, bleu.score)
+        return Score(loss / tokens, right / tokens, bleu)
 
     return evaluate
+
+
+def translations(model: nn.Module, data: Corpus, beams: int, chunk: int) -> list[str]:
+    """Of the evaluation sentences, in their order."""
+    search, translating = search_with(beams), translator(model)
+    return data.vocabulary.decoded([row for x, _ in data.chunks(chunk) for row in search(translating, x.source)])
 
 
 def _sums(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def tune(
 ) -> None:
     """Find each optimizer's learning rate, and damping if asked for, with an equal grid, judged on held-out training samples."""
     changes = Changes(epochs=epochs, steps=steps, epoch_steps=epoch_steps, train_samples=train_samples, batch_size=batch_size)
-    chosen = changes.apply(tasks_named([task], scale)[0])
+    chosen = changes.apply(tasks_named([task], scale)[0].for_tuning())
     names = optimizers_named(optimizers)
     if threads:
         torch.set_num_threads(threads)
