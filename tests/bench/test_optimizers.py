@@ -7,7 +7,7 @@ from lngd.bench.models.gpt import GPT
 from lngd.bench.models.mlp import mlp
 from lngd.bench.muon import Float32Muon, MuonWithAdamW, hidden_weights, orthogonalised
 from lngd.bench.optimizers import DEFAULT_OPTIMIZERS, OPTIMIZERS, Setting
-from lngd.bench.schedule import linear_schedule, multiplier
+from lngd.bench.schedule import LINEAR, multiplier, scheduler
 
 
 def models() -> dict[str, tuple[nn.Module, torch.Tensor]]:
@@ -37,7 +37,7 @@ def test_the_schedule_drives_every_param_group_alike(name: str) -> None:
     model, x = models()["cnn"]
     optimizer = OPTIMIZERS[name].build(model, Setting(lr=0.01))
     before = [group["lr"] for group in optimizer.param_groups]
-    schedule = linear_schedule(optimizer, 40)
+    schedule = scheduler(optimizer, LINEAR, 40)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate / 2 for rate in before])
     model(x).logsumexp(-1).mean().backward()
     optimizer.step()
@@ -46,7 +46,7 @@ def test_the_schedule_drives_every_param_group_alike(name: str) -> None:
 
 
 def test_the_schedule_rises_for_a_twentieth_and_falls_to_zero() -> None:
-    values = [multiplier(step, 100) for step in range(101)]
+    values = [multiplier(LINEAR, step, 100, 1.0) for step in range(101)]
     assert values[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert values[5:] == sorted(values[5:], reverse=True)
     assert values[99] > 0
@@ -55,7 +55,7 @@ def test_the_schedule_rises_for_a_twentieth_and_falls_to_zero() -> None:
 
 @pytest.mark.parametrize("total", [1, 2, 3])
 def test_the_schedule_of_a_very_short_run_never_stands_still(total: int) -> None:
-    assert all(0 < multiplier(step, total) <= 1 for step in range(total))
+    assert all(0 < multiplier(LINEAR, step, total, 1.0) <= 1 for step in range(total))
 
 
 def test_muon_has_the_hidden_weights_and_adamw_the_rest() -> None:

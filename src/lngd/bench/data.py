@@ -4,6 +4,7 @@
 length of their own implement the same `Data`.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
@@ -151,9 +152,12 @@ class Batches:
 
 
 def batch_noise(generator: torch.Generator, passes: int, taken: int) -> torch.Generator:
-    """The noise of one batch: another one for each seed, pass and batch; 2²⁰ of each are told apart."""
-    seed = (generator.initial_seed() % 2**20 << 40) + (passes % 2**20 << 20) + taken % 2**20
-    return torch.Generator().manual_seed(seed)
+    """The noise of one batch: another one for each seed, pass and place.
+
+    Hashed, since torch's generator on the CPU looks at the lowest 32 bits of a seed only.
+    """
+    place = f"{generator.initial_seed()} {passes} {taken}".encode()
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(place, digest_size=7).digest()))
 
 
 def in_memory(data: Data) -> Split:

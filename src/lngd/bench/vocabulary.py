@@ -29,6 +29,7 @@ class Vocabulary:
             vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False, min_frequency=2
         )
         tokenizer.train_from_iterator((side for pair in pairs for side in pair), trainer)
+        tokenizer.encode_special_tokens = True  # a text that says </s> is text
         return cls(tokenizer)
 
     def __len__(self) -> int:
