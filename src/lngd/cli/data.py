@@ -8,10 +8,12 @@ import typer
 from lngd.bench.datasets import DATASETS, fashion
 from lngd.bench.errors import BenchError
 from lngd.cli import options
+from lngd.cli.ende import ende
 from lngd.cli.names import lookup
 from lngd.cli.running import console
 
 data = typer.Typer(help="The data sets of the tasks.", no_args_is_help=True)
+data.command()(ende)
 
 
 @data.command("list")
