@@ -1,16 +1,20 @@
-"""`lngd data`: which data sets this machine has, and getting the one that has to be downloaded."""
+"""`lngd data`: which data sets this machine has, and getting those that have to be downloaded or prepared."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from lngd.bench.datasets import DATASETS, fashion
+from lngd.bench.datasets import DATASETS
+from lngd.bench.datasets.places import CACHE
 from lngd.bench.errors import BenchError
 from lngd.cli import options
 from lngd.cli.ende import ende
 from lngd.cli.names import lookup
 from lngd.cli.running import console
+
+FETCHED = [name for name, dataset in DATASETS.items() if dataset.fetch]
 
 data = typer.Typer(help="The data sets of the tasks.", no_args_is_help=True)
 data.command()(ende)
@@ -27,14 +31,17 @@ def show(*, data_dir: options.DataDir = None) -> None:
 
 @data.command()
 def fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="fashion-mnist")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(FETCHED)}.")],
     *,
-    url: Annotated[str, typer.Option(help="Where the four files lie.")] = fashion.URL,
-    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help=f"Where they go. [{fashion.CACHE}]")] = None,
+    url: Annotated[str | None, typer.Option(help="Another address for the same files.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help=f"Where they go. [{CACHE}/NAME]")] = None,
 ) -> None:
     """Download a data set, checked against its known hashes."""
     dataset = lookup("data set", name, DATASETS)
-    if name != "fashion-mnist":
+    if dataset.fetch is None:
         raise BenchError(f"{name} needs no download: {dataset.command}")
-    for path in fashion.fetch(url, data_dir):
-        console.print(str(path), markup=False, soft_wrap=True)
+    bars = (TextColumn(name), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*bars, console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task("", total=None)
+        for path in dataset.fetch(url, data_dir, lambda count: progress.advance(bar, count)):
+            progress.console.print(str(path), markup=False, soft_wrap=True)

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from lngd.bench.bleu import corpus_bleu
-from lngd.bench.datasets.ende import CACHE, from_files, from_help
+from lngd.bench.datasets.ende import NAME, from_files, from_help
 from lngd.bench.datasets.help_texts import HELP
 from lngd.bench.datasets.parallel_text import ParallelText, write_directory
+from lngd.bench.datasets.places import CACHE, cached
 from lngd.bench.errors import BenchError
 from lngd.cli.running import console
 
@@ -20,13 +21,13 @@ def ende(
     en: Annotated[File, typer.Option("--en", metavar="FILE", help="English lines; with --de, instead of the help texts.")] = None,
     de: Annotated[File, typer.Option("--de", metavar="FILE", help="German lines, line by line their translation.")] = None,
     help_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where LibreOffice's help in both languages lies.")] = HELP,
-    data_dir: Annotated[File, typer.Option(metavar="DIR", help=f"The text goes into its ende/. [{CACHE.parent}]")] = None,
+    data_dir: Annotated[File, typer.Option(metavar="DIR", help=f"The text goes into its ende/. [{CACHE}]")] = None,
 ) -> None:
     """Prepare aligned English–German text from LibreOffice's help pages, or from two parallel files."""
     if (en is None) != (de is None):
         raise BenchError("--en and --de go together: one file for each language")
     text = from_files(en, de) if en and de else from_help(help_dir)
-    for path in write_directory(text, data_dir / "ende" if data_dir else CACHE.expanduser()):
+    for path in write_directory(text, data_dir / NAME if data_dir else cached(NAME)):
         console.print(str(path), markup=False, soft_wrap=True)
     console.print(_summary(text), markup=False, soft_wrap=True)
 

@@ -5,7 +5,6 @@ shorter plus 20. English lines that occur twice are kept once. Whole pages, or e
 are held out for the test; a test pair whose English line is in the training part, up to case and digits, is dropped.
 """
 
-import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -13,10 +12,10 @@ from pathlib import Path
 
 from lngd.bench.datasets import help_texts
 from lngd.bench.datasets.parallel_text import Pair, ParallelText, is_there, read_directory, read_pair
+from lngd.bench.datasets.places import first_that, listed, places
 from lngd.bench.errors import BenchError
 
-CACHE = Path("~/.cache/lngd/ende")
-ENVIRONMENT_VARIABLE = "LNGD_DATA"
+NAME = "ende"
 HELD_OUT_EVERY = 20  # pages or lines
 LONGEST = 60  # words
 RATIO, SLACK = 2.5, 20  # characters
@@ -29,17 +28,14 @@ def load_ende(data_dir: Path | None = None) -> ParallelText:
     """Raises BenchError where it has not been prepared."""
     found = place(data_dir)
     if found is None:
-        raise BenchError(f"English–German text is in none of {', '.join(map(str, places(data_dir)))}. Prepare it with: {COMMAND}")
+        raise BenchError(f"English–German text is in none of {listed(places(NAME, data_dir))}. Prepare it with: {COMMAND}")
     return read_directory(Path(found))
 
 
 def place(data_dir: Path | None = None) -> str | None:
-    return next((str(directory) for directory in places(data_dir) if is_there(directory)), None)
-
-
-def places(data_dir: Path | None) -> list[Path]:
-    named = [data_dir, os.environ.get(ENVIRONMENT_VARIABLE)]
-    return [*(Path(root) / "ende" for root in named if root), CACHE.expanduser()]
+    """The directory it would be read from."""
+    found = first_that(is_there, places(NAME, data_dir))
+    return str(found) if found else None
 
 
 def from_help(directory: Path = help_texts.HELP) -> ParallelText:

@@ -4,15 +4,13 @@ A directory `wmt-ende` with `train.en`, `train.de` and `newstest2014.en`, `newst
 WMT 2014, for example. Its text is tokenised; BLEU then counts its tokens and is not comparable with BLEU on plain text.
 """
 
-import os
 from pathlib import Path
 
 from lngd.bench.datasets.parallel_text import ParallelText, is_there, read_directory
+from lngd.bench.datasets.places import first_that, listed, places
 from lngd.bench.errors import BenchError
 
 NAME = "wmt-ende"
-CACHE = Path("~/.cache/lngd") / NAME
-ENVIRONMENT_VARIABLE = "LNGD_DATA"
 HOW = "put train.en, train.de, newstest2014.en and newstest2014.de there; statmt.org has WMT 2014"
 
 
@@ -20,14 +18,11 @@ def load_wmt(data_dir: Path | None = None) -> ParallelText:
     """Raises BenchError, which says what to put where, if there is none."""
     found = place(data_dir)
     if found is None:
-        raise BenchError(f"WMT English–German is in none of {', '.join(map(str, places(data_dir)))}: {HOW}")
+        raise BenchError(f"WMT English–German is in none of {listed(places(NAME, data_dir))}: {HOW}")
     return read_directory(Path(found))
 
 
 def place(data_dir: Path | None = None) -> str | None:
-    return next((str(directory) for directory in places(data_dir) if is_there(directory)), None)
-
-
-def places(data_dir: Path | None) -> list[Path]:
-    named = [data_dir, os.environ.get(ENVIRONMENT_VARIABLE)]
-    return [*(Path(root) / NAME for root in named if root), CACHE.expanduser()]
+    """The directory it would be read from."""
+    found = first_that(is_there, places(NAME, data_dir))
+    return str(found) if found else None
