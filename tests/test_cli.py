@@ -83,11 +83,11 @@ def test_tuning_prints_the_line_for_the_task(tmp_path: Path) -> None:
 
 def test_the_list_of_data_sets_says_how_to_get_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LNGD_DATA", raising=False)
-    monkeypatch.setattr("lngd.bench.datasets.fashion.DEBIAN", tmp_path)
-    monkeypatch.setattr("lngd.bench.datasets.fashion.CACHE", tmp_path)
+    monkeypatch.setattr("lngd.bench.datasets.places.CACHE", tmp_path)
     printed = lngd("data", "list")
     assert "inside sklearn" in printed
-    assert "missing; get it with: apt-get install dataset-fashion-mnist, or lngd data fetch fashion-mnist" in printed
+    assert "missing; get it with: lngd data fetch cifar-10" in printed
+    assert "missing; get it with: lngd data ende" in printed
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 import gzip
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.bench.test_idx import idx_bytes
 
 from lngd.bench.data import Split
-from lngd.bench.datasets import fashion
+from lngd.bench.datasets import fashion, idx_images, places
+from lngd.bench.datasets.fashion import FASHION
 from lngd.bench.errors import BenchError
 
 
@@ -14,8 +16,8 @@ from lngd.bench.errors import BenchError
 def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine without the data set."""
     monkeypatch.delenv("LNGD_DATA", raising=False)
-    monkeypatch.setattr(fashion, "DEBIAN", tmp_path / "none")
-    monkeypatch.setattr(fashion, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(fashion, "FASHION", replace(fashion.FASHION, system=()))
+    monkeypatch.setattr(places, "CACHE", tmp_path / "cache")
 
 
 def write_small(directory: Path) -> Path:
@@ -29,7 +31,7 @@ def write_small(directory: Path) -> Path:
 
 
 def small_hashes(directory: Path) -> dict[str, str]:
-    return {name: hashlib.sha256(gzip.decompress((directory / f"{name}.gz").read_bytes())).hexdigest() for name in fashion.HASHES}
+    return {name: hashlib.sha256(gzip.decompress((directory / f"{name}.gz").read_bytes())).hexdigest() for name in FASHION.hashes}
 
 
 def assert_small(split: Split) -> None:
@@ -56,37 +58,40 @@ def test_a_directory_of_data_sets_may_hold_it_as_fashion_mnist(tmp_path: Path, m
 def test_missing_data_names_the_commands_that_get_it(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="apt-get install dataset-fashion-mnist, or lngd data fetch fashion-mnist"):
         fashion.load_fashion_split(tmp_path)
-    assert fashion.place(tmp_path) is None
+    assert fashion.FASHION.place(tmp_path) is None
 
 
 @pytest.mark.usefixtures("elsewhere")
 def test_fetched_files_are_checked_and_then_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_small(tmp_path / "source")
-    monkeypatch.setattr(fashion, "HASHES", small_hashes(source))
-    assert len(list(fashion.fetch(source.as_uri()))) == 4
+    small = replace(fashion.FASHION, hashes=small_hashes(source))
+    monkeypatch.setattr(fashion, "FASHION", small)
+    taken: list[int] = []
+    assert len(list(small.fetch(source.as_uri(), progress=taken.append))) == 4
+    assert sum(taken) == sum(path.stat().st_size for path in source.iterdir())
     assert_small(fashion.load_fashion_split())
 
 
 def test_a_file_with_another_content_is_not_kept(tmp_path: Path) -> None:
     source = write_small(tmp_path / "source")
     with pytest.raises(BenchError, match="nothing was kept"):
-        list(fashion.fetch(source.as_uri(), tmp_path / "target"))
+        list(FASHION.fetch(source.as_uri(), tmp_path / "target"))
     assert not list((tmp_path / "target").iterdir())
 
 
 @pytest.mark.parametrize("content", [bytes(1001), gzip.compress(bytes(1001))], ids=["long", "packed"])
 def test_a_server_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr(fashion, "LARGEST", 1000)
+    monkeypatch.setattr(idx_images, "LARGEST", 1000)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(BenchError, match="more than 1000 bytes"):
-        list(fashion.fetch(tmp_path.as_uri(), tmp_path / "target"))
+        list(FASHION.fetch(tmp_path.as_uri(), tmp_path / "target"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(bytes(99))[:-9], b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 9])
 def test_a_fetched_file_that_is_no_gzip_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
     with pytest.raises(BenchError, match=r"train-images-idx3-ubyte\.gz: (not a gzip file|SHA-256)"):
-        list(fashion.fetch(tmp_path.as_uri(), tmp_path / "target"))
+        list(FASHION.fetch(tmp_path.as_uri(), tmp_path / "target"))
 
 
 @pytest.mark.parametrize(
@@ -94,4 +99,4 @@ def test_a_fetched_file_that_is_no_gzip_file_is_refused_by_name(tmp_path: Path, 
 )
 def test_an_address_that_cannot_be_read_says_so(url: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=message):
-        list(fashion.fetch(url, tmp_path))
+        list(FASHION.fetch(url, tmp_path))

@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lngd.bench.bleu import corpus_bleu
-from lngd.bench.datasets import ende, wmt
+from lngd.bench.datasets import ende, places, wmt
 from lngd.bench.datasets.help_texts import pages, paragraphs
 from lngd.bench.datasets.number_words import english, german
 from lngd.bench.datasets.parallel_text import ParallelText, read_directory, write_directory
@@ -129,8 +129,7 @@ def test_too_little_text_is_refused() -> None:
 @pytest.mark.parametrize(("load", "hint"), [(ende.load_ende, "lngd data ende"), (wmt.load_wmt, "put train.en")])
 def test_text_that_is_nowhere_says_how_to_get_it(load, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LNGD_DATA", raising=False)
-    monkeypatch.setattr(ende, "CACHE", tmp_path / "none")
-    monkeypatch.setattr(wmt, "CACHE", tmp_path / "none")
+    monkeypatch.setattr(places, "CACHE", tmp_path / "none")
     with pytest.raises(BenchError, match=hint):
         load(tmp_path)
 

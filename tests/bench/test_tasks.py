@@ -6,7 +6,6 @@ from tests.bench.runs import TOY, toy_model, toy_split
 from tests.bench.test_fashion import write_small
 
 from lngd.bench.data import Batches, Split
-from lngd.bench.datasets import fashion
 from lngd.bench.datasets.python_source import load_python_source
 from lngd.bench.datasets.small_images import load_digits_split, load_mnist_split
 from lngd.bench.errors import BenchError
@@ -106,4 +105,3 @@ def test_an_evaluation_in_chunks_equals_the_whole_and_restores_the_mode() -> Non
 
 def test_the_default_race_is_made_of_tasks_that_need_no_download() -> None:
     assert set(DEFAULT_TASKS) <= {task.name for task in OWN_DATA}
-    assert len(fashion.HASHES) == 4

@@ -45,9 +45,9 @@ def lngd_fisher(*words: str) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def small_task() -> Iterator[None]:
     """The paper's first layer has 3,940 parameters, and its exact block takes ten seconds."""
-    small = replace(TASKS["digits-mlp"], name="mnist14-mlp", epochs=3, samples=640, model=partial(relu_mlp, 64, 6, 6, 10))
+    small = replace(TASKS["digits-mlp"], name="mnist-fisher", epochs=3, samples=640, model=partial(relu_mlp, 64, 6, 6, 10))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TASKS, "mnist14-mlp", small)
+        patch.setitem(TASKS, "mnist-fisher", small)
         yield
 
 
@@ -76,7 +76,7 @@ def test_what_it_prints_fits_a_hundred_columns(run):
 
 def test_its_records_hold_every_layer_and_method_at_every_stop(run):
     first, *rows, last = events(run[1])
-    assert (first["event"], first["task"], first["samples"], first["damping"]) == ("start", "mnist14-mlp", 20, 0.3)
+    assert (first["event"], first["task"], first["samples"], first["damping"]) == ("start", "mnist-fisher", 20, 0.3)
     assert last == {"event": "end"}
     keys = [(row["moment"], row["step"], row["layer"], row["method"]) for row in rows]
     assert keys == [(*stop, layer, name) for stop in STOPS for layer in LAYERS for name in APPROXIMATIONS]

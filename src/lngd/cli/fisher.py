@@ -25,7 +25,7 @@ from lngd.diagnostics.exact import ExactCurvature
 from lngd.diagnostics.fisher_figures import Moment, draw_enlarged, draw_side_by_side, draw_training, weights_only
 from lngd.linalg import Damping
 
-TASK = "mnist14-mlp"
+TASK = "mnist-fisher"
 OPTIMIZER = "lngd"
 DRAWN = "3"  # the layer of the paper's figures, the first with 20 inputs and 20 outputs
 IN_FIG_5 = ("LNGD", "K-FAC", "TKFAC")

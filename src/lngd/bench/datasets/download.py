@@ -95,10 +95,7 @@ class _Check:
         if self.unpacker and not self.unpacker.eof:
             raise self._refusal("not a gzip file (it ends early)")
         if self.hash.hexdigest() != self.download.digest:
-            found = self.hash.hexdigest()
-            raise BenchError(
-                f"{self.download.url}: SHA-256 of the content is {found}, not {self.download.digest}; nothing was kept"
-            )
+            raise self._refusal(f"SHA-256 of the content is {self.hash.hexdigest()}, not {self.download.digest}")
 
     def _contents(self, piece: bytes) -> list[bytes]:
         """At most a piece at a time: a few bytes can unpack to a thousand times as many."""
@@ -116,7 +113,8 @@ class _Check:
 
     def _limited(self, size: int) -> int:
         if size > self.download.largest:
-            raise BenchError(
-                f"{self.download.url}: more than {self.download.largest} bytes, so this is something else; nothing was kept"
-            )
+            raise self._refusal(f"more than {self.download.largest} bytes, so this is something else")
         return size
+
+    def _refusal(self, reason: str) -> BenchError:
+        return BenchError(f"{self.download.url}: {reason}; nothing was kept")

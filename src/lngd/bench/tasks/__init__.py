@@ -12,19 +12,18 @@ from lngd.bench.tasks import (
     fashion_mobilenet,
     fashion_resnet,
     fashion_vit,
-    mnist14_mlp,
     mnist_cnn,
+    mnist_fisher,
     mnist_mlp,
     stdlib_charlm,
     wmt_transformer_big,
 )
 
-_PAPERS = (cifar10_resnet18, wmt_transformer_big)
+_PAPERS = (mnist_fisher, cifar10_resnet18, wmt_transformer_big)
 """The paper's experiments, each at three scales."""
 _MODULES = (
     digits_mlp,
     mnist_mlp,
-    mnist14_mlp,
     mnist_cnn,
     fashion_mlp,
     fashion_cnn,
