@@ -1,8 +1,10 @@
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tests.bench.runs import TOY, toy_model, toy_split
+from tests.bench.runs import TOY, toy_model, toy_split, without_seconds
 from tests.bench.test_fashion import write_small
 
 from lngd.bench.data import Batches, Split
@@ -10,36 +12,49 @@ from lngd.bench.datasets.python_source import load_python_source
 from lngd.bench.datasets.small_images import load_digits_split, load_mnist_split
 from lngd.bench.errors import BenchError
 from lngd.bench.optimizers import OPTIMIZERS
+from lngd.bench.race import Place, plan, race, records_of
+from lngd.bench.records import Epoch
+from lngd.bench.schedule import Polynomial
 from lngd.bench.scoring import evaluate, mean_cross_entropy
 from lngd.bench.task import Changes, Task
-from lngd.bench.tasks import DEFAULT_TASKS, TASKS
+from lngd.bench.tasks import DEFAULT_TASKS, SCALES, TASKS, at_scale
+from lngd.bench.train import Run, RunSpec
 
-OWN_DATA = [task for task in TASKS.values() if not task.name.startswith("fashion")]
+TINY = {name: scales["tiny"] for name, scales in SCALES.items()}
+RUNNABLE = TASKS | TINY  # with no data but the tests' own
+OWN_DATA = [task for task in RUNNABLE.values() if not task.name.startswith("fashion")]
+every_scale = pytest.mark.parametrize(
+    "task", [task for scales in SCALES.values() for task in scales.values()], ids=lambda task: f"{task.name}-{task.scale}"
+)
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", RUNNABLE.values(), ids=RUNNABLE)
 def test_a_step_of_every_task_gives_every_parameter_a_gradient(task: Task, tmp_path: Path) -> None:
-    split = task.data(write_small(tmp_path))
+    data = task.data(write_small(tmp_path))
     model = task.model()
-    task.loss(model(split.train_x[:3]), split.train_y[:3]).backward()
+    x, y = next(data.batches(min(3, task.batch_size) if task.batch_unit == "samples" else task.batch_size, torch.Generator()))
+    task.loss(model(x), y).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", RUNNABLE.values(), ids=RUNNABLE)
 def test_an_untrained_model_guesses(task: Task, tmp_path: Path) -> None:
-    split = task.data(write_small(tmp_path))
-    few = Split(split.train_x, split.train_y, split.test_x[:64], split.test_y[:64])
+    data = task.data(write_small(tmp_path))
+    few = data.evaluated_on(64) if isinstance(data, Split) else data
     score = task.evaluate(task.model(), few)
     assert 0 < score.loss < 8
     assert 0 <= score.accuracy <= 1
 
 
 @pytest.mark.parametrize("task", OWN_DATA, ids=lambda task: task.name)
-def test_a_task_names_exactly_the_samples_that_its_data_set_has(task: Task) -> None:
-    assert len(task.data(None).train_x) == task.samples
+def test_a_task_has_the_samples_that_it_names(task: Task) -> None:
+    assert task.data(None).first(task.samples)
+    if task.scale == "here":
+        with pytest.raises(BenchError, match=f"the data set has {task.samples}"):
+            task.data(None).first(task.samples + 1)
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("task", [task for task in TASKS.values() if task.name not in SCALES], ids=lambda task: task.name)
 def test_the_rates_of_the_common_optimizers_come_from_a_grid_in_every_task(task: Task) -> None:
     """LNGD runs at its default everywhere; the others' customary rates serve where no grid was run."""
     assert {"sgd", "adamw", "muon"} <= set(task.rates) <= set(OPTIMIZERS) - {"lngd"}
@@ -101,6 +116,52 @@ def test_an_evaluation_in_chunks_equals_the_whole_and_restores_the_mode() -> Non
     outputs = model.eval()(split.test_x)
     assert score.loss == pytest.approx(mean_cross_entropy(outputs, split.test_y).item(), rel=1e-5)
     assert score.accuracy == pytest.approx((outputs.argmax(1) == split.test_y).float().mean().item())
+
+
+@every_scale
+def test_a_paper_task_says_its_scale_and_what_it_takes(task: Task) -> None:
+    assert SCALES[task.name][task.scale] is task
+    assert set(task.rates) | set(task.dampings) | set(task.schedules) | set(task.budgets) <= set(OPTIMIZERS)
+    assert {name for name in task.dampings if OPTIMIZERS[name].damping is None} == set()
+    assert task.steps_an_epoch <= task.total_steps
+
+
+@pytest.mark.parametrize("task", TINY.values(), ids=TINY)
+def test_every_paper_task_runs_at_tiny_and_repeats_exactly(task: Task, tmp_path: Path) -> None:
+    def run(out: Path) -> list[Epoch]:
+        specs = plan([task], ["sgd", "lngd"], range(1))
+        list(race(specs, Place(out=out, data_dir=tmp_path / "data")))
+        return [epoch for record in records_of(specs, out) for epoch in without_seconds(list(record.epochs))]
+
+    first = run(tmp_path / "first")
+    assert first == run(tmp_path / "second")
+    assert not any(epoch.diverged for epoch in first)
+    assert all(epoch.metric is not None for epoch in first)
+
+
+@pytest.mark.parametrize("task", TINY.values(), ids=TINY)
+def test_every_paper_task_resumes_exactly(task: Task, tmp_path: Path) -> None:
+    data = task.data(tmp_path).first(task.samples)
+    whole = Run(RunSpec(task, "lngd", 0.5, 0), data)
+    whole.epoch()
+    saved = copy.deepcopy(whole.state_dict())
+    rest = [whole.epoch() for _ in range(task.total_epochs - 1)]
+    resumed = Run(RunSpec(task, "lngd", 0.5, 0), data)
+    resumed.load_state_dict(saved)
+    assert without_seconds([resumed.epoch() for _ in rest]) == without_seconds(rest)
+
+
+def test_a_task_of_one_scale_is_refused_at_another() -> None:
+    with pytest.raises(BenchError, match="digits-mlp has one scale only"):
+        at_scale("digits-mlp", "tiny")
+    assert at_scale("digits-mlp", "here") is TASKS["digits-mlp"]
+
+
+def test_an_optimizer_can_have_a_schedule_and_a_budget_of_its_own() -> None:
+    task = replace(TOY, schedules={"sgd": Polynomial(2)}, budgets={"sgd": 5})
+    assert (task.of("sgd").total_epochs, task.of("adamw").total_epochs) == (5, 3)
+    assert str(task.of("sgd").schedule) == "(1 − t/T)^2"
+    assert [spec.task.total_epochs for spec in plan([task], ["sgd", "adamw"], range(1))] == [5, 3]
 
 
 def test_the_default_race_is_made_of_tasks_that_need_no_download() -> None:
