@@ -3,7 +3,7 @@
 import sys
 from importlib.util import find_spec
 
-EXTRA = ("typer", "rich", "matplotlib", "sklearn", "mlxtend")
+EXTRA = ("typer", "rich", "matplotlib", "sklearn", "mlxtend", "PIL", "sacrebleu", "tokenizers")
 
 
 def main() -> None:
