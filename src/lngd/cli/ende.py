@@ -11,6 +11,7 @@ from lngd.bench.datasets.help_texts import HELP
 from lngd.bench.datasets.parallel_text import ParallelText, write_directory
 from lngd.bench.datasets.places import CACHE, cached
 from lngd.bench.errors import BenchError
+from lngd.bench.tasks.wmt_transformer_big import here
 from lngd.cli.running import console
 
 File = Path | None
@@ -34,8 +35,15 @@ def ende(
 
 def _summary(text: ParallelText) -> str:
     words = sum(len(english.split()) for english, _ in text.train)
-    copied = corpus_bleu([english for english, _ in text.test], [german for _, german in text.test])
-    return (
-        f"{len(text.train):,} training pairs with {words:,} English words, {len(text.test):,} test pairs. "
-        f"Copying the source of the test pairs has BLEU {copied.score:.1f} ({copied.signature})."
-    )
+    short = here(text)
+    lines = [
+        f"{len(text.train):,} training pairs with {words:,} English words, {len(text.test):,} test pairs; {_copied(text)}.",
+        f"Of these, wmt-transformer-big at the scale `here` takes {len(short.train):,} and {len(short.test):,}",
+    ]
+    return "\n".join([lines[0], lines[1] + (f"; {_copied(short)}." if short.test else ".")])
+
+
+def _copied(text: ParallelText) -> str:
+    """What a translator that does nothing would score."""
+    bleu = corpus_bleu([english for english, _ in text.test], [german for _, german in text.test])
+    return f"copying the English text of the test scores BLEU {bleu.score:.1f} ({bleu.signature})"

@@ -31,9 +31,14 @@ def _wmt(data_dir: Path | None) -> Corpus:
     return encoded(load_wmt(data_dir), VOCABULARY)
 
 
+def here(text: ParallelText) -> ParallelText:
+    """The short pairs, of which the first evaluate."""
+    short = text.no_longer_than(HERE_WORDS)
+    return replace(short, test=short.test[:HERE_EVALUATIONS])
+
+
 def _here(data_dir: Path | None) -> Corpus:
-    text = load_ende(data_dir).no_longer_than(HERE_WORDS)
-    return encoded(replace(text, test=text.test[:HERE_EVALUATIONS]), HERE_VOCABULARY)
+    return encoded(here(load_ende(data_dir)), HERE_VOCABULARY)
 
 
 def _tiny(_: Path | None) -> Corpus:
