@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from tests.bench.runs import diverged, hand_made, write
 
+from lngd.bench.curves import curve
 from lngd.bench.errors import BenchError
-from lngd.bench.plots import curve
 from lngd.bench.report import load_summaries, write_figures, write_page, write_tables
 from lngd.bench.summary import auto_target, summarise
 from lngd.bench.tables import cells, columns, markdown_table, shortfalls, text_table
