@@ -6,7 +6,6 @@ Reports know nothing else.
 import json
 import math
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -135,22 +134,6 @@ def partial_of(record: Path) -> Path:
 def finite(value: float) -> float | None:
     """JSON has no NaN."""
     return value if math.isfinite(value) else None
-
-
-def read_records(directory: Path) -> list[Record]:
-    """The finished runs of a directory, by file name; every other file of records gives one warning."""
-    return [record for path in sorted(directory.glob("*.jsonl*")) if (record := _read_or_warn(path))]
-
-
-def _read_or_warn(path: Path) -> Record | None:
-    if path.suffix == ".partial":
-        warnings.warn(f"{path}: an unfinished run, not counted", stacklevel=4)
-        return None
-    try:
-        return read_record(path)
-    except (ValueError, TypeError, KeyError) as error:
-        warnings.warn(f"{path}: not a readable record, not counted ({error})", stacklevel=4)
-        return None
 
 
 def read_record(path: Path) -> Record:
