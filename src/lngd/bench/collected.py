@@ -48,15 +48,15 @@ def read_or_warn(path: Path) -> Record | None:
 
 def check(record: Record) -> None:
     """Raises ValueError where a record has something that no run writes."""
-    _check_header(record.header)
-    _check_config(record.header.config)
+    check_header(record.header)
     if not record.epochs:
         raise ValueError("it has no epochs")
     for epoch in record.epochs:
-        _check_epoch(epoch)
+        check_epoch(epoch)
 
 
-def _check_header(header: Header) -> None:
+def check_header(header: Header) -> None:
+    """Raises ValueError, or KeyError where its configuration lacks something."""
     for name in ("task", "optimizer", "torch", "device", "machine", "date", "command"):
         _demand(isinstance(getattr(header, name), str), name, getattr(header, name))
     _demand(header.task not in ("", ".", "..") and not set(header.task) & set("/\\\0"), "task", header.task)
@@ -65,6 +65,7 @@ def _check_header(header: Header) -> None:
     _demand(_is_number(header.lr), "lr", header.lr)
     _demand(header.damping is None or _is_number(header.damping), "damping", header.damping)
     _demand(header.clock in get_args(Clock), "clock", header.clock)
+    _check_config(header.config)
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
@@ -79,7 +80,8 @@ def _check_config(config: Mapping[str, Any]) -> None:
     _demand(target is None or _is_number(target), "target", target)
 
 
-def _check_epoch(epoch: Epoch) -> None:
+def check_epoch(epoch: Epoch) -> None:
+    """Raises ValueError."""
     for name in ("train_loss", "eval_loss", "metric", "largest_norm"):
         value = getattr(epoch, name)
         _demand(value is None or _is_number(value), name, value)

@@ -149,6 +149,14 @@ def read_record(path: Path) -> Record:
     return Record(_as(Header, lines[0]), tuple(_as(Epoch, line) for line in lines[1:-1]))
 
 
+def read_run(path: Path) -> Record | Beginning | None:
+    """What is recorded of a run, finished or not; None where nothing is."""
+    try:
+        return read_record(path)
+    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
+        return read_beginning(partial_of(path))
+
+
 def read_beginning(partial: Path) -> Beginning | None:
     """What a partial record holds before its first torn, damaged or unexpected line; None without so much as a header."""
     if not partial.exists():
