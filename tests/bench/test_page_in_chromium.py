@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from tests.bench.runs import hand_made
+from tests.bench.test_comparison import changed
 from tests.bench.test_page import HOSTILE, hostile
 
 from lngd.bench.colours import contrast
@@ -36,6 +38,8 @@ LINES = """(panel) => [...panel.querySelectorAll(".line")].map((e) => {
   return [getComputedStyle(e).stroke, box.width, box.height];
 })"""
 
+DASHES = "lines => lines.map((line) => line.getAttribute('stroke-dasharray'))"
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -52,7 +56,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     committed = compare([RESULTS / "default", RESULTS / "family" / "mnist", RESULTS / "long" / "stdlib-charlm"])
     chosen = [summary for summary in committed if summary.task in ("digits-mlp", "stdlib-charlm") or len(summary.rows) == 10]
-    path.write_text(page([*chosen, *summarise([hostile()])]))
+    rates = [changed(hand_made("sgd", 0, [0.5, 0.6], 1.0, lr=rate), task="rates") for rate in range(1, 15)]
+    path.write_text(page([*chosen, *summarise(rates), *summarise([hostile()])]))
     return path
 
 
@@ -198,7 +203,7 @@ def test_seconds_take_the_place_of_epochs(browser: Browser, file: Path) -> None:
         assert section.locator(".panel svg text", has_text=re.compile("^epochs$")).count() == PANELS
         section.get_by_role("button", name="seconds").last.click()
         assert section.locator(".panel svg text", has_text="seconds of training").count() == PANELS
-        assert section.locator(".controls [aria-pressed=true]").all_inner_texts() == ["seconds"]
+        assert section.locator(".controls [role=group] [aria-pressed=true]").all_inner_texts() == ["seconds"]
         assert not set(shapes(tab, TEN)) & set(before)
         section.get_by_role("button", name="epochs").last.click()
         assert shapes(tab, TEN) == before
@@ -223,6 +228,22 @@ def test_with_everything_hidden_nothing_fails(browser: Browser, file: Path) -> N
         assert tab.locator("#digits-mlp .panel text", has_text="nothing to show").count() == PANELS
         tab.locator("#digits-mlp .panel svg").first.hover()
         assert tab.locator("#digits-mlp .tip:visible").count() == 0
+
+
+def test_a_crowd_is_hidden_at_once_and_its_values_are_cut_short(browser: Browser, file: Path) -> None:
+    with opened(browser, file) as tab:
+        section = tab.locator("#rates")
+        assert len(set(section.locator(".panel").first.locator(".line").evaluate_all(DASHES))) > 1
+        assert section.locator(".panel").first.locator("text", has_text=re.compile(r"^\d$")).all_text_contents()[-2:] == [
+            "1",
+            "2",
+        ]
+        section.locator(".panel > svg").last.press("End")
+        assert section.locator(".tip:visible > div").count() == 13
+        assert section.locator(".tip:visible").inner_text().endswith("and 2 more")
+        for shown in (0, 14):
+            section.get_by_role("button", name="all series").click()
+            assert section.locator(".panel .line").count() == shown * PANELS
 
 
 def test_the_whole_range_shows_what_fell_out_of_the_frame(browser: Browser, file: Path) -> None:

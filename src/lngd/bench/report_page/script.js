@@ -5,6 +5,7 @@
   const MOST_DOTS = 40; // epochs of a line that is drawn with a dot at each
   const MARGIN = { right: 12, top: 26, bottom: 40 };
   const CHARACTER = 7; // pixels of a digit
+  const MOST_ROWS = 12; // of values at a place
   const CROWD = 5; // bands that are told apart at full strength
   const NARROWEST = 120; // pixels; less is a page that is not laid out
 
@@ -105,6 +106,7 @@
     title: () => "training loss (log)",
     curve: (series) => series.train_loss,
     text: (value) => Number(value.toPrecision(3)).toString(),
+    spread: (deviation) => Number(deviation.toPrecision(2)).toString(),
     best: Math.min,
     of: Math.log10,
     ticks: logTicks,
@@ -122,6 +124,7 @@
       title: () => `evaluation ${name}${unit && `,${unit}`}`,
       curve: (series) => series.metric,
       text: (value) => (factor * value).toFixed(digits) + unit,
+      spread: (deviation) => (factor * deviation).toFixed(digits),
       best: higher ? Math.max : Math.min,
       of: (value) => value,
       ticks: (low, high) => evenTicks(factor * low, factor * high, 5).map(([value, text]) => [value / factor, text]),
@@ -202,7 +205,8 @@
         this.svg.append(shape("line", { class: "grid", x1: left, x2: right, y1: y, y2: y }), shape("text", { x: left - 6, y: y + 4, "text-anchor": "end" }, text));
       }
       const across = evenTicks(begin, end, Math.max(2, Math.floor((right - left) / 50))).filter(([value]) => !inEpochs || Number.isInteger(Number(value.toFixed(6))));
-      for (const [value, text] of across) {
+      for (const [value, decimals] of across) {
+        const text = inEpochs ? String(Math.round(value)) : decimals;
         this.svg.append(shape("line", { class: "axis", x1: this.x(value), x2: this.x(value), y1: bottom, y2: bottom + 4 }), shape("text", { x: this.x(value), y: bottom + 17, "text-anchor": "middle" }, text));
       }
       const unit = inEpochs ? "epochs" : "seconds of training";
@@ -285,9 +289,10 @@
         const y = this.y(point.value);
         if (y >= box.top && y <= box.bottom) this.overlay.append(shape("circle", { class: `ring ${classes(series)}`, style: colours(series), cx: this.x(point.x), cy: y, r: 4.5 }));
       }
-      const spread = ({ deviation }) => (deviation === null ? "" : ` ± ${kind.text(deviation).replace(/[^\d.e-]+$/, "")}`);
+      const spread = ({ deviation }) => (deviation === null ? "" : ` ± ${kind.spread(deviation)}`);
       const when = (point) => (chart.against === "epochs" ? "" : ` (epoch ${point.epoch})`);
-      const rows = entries.map(({ series, point }) => element("div", { class: classes(series), style: colours(series) }, element("span", {}, series.label), element("span", { class: "value" }, kind.text(point.value) + spread(point) + when(point))));
+      const rows = entries.slice(0, MOST_ROWS).map(({ series, point }) => element("div", { class: classes(series), style: colours(series) }, element("span", {}, series.label), element("span", { class: "value" }, kind.text(point.value) + spread(point) + when(point))));
+      if (entries.length > rows.length) rows.push(element("div", {}, `and ${entries.length - rows.length} more`));
       this.tip.replaceChildren(chart.against === "epochs" ? `epoch ${place}` : `${Number(place.toPrecision(3))} s`, ...rows);
       const room = this.node.clientWidth - this.tip.offsetWidth;
       this.tip.style.left = `${Math.max(0, Math.min(room, x > this.node.clientWidth / 2 ? x - this.tip.offsetWidth - 12 : x + 12))}px`;
@@ -300,6 +305,10 @@
       this.panels = [loss, metricOf(data)].map((kind) => new Panel(this, kind));
       const panels = element("div", { class: "panels" }, ...this.panels.map((panel) => panel.node));
       this.node = element("div", { class: "live" }, this.controls(), panels, this.legend());
+    }
+
+    all() {
+      this.hidden = new Set(this.hidden.size ? [] : this.data.series.keys());
     }
 
     visible() {
@@ -326,6 +335,7 @@
       const whole = this.button("whole range", () => this.whole, () => { this.whole = !this.whole; });
       const controls = element("div", { class: "controls" }, element("div", { role: "group", "aria-label": "horizontal axis" }, ...axes));
       if (this.data.focus) controls.append(element("div", {}, whole));
+      if (this.data.series.length > CROWD) controls.append(element("div", {}, this.button("all series", () => !this.hidden.size, () => this.all())));
       return controls;
     }
 
