@@ -142,6 +142,17 @@ def test_runs_under_different_conditions_are_pointed_out() -> None:
     assert any("don't compare" in text for text in shortfalls(summarise([hand_made("sgd", 0, [0.5], 1.0), moved], 0.5)[0]))
 
 
+def test_lengths_and_versions_that_differ_within_a_table_are_pointed_out() -> None:
+    plain, other = hand_made("sgd", 0, [0.5, 0.6], 1.0), hand_made("lngd", 0, [0.5, 0.6, 0.7], 1.0)
+    assert shortfalls(summarise([plain], 0.5)[0]) == []
+    newer = Record(replace(other.header, torch="3"), other.epochs)
+    schedule = plain.header.config["schedule"]
+    assert shortfalls(summarise([plain, newer], 0.5)[0]) == [
+        f"steps and schedule are each optimizer's own: SGD 12, {schedule}; LNGD 18, {schedule}",
+        "the runs were made with torch 2 and 3",
+    ]
+
+
 def test_a_directory_without_runs_says_how_to_make_some(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no finished run"):
         load_summaries(tmp_path)

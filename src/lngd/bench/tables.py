@@ -158,7 +158,21 @@ def shortfalls(summary: TaskSummary) -> list[str]:
     mixed = (
         ["the runs come from different machines, thread counts or clocks: seconds don't compare"] if len(conditions) > 1 else []
     )
-    return [*lacking, *ends, *mixed]
+    return [*lacking, *ends, *mixed, *_lengths(summary), *_versions(summary)]
+
+
+def _lengths(summary: TaskSummary) -> list[str]:
+    """The caption has the first row's only."""
+    configs = {row.label: row.runs[0].header.config for row in summary.rows}
+    told = {label: f"{config['total_steps']}, {config.get('schedule', 'linear')}" for label, config in configs.items()}
+    if len(set(told.values())) == 1:
+        return []
+    return [f"steps and schedule are each optimizer's own: {'; '.join(f'{label} {text}' for label, text in told.items())}"]
+
+
+def _versions(summary: TaskSummary) -> list[str]:
+    found = sorted({run.header.torch for row in summary.rows for run in row.runs})
+    return [f"the runs were made with torch {' and '.join(found)}"] if len(found) > 1 else []
 
 
 def _width(summary: TaskSummary, shown: Sequence[Column]) -> int:
