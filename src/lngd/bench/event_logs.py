@@ -25,7 +25,7 @@ SCALARS = ("train_loss", "eval_loss", "seconds", "largest_norm")
 def check_installed() -> None:
     """Raises BenchError, with the command that cures it, where TensorBoard is missing."""
     if not find_spec("tensorboard"):
-        raise BenchError("--tensorboard needs tensorboard: pip install tensorboard")
+        raise BenchError("--tensorboard needs tensorboard: pip install tensorboard, or pip install 'lngd[tensorboard]'")
 
 
 class EventLogs:
