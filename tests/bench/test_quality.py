@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.bench.runs import diverged, hand_made, write
 
+from lngd.bench.collected import read_records
 from lngd.bench.errors import BenchError
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.quality import COMPETITORS, SIZES, Comparison, Size, folder, scheduled, steps_to_target
@@ -14,7 +15,7 @@ from lngd.bench.quality_plot import REACH, draw_ratios, span
 from lngd.bench.quality_report import PAIRS, bootstrap, crossing, ratios, read_quality
 from lngd.bench.quality_tables import quality_json, quality_markdown, shortfalls, summary_lines
 from lngd.bench.race import Place, race, unfinished
-from lngd.bench.records import Record, read_records
+from lngd.bench.records import Record
 from lngd.bench.tasks import TASKS
 from lngd.bench.train import RunSpec
 

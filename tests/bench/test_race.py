@@ -5,10 +5,10 @@ import pytest
 import torch
 from tests.bench.runs import TOY, toy_split, without_seconds
 
+from lngd.bench.collected import read_records
 from lngd.bench.errors import BenchError
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.race import Place, plan, race, records_of, unfinished
-from lngd.bench.records import read_records
 from lngd.bench.train import RunSpec, train
 
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from tests.bench.runs import diverged, hand_made, write
 
-from lngd.bench.records import RecordWriter, finite, read_record, read_records
+from lngd.bench.collected import read_records
+from lngd.bench.records import RecordWriter, finite, read_record
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:

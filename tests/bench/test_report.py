@@ -1,11 +1,13 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.bench.runs import diverged, hand_made, write
 
+from lngd.bench.curves import curve
 from lngd.bench.errors import BenchError
-from lngd.bench.plots import curve
+from lngd.bench.records import Record
 from lngd.bench.report import load_summaries, write_figures, write_page, write_tables
 from lngd.bench.summary import auto_target, summarise
 from lngd.bench.tables import cells, columns, markdown_table, shortfalls, text_table
@@ -79,6 +81,12 @@ def test_the_target_of_the_task_is_used_when_it_has_one() -> None:
     assert summarise([type(record)(own, record.epochs)], "task")[0].target == 0.6
 
 
+def test_two_dampings_of_one_optimizer_are_two_rows() -> None:
+    plain, damped = (hand_made("lngd", 0, [metric], 1.0) for metric in (0.5, 0.6))
+    damped = Record(replace(damped.header, damping=0.3), damped.epochs)
+    assert [row.label for row in summarise([plain, damped], 0.5)[0].rows] == ["LNGD @0.1", "LNGD @0.1 λ0.3"]
+
+
 def test_two_rates_of_one_optimizer_are_two_rows() -> None:
     records = [hand_made("sgd", 0, [0.5], 1.0, lr=0.1), hand_made("sgd", 0, [0.6], 1.0, lr=0.2)]
     assert [row.label for row in summarise(records, 0.5)[0].rows] == ["SGD @0.1", "SGD @0.2"]
@@ -120,10 +128,10 @@ def test_everything_is_made_from_records_only_and_the_page_needs_nothing_else(tm
         write(record, tmp_path)
     summaries = load_summaries(tmp_path)
     figures = write_figures(summaries, tmp_path)
-    page = write_page(summaries, figures, tmp_path).read_text()
+    page = write_page(summaries, tmp_path / "report.html").read_text()
     assert figures[0].read_bytes().startswith(b"\x89PNG")
     assert "prefers-color-scheme: dark" in page
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
     assert "lngd race toy" in page
     assert write_tables(summaries, tmp_path).read_text().startswith("### toy")
 
@@ -132,6 +140,17 @@ def test_runs_under_different_conditions_are_pointed_out() -> None:
     other = hand_made("sgd", 1, [0.5], 1.0)
     moved = type(other)(type(other.header)(**{**vars(other.header), "threads": 2}), other.epochs)
     assert any("don't compare" in text for text in shortfalls(summarise([hand_made("sgd", 0, [0.5], 1.0), moved], 0.5)[0]))
+
+
+def test_lengths_and_versions_that_differ_within_a_table_are_pointed_out() -> None:
+    plain, other = hand_made("sgd", 0, [0.5, 0.6], 1.0), hand_made("lngd", 0, [0.5, 0.6, 0.7], 1.0)
+    assert shortfalls(summarise([plain], 0.5)[0]) == []
+    newer = Record(replace(other.header, torch="3"), other.epochs)
+    schedule = plain.header.config["schedule"]
+    assert shortfalls(summarise([plain, newer], 0.5)[0]) == [
+        f"steps and schedule are each optimizer's own: SGD 12, {schedule}; LNGD 18, {schedule}",
+        "the runs were made with torch 2 and 3",
+    ]
 
 
 def test_a_directory_without_runs_says_how_to_make_some(tmp_path: Path) -> None:

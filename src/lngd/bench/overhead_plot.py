@@ -7,9 +7,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lngd.bench.colours import COLOURS, OTHERS
 from lngd.bench.overhead_records import Page
 from lngd.bench.overhead_report import number, ratios, title
-from lngd.bench.plots import COLOURS, DOTS_PER_INCH, OTHERS
+from lngd.bench.plots import DOTS_PER_INCH
 
 COLUMNS = 3
 PANEL = (3.0, 0.22)

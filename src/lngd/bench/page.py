@@ -1,90 +1,114 @@
-"""A report that is one file: tables, figures and how to make them again, readable in light and dark."""
+"""A report that is one file: tables to sort, charts to ask, readable in light and dark, without scripts and without a network.
 
-import base64
-from collections.abc import Sequence
+The page's own text, style and script are the files in `report_page`. What comes from records is escaped here, and the page
+forbids every script but its own.
+"""
+
+import hashlib
+import json
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
+from importlib.resources import files
+from itertools import count
 from string import Template
 
-from lngd.bench.summary import REFERENCE, TaskSummary
-from lngd.bench.tables import caption, cells, columns, shortfalls
+from lngd.bench.chart_data import chart_data
+from lngd.bench.comparison import differences
+from lngd.bench.still_chart import still_charts
+from lngd.bench.summary import REFERENCE, Row, TaskSummary
+from lngd.bench.tables import Column, caption, columns, shortfalls
 
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c1e21; --faint: #667; --line: #d9dce1; --mark: #fdf0e7; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #16181c; --ink: #e6e7ea; --faint: #9aa0aa; --line: #343840; --mark: #3a2517; }
-}
-body { margin: 2rem auto; max-width: 62rem; padding: 0 1rem; background: var(--paper); color: var(--ink);
-       font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-p, footer { color: var(--faint); font-size: .9rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .55rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-tr.own { background: var(--mark); font-weight: 600; }
-img { width: 100%; max-width: 1080px; border-radius: 8px; margin-top: 1rem; background: #fff; }
-code { overflow-wrap: anywhere; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<p>Seconds are of training alone; competitors took turns epoch by epoch. ± is the standard deviation over seeds.
-– means that the target was not reached by every seed; in brackets how many did.
-“LNGD saves” is 1 − LNGD's seconds to the target / that optimizer's.</p>
-$sections
-<footer>Run $date. Made again from its records by <code>lngd figure DIR</code>;
-run again by <code>$command</code></footer>
-</body>
-</html>
-""")
-
-SECTION = Template("""<section>
-<h2>$task</h2>
-<p>$caption</p>
-<div class="scroll"><table>
-<thead><tr>$heading</tr></thead>
-<tbody>
-$rows
-</tbody>
-</table></div>
-$remarks
-<img alt="$task: training loss and metric against epochs and seconds" src="data:image/png;base64,$image">
-</section>""")
+SEPARATORS = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+"""What could end a script element or a line of one, as JSON may write it too."""
 
 
-def page(summaries: Sequence[TaskSummary], figures: Sequence[Path]) -> str:
-    """The HTML, figures inside."""
-    dates = sorted(row.runs[0].header.date for summary in summaries for row in summary.rows)
-    commands = dict.fromkeys(run.header.command for s in summaries for row in s.rows for run in row.runs)
-    return PAGE.substitute(
+def page(summaries: Sequence[TaskSummary]) -> str:
+    """The HTML; a section for each summary, several of one task with a line that says in what they differ."""
+    script = _file("script.js")
+    names = section_names([summary.task for summary in summaries])
+    told = differences(summaries)
+    sections = (
+        _section(summary, name, index, told[index]) for index, (summary, name) in enumerate(zip(summaries, names, strict=True))
+    )
+    return Template(_file("page.html")).substitute(
         title="Optimizers raced by lngd",
-        sections="\n".join(_section(summary, figure) for summary, figure in zip(summaries, figures, strict=True)),
-        date=escape(dates[0]),
-        command=escape("; ".join(filter(None, commands)) or "lngd race"),
+        style=_file("style.css"),
+        contents=_contents(summaries, names, told) if len(summaries) > 1 else "",
+        sections="\n".join(sections),
+        data=script_json([chart_data(summary) for summary in summaries]),
+        script=script,
+        script_hash=f"sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     )
 
 
-def _section(summary: TaskSummary, figure: Path) -> str:
+def script_json(content: object) -> str:
+    """JSON that stays inside a script element whatever its strings say."""
+    return json.dumps(content, allow_nan=False, separators=(",", ":")).translate(SEPARATORS)
+
+
+def section_names(tasks: Sequence[str]) -> list[str]:
+    """For addresses and ids: plain letters, each once."""
+    names: list[str] = []
+    for task in tasks:
+        plain = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-") or "task"
+        numbered = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
+        names.append(next(name for name in numbered if name not in names))
+    return names
+
+
+def _file(name: str) -> str:
+    return (files("lngd.bench") / "report_page" / name).read_text(encoding="utf-8")
+
+
+def _contents(summaries: Sequence[TaskSummary], names: Sequence[str], told: Sequence[str]) -> str:
+    entries = zip(summaries, names, told, strict=True)
+    links = (f'<li><a href="#{name}">{escape(_titled(summary.task, text))}</a></li>' for summary, name, text in entries)
+    return f'<nav aria-label="Tasks"><ul>{"".join(links)}</ul></nav>'
+
+
+def _titled(task: str, difference: str) -> str:
+    return f"{task}: {difference}" if difference else task
+
+
+def _section(summary: TaskSummary, name: str, index: int, difference: str) -> str:
     shown = columns(summary)
-    rows = zip(summary.rows, cells(summary, shown), strict=True)
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in shortfalls(summary))
-    return SECTION.substitute(
+    return Template(_file("section.html")).substitute(
+        name=name,
+        index=index,
         task=escape(summary.task),
+        difference=f'<p class="difference">{escape(difference)}</p>' if difference else "",
         caption=escape(caption(summary)),
-        heading="".join(f"<th>{escape(column.heading)}</th>" for column in shown),
-        rows="\n".join(_row(values, own=row.optimizer == REFERENCE) for row, values in rows),
-        remarks=f"<ul>{remarks}</ul>" if remarks else "",
-        image=base64.b64encode(figure.read_bytes()).decode(),
+        heading="".join(_heading(column) for column in shown),
+        rows="\n".join(_row(row, summary, shown) for row in summary.rows),
+        remarks=f'<ul class="remarks">{remarks}</ul>' if remarks else "",
+        charts=still_charts(summary),
+        commands="".join(f"<li>{date}: <code>{escape(command)}</code></li>" for command, date in _commands(summary).items()),
     )
 
 
-def _row(values: Sequence[str], *, own: bool) -> str:
-    data = "".join(f"<td>{escape(value)}</td>" for value in values)
-    return f'<tr class="own">{data}</tr>' if own else f"<tr>{data}</tr>"
+def _heading(column: Column) -> str:
+    key = re.sub(r"[^a-z0-9]+", "-", column.heading.lower()).strip("-")
+    return f'<th scope="col" data-key="{key}">{escape(column.heading)}</th>'
+
+
+def _row(row: Row, summary: TaskSummary, shown: Sequence[Column]) -> str:
+    first, *rest = (_cell(column, row, summary) for column in shown)
+    kind = ' class="own"' if row.optimizer == REFERENCE else ""
+    return f'<tr{kind}><th scope="row" {first}</th>{"".join(f"<td {cell}</td>" for cell in rest)}</tr>'
+
+
+def _cell(column: Column, row: Row, summary: TaskSummary) -> str:
+    """Its value, for sorting, and its text; empty is what is missing."""
+    value = column.value(row)
+    return f'data-value="{"" if value is None else escape(str(value))}">{escape(column.cell(row, summary))}'
+
+
+def _commands(summary: TaskSummary) -> Mapping[str, str]:
+    """The day of the first run by command."""
+    found: dict[str, str] = {}
+    for header in sorted((run.header for row in summary.rows for run in row.runs), key=lambda header: header.date):
+        found.setdefault(header.command or "lngd race", escape(header.date[:10]))
+    return found

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from torch import nn
 
+from lngd.bench.collected import read_records
 from lngd.bench.data import Data, in_memory
 from lngd.bench.datasets.python_source import CONTEXT, VOCABULARY
 from lngd.bench.models.gpt import GPT
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.race import Place
-from lngd.bench.records import Epoch, Record, read_records
+from lngd.bench.records import Epoch, Record
 from lngd.bench.summary import metric_of
 from lngd.bench.task import Task
 from lngd.bench.tasks import TASKS

@@ -16,10 +16,11 @@ from typing import Literal
 
 import numpy as np
 
+from lngd.bench.collected import read_records
 from lngd.bench.errors import BenchError
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.quality import SOONEST, TUNING, reached
-from lngd.bench.records import Header, Record, read_records
+from lngd.bench.records import Header, Record
 from lngd.bench.tune import Grid, Trial, grids_of
 
 Way = Literal["paper", "honest"]

@@ -1,9 +1,10 @@
 """Several runs at once, an epoch of each in turn: whatever else the machine does slows all competitors alike."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from lngd.bench.task import Task
 from lngd.bench.train import RunSpec, warm_up
 
 CPU = torch.device("cpu")
+Watch = Callable[[RunSpec, int], None]
+"""Told a run and its number of steps after each step, inside the time that is measured: it must take next to none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class Place:
     Attributes:
         held_out: evaluate on a part of the training samples, as tuning does.
         command: the command line, which the records and the report repeat.
+        tensorboard: write event files too.
     """
 
     out: Path
@@ -35,6 +39,7 @@ class Place:
     device: torch.device = CPU
     held_out: bool = False
     command: str = ""
+    tensorboard: bool = False
 
 
 def plan(tasks: Sequence[Task], optimizers: Sequence[str], seeds: Sequence[int]) -> list[RunSpec]:
@@ -53,7 +58,12 @@ def rate_of(task: Task, optimizer: str) -> float:
 
 def estimated_seconds(specs: Sequence[RunSpec]) -> float:
     """From the tasks' step times, measured on two cores."""
-    return sum(spec.task.total_steps * spec.task.step_seconds * OPTIMIZERS[spec.optimizer].cost for spec in specs)
+    return sum(spec.task.total_steps * step_seconds(spec) for spec in specs)
+
+
+def step_seconds(spec: RunSpec) -> float:
+    """From the same tables."""
+    return spec.task.step_seconds * OPTIMIZERS[spec.optimizer].cost
 
 
 def unfinished(specs: Sequence[RunSpec], out: Path, *, resume: bool) -> list[RunSpec]:
@@ -85,7 +95,7 @@ def _check_settings(spec: RunSpec, found: Header, path: Path) -> None:
         raise BenchError(f"{path} was run with other settings ({found.config}): choose another --out")
 
 
-def race(specs: Sequence[RunSpec], place: Place) -> Iterator[tuple[RunSpec, Epoch]]:
+def race(specs: Sequence[RunSpec], place: Place, watch: Watch | None = None) -> Iterator[tuple[RunSpec, Epoch]]:
     """Every epoch as it ends. Data is loaded once a task; the runs of one seed take turns.
 
     Runs that were broken off go on after their last epoch.
@@ -94,7 +104,7 @@ def race(specs: Sequence[RunSpec], place: Place) -> Iterator[tuple[RunSpec, Epoc
         of_task = list(runs)
         data = _loaded(of_task[0].task, place)
         for _, heat in groupby(of_task, key=lambda spec: spec.seed):
-            yield from _heat(list(heat), data, place)
+            yield from _heat(list(heat), data, place, watch)
 
 
 def records_of(specs: Sequence[RunSpec], out: Path) -> list[Record]:
@@ -106,11 +116,13 @@ def _loaded(task: Task, place: Place) -> Data:
     return (data.held_out() if place.held_out else data).to(place.device)
 
 
-def _heat(specs: list[RunSpec], data: Data, place: Place) -> Iterator[tuple[RunSpec, Epoch]]:
+def _heat(specs: list[RunSpec], data: Data, place: Place, watch: Watch | None) -> Iterator[tuple[RunSpec, Epoch]]:
     for spec in {spec.optimizer: spec for spec in specs}.values():
         warm_up(spec, data)
     with ExitStack() as stack:
         waiting = deque(stack.enter_context(_recorded(spec, data, place)) for spec in specs)
+        for run in (recorded_run.run for recorded_run in waiting):
+            run.learner.watch = partial(watch, run.spec) if watch else None
         while waiting:
             recorded_run = waiting.popleft()
             row = recorded_run.epoch()

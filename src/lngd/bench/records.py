@@ -6,7 +6,6 @@ Reports know nothing else.
 import json
 import math
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -137,22 +136,6 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def read_records(directory: Path) -> list[Record]:
-    """The finished runs of a directory, by file name; every other file of records gives one warning."""
-    return [record for path in sorted(directory.glob("*.jsonl*")) if (record := _read_or_warn(path))]
-
-
-def _read_or_warn(path: Path) -> Record | None:
-    if path.suffix == ".partial":
-        warnings.warn(f"{path}: an unfinished run, not counted", stacklevel=4)
-        return None
-    try:
-        return read_record(path)
-    except (ValueError, TypeError, KeyError) as error:
-        warnings.warn(f"{path}: not a readable record, not counted ({error})", stacklevel=4)
-        return None
-
-
 def read_record(path: Path) -> Record:
     """One finished run.
 
@@ -164,6 +147,14 @@ def read_record(path: Path) -> Record:
     if events != ["start", *["epoch"] * (len(events) - 2), "end"]:
         raise ValueError("it has no beginning or no end")
     return Record(_as(Header, lines[0]), tuple(_as(Epoch, line) for line in lines[1:-1]))
+
+
+def read_run(path: Path) -> Record | Beginning | None:
+    """What is recorded of a run, finished or not; None where nothing is."""
+    try:
+        return read_record(path)
+    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
+        return read_beginning(partial_of(path))
 
 
 def read_beginning(partial: Path) -> Beginning | None:

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from lngd.bench import durable
+from lngd.bench.collected import read_records
 from lngd.bench.errors import BenchError
 from lngd.bench.page import page
-from lngd.bench.records import read_records
 from lngd.bench.summary import Target, TaskSummary, summarise
 from lngd.bench.tables import markdown_table, shortfalls
 
@@ -34,9 +35,9 @@ def write_figures(summaries: list[TaskSummary], directory: Path) -> list[Path]:
     return [draw(summary, directory / f"{summary.task}.png") for summary in summaries]
 
 
-def write_page(summaries: list[TaskSummary], figures: list[Path], directory: Path) -> Path:
-    path = directory / "report.html"
-    path.write_text(page(summaries, figures), encoding="utf-8")
+def write_page(summaries: list[TaskSummary], path: Path) -> Path:
+    """A reader who reloads the page finds the old one or the new one, whole."""
+    durable.replace(path, page(summaries).encode())
     return path
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lngd.bench.colours import COLOURS
 from lngd.bench.overhead_report import MISSING, number, table
-from lngd.bench.plots import COLOURS, DOTS_PER_INCH
+from lngd.bench.plots import DOTS_PER_INCH
 from lngd.bench.scaling import Point, exponents
 
 HEADINGS = ("axis", "size", "ms", "SGD ms", "ratio", "extra ms", "on paper ms", "on paper Gop")

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
@@ -106,18 +107,18 @@ def _task_summary(task: str, records: list[Record], target: Target) -> TaskSumma
     groups = list(_groups(records))
     metric = records[0].header.config["metric"]
     value, meaning = _target(groups, metric, target)
-    several = [name for name in OPTIMIZERS if sum(group[0].header.optimizer == name for group in groups) > 1]
-    rows = [_row(group, value, with_rate=group[0].header.optimizer in several) for group in groups]
+    groups_of = Counter(group[0].header.optimizer for group in groups)
+    rows = [_row(group, value, with_rate=groups_of[group[0].header.optimizer] > 1) for group in groups]
     return TaskSummary(task, value, meaning, tuple(_with_savings(rows)))
 
 
 def _groups(records: list[Record]) -> Iterator[list[Record]]:
-    """Runs that differ in their seed only, in the order of the table of optimizers, then of the rate."""
+    """Runs that differ in their seed only, in the order of the table of optimizers, then of rate and damping."""
     names = list(OPTIMIZERS)
 
-    def key(record: Record) -> tuple[int, str, float]:
-        name = record.header.optimizer
-        return (names.index(name) if name in names else len(names), name, record.header.lr)
+    def key(record: Record) -> tuple[int, str, float, float]:
+        name, damping = record.header.optimizer, record.header.damping
+        return (names.index(name) if name in names else len(names), name, record.header.lr, -1 if damping is None else damping)
 
     return (list(group) for _, group in groupby(sorted(records, key=key), key=key))
 
@@ -138,12 +139,11 @@ def _target(groups: list[list[Record]], metric: str, target: Target) -> tuple[fl
 
 def _row(group: list[Record], target: float, *, with_rate: bool) -> Row:
     header = group[0].header
-    title = OPTIMIZERS[header.optimizer].title if header.optimizer in OPTIMIZERS else header.optimizer
     hits = [hit for record in group if (hit := _first_at_target(record, target))]
     everyone = len(hits) == len(group)
     return Row(
         optimizer=header.optimizer,
-        label=f"{title} @{header.lr:g}" if with_rate else title,
+        label=_label(header, with_rate=with_rate),
         runs=tuple(group),
         reached=len(hits),
         epochs=statistics.mean(epochs for epochs, _ in hits) if everyone else None,
@@ -153,6 +153,12 @@ def _row(group: list[Record], target: float, *, with_rate: bool) -> Row:
         best=_best(group),
         train_loss=_over_seeds(group, lambda record: record.epochs[-1].train_loss),
     )
+
+
+def _label(header: Header, *, with_rate: bool) -> str:
+    title = OPTIMIZERS[header.optimizer].title if header.optimizer in OPTIMIZERS else header.optimizer
+    damping = "" if header.damping is None else f" λ{header.damping:g}"
+    return f"{title} @{header.lr:g}{damping}" if with_rate else title
 
 
 def _with_savings(rows: list[Row]) -> Iterator[Row]:

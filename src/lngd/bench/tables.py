@@ -15,10 +15,16 @@ GAP = 2  # spaces between columns
 
 @dataclass(frozen=True)
 class Column:
-    """A heading, what a row has under it, and how early the column goes when the terminal is too narrow (0: never)."""
+    """A heading and what a row has under it.
+
+    Attributes:
+        value: what rows are sorted by; None, which is last, where the row has nothing.
+        dispensable: how early the column goes when the terminal is too narrow; 0 is never.
+    """
 
     heading: str
     cell: Callable[[Row, TaskSummary], str]
+    value: Callable[[Row], float | str | None]
     dispensable: int = 0
 
 
@@ -37,6 +43,10 @@ def _spread_text(spread: Spread | None, scale: float, digits: int) -> str:
         return MISSING
     deviation = "" if spread.deviation is None else f" ± {scale * spread.deviation:.{digits}f}"
     return f"{scale * spread.mean:.{digits}f}{deviation}"
+
+
+def _mean(spread: Spread | None) -> float | None:
+    return None if spread is None else spread.mean
 
 
 def _best(row: Row, summary: TaskSummary) -> str:
@@ -61,14 +71,14 @@ def _rates(row: Row, _: TaskSummary) -> str:
 def columns(summary: TaskSummary) -> list[Column]:
     """The paper's columns, then ours; the metric's heading says its unit."""
     return [
-        Column("optimizer", lambda row, _: row.label),
-        Column("rate", _rates, 4),
-        Column("epochs", lambda row, _: _hit(row, row.epochs, ".1f")),
-        Column("seconds", lambda row, _: _hit(row, row.seconds, ".2f")),
-        Column("s/epoch", lambda row, _: _spread_text(row.epoch_seconds, 1, 3), 2),
-        Column("LNGD saves", _saved, 1),
-        Column(METRICS[summary.metric].heading, _best),
-        Column("train loss", _train_loss, 3),
+        Column("optimizer", lambda row, _: row.label, lambda row: row.label),
+        Column("rate", _rates, lambda row: row.runs[0].header.lr, 4),
+        Column("epochs", lambda row, _: _hit(row, row.epochs, ".1f"), lambda row: row.epochs),
+        Column("seconds", lambda row, _: _hit(row, row.seconds, ".2f"), lambda row: row.seconds),
+        Column("s/epoch", lambda row, _: _spread_text(row.epoch_seconds, 1, 3), lambda row: row.epoch_seconds.mean, 2),
+        Column("LNGD saves", _saved, lambda row: row.saved, 1),
+        Column(METRICS[summary.metric].heading, _best, lambda row: _mean(row.best)),
+        Column("train loss", _train_loss, lambda row: None if row.diverged else _mean(row.train_loss), 3),
     ]
 
 
@@ -148,7 +158,21 @@ def shortfalls(summary: TaskSummary) -> list[str]:
     mixed = (
         ["the runs come from different machines, thread counts or clocks: seconds don't compare"] if len(conditions) > 1 else []
     )
-    return [*lacking, *ends, *mixed]
+    return [*lacking, *ends, *mixed, *_lengths(summary), *_versions(summary)]
+
+
+def _lengths(summary: TaskSummary) -> list[str]:
+    """The caption has the first row's only."""
+    configs = {row.label: row.runs[0].header.config for row in summary.rows}
+    told = {label: f"{config['total_steps']}, {config.get('schedule', 'linear')}" for label, config in configs.items()}
+    if len(set(told.values())) == 1:
+        return []
+    return [f"steps and schedule are each optimizer's own: {'; '.join(f'{label} {text}' for label, text in told.items())}"]
+
+
+def _versions(summary: TaskSummary) -> list[str]:
+    found = sorted({run.header.torch for row in summary.rows for run in row.runs})
+    return [f"the runs were made with torch {' and '.join(found)}"] if len(found) > 1 else []
 
 
 def _width(summary: TaskSummary, shown: Sequence[Column]) -> int:

@@ -1,7 +1,7 @@
 """One run: a task, an optimizer, a rate and a seed; an epoch at a time, so that a race can interleave its runs."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -35,6 +35,9 @@ class RunSpec:
         damping = "" if self.damping is None else f"--damping{self.damping:g}"
         return f"{self.task.name}--{self.optimizer}--lr{self.lr:g}{damping}--seed{self.seed}.jsonl"
 
+    def ended_by(self, epoch: Epoch) -> bool:
+        return epoch.diverged or epoch.epoch == self.task.total_epochs
+
 
 PARTS = ("model", "optimizer", "schedule", "batches", "scaler", "average")  # of a learner, in the order of their restoration
 
@@ -44,7 +47,13 @@ class DivergenceError(ArithmeticError):
 
 
 class Learner:
-    """A model in training; the same seed gives every competitor the same initial weights and the same batches."""
+    """A model in training; the same seed gives every competitor the same initial weights and the same batches.
+
+    Attributes:
+        watch: told the number of steps after each; its time is the step's, so it must take next to none.
+    """
+
+    watch: Callable[[int], None] | None = None
 
     def __init__(self, spec: RunSpec, data: Data) -> None:
         task = spec.task
@@ -110,6 +119,8 @@ class Learner:
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.steps_done += 1
+        if self.watch:
+            self.watch(self.steps_done)
         return value
 
 

@@ -14,6 +14,7 @@ from lngd.cli.gaussian import gaussian
 from lngd.cli.overhead import overhead
 from lngd.cli.quality import quality
 from lngd.cli.race import race
+from lngd.cli.report import report
 from lngd.cli.scaling import scaling
 from lngd.cli.show import figure, table
 from lngd.cli.theory import theory
@@ -30,6 +31,7 @@ app.command()(tune)
 app.command()(quality)
 app.command()(table)
 app.command()(figure)
+app.command()(report)
 app.command()(overhead)
 app.command()(scaling)
 app.command()(fisher)

@@ -6,6 +6,7 @@ import torch
 import typer
 
 from lngd.bench.errors import BenchError
+from lngd.bench.event_logs import check_installed
 from lngd.bench.optimizers import DEFAULT_OPTIMIZERS
 from lngd.bench.race import Place, plan
 from lngd.bench.task import Changes
@@ -44,9 +45,14 @@ def race(
     ema: options.Ema = None,
     compiled: options.Compile = False,
     channels_last: options.ChannelsLast = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard's logs too, into DIR/tensorboard.")
+    ] = False,
 ) -> None:
-    """Race optimizers on tasks, taking turns epoch by epoch; write records, tables, figures and report.html."""
+    """Race optimizers on tasks, taking turns epoch by epoch; write records, run.md, tables, figures and report.html."""
     goal = target_given(target)
+    if tensorboard:
+        check_installed()
     changes = Changes(
         epochs=epochs,
         steps=steps,
@@ -64,10 +70,11 @@ def race(
     if threads or default:
         torch.set_num_threads(threads or DEFAULT_THREADS)
     directory = out or new_directory([task.name for task in chosen])
-    place = Place(out=directory, data_dir=data_dir, device=device_named(device), command=command_line())
+    place = Place(out=directory, data_dir=data_dir, device=device_named(device), command=command_line(), tensorboard=tensorboard)
     announce(specs, directory)
-    run_all(specs, place, resume=resume)
+    notes = run_all(specs, place, resume=resume)
     present(directory, goal)
+    notes.write()
 
 
 def _names(tasks: list[str] | None, *, default: bool) -> list[str]:

@@ -1,25 +1,28 @@
-"""Runs a list of runs and shows how far it is: a live display on a terminal, plain lines elsewhere."""
+"""Runs a list of runs, shows how far it is, and leaves records, notes and, if wished, TensorBoard's logs."""
 
 import shlex
 import sys
-from collections import Counter
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from datetime import datetime
 from pathlib import Path
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lngd.bench.checkpoint import checkpoint_of
 from lngd.bench.errors import BenchError
+from lngd.bench.event_logs import EventLogs
 from lngd.bench.race import Place, estimated_seconds, race, unfinished
-from lngd.bench.records import Epoch
-from lngd.bench.tables import metric_text
+from lngd.bench.records import partial_of, read_beginning
+from lngd.bench.run_notes import Notes
 from lngd.bench.train import RunSpec
+from lngd.cli.progress import Progress
 
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
+NOTES_EVERY = 10.0  # seconds between two writings of the notes while no run ends
 
 console = Console(highlight=False)
 
@@ -59,10 +62,10 @@ def announce(specs: Sequence[RunSpec], out: Path) -> None:
     )
 
 
-def run_all(specs: Sequence[RunSpec], place: Place, *, resume: bool, again: str | None = None) -> None:
+def run_all(specs: Sequence[RunSpec], place: Place, *, resume: bool, again: str | None = None) -> Notes:
     """Every run that the directory lacks or that was broken off in it; Ctrl-C keeps finished epochs and says how to go on.
 
-    `again`: the command that goes on, where it is not the same with `--resume`.
+    `again`: the command that goes on, where it is not the same with `--resume`. Returns the notes that the directory has now.
     """
     torch.set_flush_denormal(True)  # dying nets fill with denormal numbers, on which a CPU is a hundred times slower
     waiting = unfinished(specs, place.out, resume=resume)
@@ -71,37 +74,45 @@ def run_all(specs: Sequence[RunSpec], place: Place, *, resume: bool, again: str 
         console.print(f"{done} of {len(specs)} runs are finished already")
     if begun := sum(checkpoint_of(place.out / spec.file_name).exists() for spec in waiting):
         console.print(f"{begun} of {len(specs)} runs were broken off: they go on after their last finished epoch")
+    make_directory(place.out)
+    notes = Notes(specs, place, again or _resume_command(place))
     try:
-        _run(waiting, place)
+        _run(specs, waiting, notes)
     except KeyboardInterrupt:
         finished = sum((place.out / spec.file_name).exists() for spec in specs)
         console.print(
             f"\nStopped; {finished} of {len(specs)} runs are kept, and the finished epochs of those under way. "
-            f"Go on with:\n  {again or _resume_command(place)}",
+            f"Go on with:\n  {notes.again}",
             soft_wrap=True,
         )
         raise typer.Exit(INTERRUPTED) from None
+    return notes
 
 
-def _run(specs: Sequence[RunSpec], place: Place) -> None:
-    bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    with Progress(*bars, console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task("", total=sum(spec.task.total_epochs for spec in specs))
-        shown: Counter[str] = Counter()  # epochs by run; one that goes on starts with several at once
-        for spec, epoch in race(specs, place):
-            advance = epoch.epoch - shown[spec.file_name]
-            shown[spec.file_name] = epoch.epoch
-            progress.update(bar, advance=advance, description=f"{spec.task.name} {spec.optimizer} seed {spec.seed}")
-            if epoch.diverged or epoch.epoch == spec.task.total_epochs:
-                progress.update(bar, advance=spec.task.total_epochs - epoch.epoch)
-                progress.console.print(_ended(spec, epoch), markup=False)
+def _run(specs: Sequence[RunSpec], waiting: Sequence[RunSpec], notes: Notes) -> None:
+    """The notes are right whatever ends this, short of a kill."""
+    place, names = notes.place, {spec.file_name for spec in waiting}
+    written = time.monotonic()
+    notes.write()
+    with ExitStack() as stack:
+        stack.callback(notes.write)
+        logs = stack.enter_context(closing(EventLogs(place.out))) if place.tensorboard else None
+        if logs:
+            logs.finished(spec for spec in specs if spec.file_name not in names)
+        progress = stack.enter_context(Progress(waiting, console, _steps_done(waiting, place.out)))
+        for spec, epoch in race(waiting, place, progress.step):
+            if logs:
+                logs.epoch(spec, epoch)
+            progress.epoch(spec, epoch)
+            if spec.ended_by(epoch) or time.monotonic() - written > NOTES_EVERY:
+                notes.write()
+                written = time.monotonic()
 
 
-def _ended(spec: RunSpec, epoch: Epoch) -> str:
-    run = f"{spec.task.name}  {spec.optimizer} {spec.lr:g}  seed {spec.seed}"
-    if epoch.metric is None or epoch.train_loss is None:
-        return f"{run}  diverged: {epoch.reason}"
-    return f"{run}  train loss {epoch.train_loss:.4f}  {spec.task.metric} {metric_text(epoch.metric, spec.task.metric)}"
+def _steps_done(specs: Sequence[RunSpec], out: Path) -> dict[str, int]:
+    """By file name, of the runs that go on."""
+    begun = {spec.file_name: read_beginning(partial_of(out / spec.file_name)) for spec in specs}
+    return {name: run.epochs[-1].step for name, run in begun.items() if run and run.epochs}
 
 
 def _count(number: int, thing: str) -> str:

@@ -41,5 +41,5 @@ def _print_tables(summaries: list[TaskSummary]) -> None:
 def _write_all(summaries: list[TaskSummary], directory: Path) -> None:
     tables = write_tables(summaries, directory)
     figures = write_figures(summaries, directory)
-    written = [tables, *figures, write_page(summaries, figures, directory)]
+    written = [tables, *figures, write_page(summaries, directory / "report.html")]
     console.print("\nWritten: " + ", ".join(str(path) for path in written), soft_wrap=True, markup=False)
