@@ -139,7 +139,7 @@ def _target(groups: list[list[Record]], metric: str, target: Target) -> tuple[fl
 
 def _row(group: list[Record], target: float, *, with_rate: bool) -> Row:
     header = group[0].header
-    hits = [hit for record in group if (hit := _first_at_target(record, target))]
+    hits = [hit for record in group if (hit := first_at_target(record, target))]
     everyone = len(hits) == len(group)
     return Row(
         optimizer=header.optimizer,
@@ -148,7 +148,7 @@ def _row(group: list[Record], target: float, *, with_rate: bool) -> Row:
         reached=len(hits),
         epochs=statistics.mean(epochs for epochs, _ in hits) if everyone else None,
         seconds=statistics.mean(seconds for _, seconds in hits) if everyone else None,
-        epoch_seconds=_spread([_epoch_seconds(record) for record in group]),
+        epoch_seconds=_spread([epoch_seconds(record) for record in group]),
         saved=None,
         best=_best(group),
         train_loss=_over_seeds(group, lambda record: record.epochs[-1].train_loss),
@@ -171,7 +171,7 @@ def _saved(own: float | None, other: float | None) -> float | None:
     return 1 - own / other if own and other else None
 
 
-def _first_at_target(record: Record, target: float) -> tuple[int, float] | None:
+def first_at_target(record: Record, target: float) -> tuple[int, float] | None:
     """Epochs and seconds of training until the metric first reaches the target."""
     reached = metric_of(record).reached
     elapsed = accumulate(epoch.seconds for epoch in record.epochs)
@@ -183,7 +183,7 @@ def _first_at_target(record: Record, target: float) -> tuple[int, float] | None:
     return next(hits, None)
 
 
-def _epoch_seconds(record: Record) -> float:
+def epoch_seconds(record: Record) -> float:
     """By the step, times a full epoch's steps: the last epoch of a run may be cut short."""
     steps = record.epochs[-1].step
     full = record.header.config["steps_an_epoch"]

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lngd.bench import grid
 from lngd.bench.clock import Clock
 from lngd.bench.metric import METRICS
 from lngd.bench.records import Header
 from lngd.bench.summary import Row, Spread, TaskSummary
 
 MISSING = "–"
-GAP = 2  # spaces between columns
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def metric_text(value: float, metric: str) -> str:
     return METRICS[metric].text(value)
 
 
-def _spread_text(spread: Spread | None, scale: float, digits: int) -> str:
+def spread_text(spread: Spread | None, scale: float, digits: int) -> str:
     if spread is None:
         return MISSING
     deviation = "" if spread.deviation is None else f" ± {scale * spread.deviation:.{digits}f}"
@@ -51,13 +51,13 @@ def _mean(spread: Spread | None) -> float | None:
 
 def _best(row: Row, summary: TaskSummary) -> str:
     metric = METRICS[summary.metric]
-    return _spread_text(row.best, metric.scale, metric.digits)
+    return spread_text(row.best, metric.scale, metric.digits)
 
 
 def _train_loss(row: Row, _: TaskSummary) -> str:
     if row.diverged:
         return f"diverged ({row.diverged}/{len(row.runs)})"
-    return _spread_text(row.train_loss, 1, 4)
+    return spread_text(row.train_loss, 1, 4)
 
 
 def _saved(row: Row, _: TaskSummary) -> str:
@@ -75,7 +75,7 @@ def columns(summary: TaskSummary) -> list[Column]:
         Column("rate", _rates, lambda row: row.runs[0].header.lr, 4),
         Column("epochs", lambda row, _: _hit(row, row.epochs, ".1f"), lambda row: row.epochs),
         Column("seconds", lambda row, _: _hit(row, row.seconds, ".2f"), lambda row: row.seconds),
-        Column("s/epoch", lambda row, _: _spread_text(row.epoch_seconds, 1, 3), lambda row: row.epoch_seconds.mean, 2),
+        Column("s/epoch", lambda row, _: spread_text(row.epoch_seconds, 1, 3), lambda row: row.epoch_seconds.mean, 2),
         Column("LNGD saves", _saved, lambda row: row.saved, 1),
         Column(METRICS[summary.metric].heading, _best, lambda row: _mean(row.best)),
         Column("train loss", _train_loss, lambda row: None if row.diverged else _mean(row.train_loss), 3),
@@ -89,7 +89,7 @@ def cells(summary: TaskSummary, shown: Sequence[Column]) -> list[list[str]]:
 def fitting(summary: TaskSummary, width: int) -> list[Column]:
     """The columns that fit, after the most dispensable ones have gone."""
     shown = columns(summary)
-    while _width(summary, shown) > width and any(column.dispensable for column in shown):
+    while grid.width(_grid(summary, shown)) > width and any(column.dispensable for column in shown):
         shown.remove(max(shown, key=lambda column: column.dispensable))
     return shown
 
@@ -97,13 +97,9 @@ def fitting(summary: TaskSummary, width: int) -> list[Column]:
 def text_table(summary: TaskSummary, width: int) -> str:
     """Aligned columns within the width, the caption above and what was left out below."""
     shown = fitting(summary, width)
-    table = [[column.heading for column in shown], *cells(summary, shown)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [_line(row, widths) for row in table]
-    rule = (" " * GAP).join("─" * width for width in widths)
     gone = [column.heading for column in columns(summary) if column.heading not in {kept.heading for kept in shown}]
     note = [f"(no room for: {', '.join(gone)}; table.md has all)"] if gone else []
-    return "\n".join([lines[0], rule, *lines[1:], *note])
+    return "\n".join([*grid.aligned(_grid(summary, shown)), *note])
 
 
 def caption(summary: TaskSummary) -> str:
@@ -137,11 +133,7 @@ def conditions_of(header: Header) -> tuple[str, str, int, Clock]:
 
 def markdown_table(summary: TaskSummary) -> str:
     """Every column, for a README."""
-    shown = columns(summary)
-    head = [column.heading for column in shown]
-    rows = [head, ["---", *["---:"] * (len(head) - 1)], *cells(summary, shown)]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"### {summary.task}\n\n{caption(summary)}\n\n{table}\n"
+    return f"### {summary.task}\n\n{caption(summary)}\n\n{grid.markdown(_grid(summary, columns(summary)))}\n"
 
 
 def shortfalls(summary: TaskSummary) -> list[str]:
@@ -175,12 +167,5 @@ def _versions(summary: TaskSummary) -> list[str]:
     return [f"the runs were made with torch {' and '.join(found)}"] if len(found) > 1 else []
 
 
-def _width(summary: TaskSummary, shown: Sequence[Column]) -> int:
-    table = [[column.heading for column in shown], *cells(summary, shown)]
-    return sum(max(map(len, column)) for column in zip(*table, strict=True)) + GAP * (len(shown) - 1)
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = zip(row, widths, strict=True)
-    aligned = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
-    return (" " * GAP).join(aligned).rstrip()
+def _grid(summary: TaskSummary, shown: Sequence[Column]) -> grid.Grid:
+    return [[column.heading for column in shown], *cells(summary, shown)]

@@ -41,7 +41,6 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples a batch.")]
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where data sets are looked for first.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
 Device = Annotated[str, typer.Option(help="A torch device.")]
-Directory = Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Where the records are.")]
 
 
 def execution(amp: Precision, ema: float | None, *, compiled: bool, channels_last: bool) -> Execution | None:

@@ -1,25 +1,55 @@
 """`lngd table` and `lngd figure`: what records say, without running anything."""
 
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from lngd.bench.errors import BenchError
 from lngd.bench.report import load_summaries, write_figures, write_page, write_tables
 from lngd.bench.summary import Target, TaskSummary
 from lngd.bench.tables import caption, shortfalls, text_table
 from lngd.cli import options
 from lngd.cli.names import target_given
+from lngd.cli.paper import DRAWN_ANEW, draw_anew, is_number, paper_figure, paper_table
 from lngd.cli.running import console
 
+What = Annotated[str, typer.Argument(metavar="DIR|NUMBER", help="A directory of records, or a number of the paper's.")]
+Records = Annotated[Path | None, typer.Argument(metavar="[DIR]", help="With a number: the records. [docs/results/paper/TASK]")]
 
-def table(directory: options.Directory, *, target: options.Target = "auto") -> None:
-    """Print the tables of a directory's records and write table.md."""
-    summaries = load_summaries(directory, target_given(target))
+
+def table(what: What, directory: Records = None, *, target: options.Target = "auto") -> None:
+    """Print the tables of a directory's records and write table.md; or the paper's table 1, 2, 3, 5 or 6, ours beside it."""
+    if is_number(what):
+        paper_table(int(what), _there(directory), target_given(target))
+        return
+    place = _records(what)
+    summaries = load_summaries(place, target_given(target))
     _print_tables(summaries)
-    console.print(f"\n{write_tables(summaries, directory)}", soft_wrap=True, markup=False)
+    console.print(f"\n{write_tables(summaries, place)}", soft_wrap=True, markup=False)
 
 
-def figure(directory: options.Directory, *, target: options.Target = "auto") -> None:
-    """Draw a figure a task from a directory's records, and report.html around them."""
-    _write_all(load_summaries(directory, target_given(target)), directory)
+def figure(what: What, directory: Records = None, *, target: options.Target = "auto") -> None:
+    """Draw a figure a task from a directory's records, and report.html around them; or the paper's figure 1 to 7."""
+    if not is_number(what):
+        place = _records(what)
+        _write_all(load_summaries(place, target_given(target)), place)
+    elif int(what) in DRAWN_ANEW:
+        draw_anew(int(what), directory)
+    else:
+        paper_figure(int(what), _there(directory), target_given(target))
+
+
+def _records(name: str) -> Path:
+    path = _there(Path(name))
+    assert path
+    return path
+
+
+def _there(directory: Path | None) -> Path | None:
+    if directory and not directory.is_dir():
+        raise BenchError(f"there is no directory {directory}; give one with records, or a number of the paper's")
+    return directory
 
 
 def present(directory: Path, target: Target) -> None:

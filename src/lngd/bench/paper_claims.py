@@ -1,0 +1,114 @@
+"""Does what the paper says hold in records of ours? A verdict for each claim, with the numbers that decide it.
+
+The rule: the means over seeds differ when their difference exceeds twice its standard error, √(s²/n + t²/m). A target that not
+every seed of a method reached is worse than one that every seed reached. With one seed there is no error to compare with, and
+nothing is decided.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lngd.bench.paper import Claim
+from lngd.bench.records import Record
+from lngd.bench.summary import Row, TaskSummary, best_metric, epoch_seconds, first_at_target, metric_of
+
+Verdict = Literal["reproduced", "not reproduced", "undecided", "untestable here"]
+ERRORS = 2.0  # standard errors that a difference must exceed
+
+Value = Callable[[Record, float], float | None]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of a run, given the target, and how it is printed; `loss_like` ones are better when small."""
+
+    value: Value
+    digits: int
+    unit: str = ""
+
+
+def _epochs(record: Record, target: float) -> float | None:
+    hit = first_at_target(record, target)
+    return hit and hit[0]
+
+
+def _seconds(record: Record, target: float) -> float | None:
+    hit = first_at_target(record, target)
+    return hit and hit[1]
+
+
+def _error(record: Record, _: float) -> float | None:
+    """What is to be made small in the best metric."""
+    best = best_metric(record)
+    metric = metric_of(record)
+    return None if best is None else (-1 if metric.higher_is_better else 1) * metric.scale * best
+
+
+FIGURES: Mapping[str, Figure] = {
+    "epochs": Figure(_epochs, 1),
+    "seconds": Figure(_seconds, 1, " s"),
+    "best": Figure(_error, 2),
+    "each": Figure(lambda record, _: epoch_seconds(record), 2, " s/epoch"),
+    "loss": Figure(lambda record, _: record.epochs[-1].train_loss, 4),
+    "first loss": Figure(lambda record, _: record.epochs[0].train_loss, 3),
+}
+"""All are better when small; the best metric is negated where a large one is better."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim, what became of it, and why."""
+
+    claim: Claim
+    verdict: Verdict
+    because: str
+
+
+def judge(claim: Claim, summary: TaskSummary) -> Judgement:
+    """Reproduced where it holds against every rival, not reproduced where one is better or level beyond doubt."""
+    rows = {row.optimizer: row for row in summary.rows}
+    lacking = [name for name in (claim.ours, *claim.others) if name not in rows]
+    if lacking:
+        return Judgement(claim, "untestable here", f"no runs of {', '.join(lacking)}")
+    figure = FIGURES[claim.figure]
+    ours = _values(rows[claim.ours], figure, summary.target)
+    signs = [compared(ours, _values(rows[name], figure, summary.target)) for name in claim.others]
+    shown = [_shown(rows[name], figure, summary.target) for name in (claim.ours, *claim.others)]
+    return Judgement(claim, _verdict(signs), "; ".join(shown))
+
+
+def _verdict(signs: Sequence[int | None]) -> Verdict:
+    if any(sign == 1 for sign in signs):
+        return "not reproduced"
+    return "reproduced" if all(sign == -1 for sign in signs) else "undecided"
+
+
+def compared(ours: Sequence[float | None], theirs: Sequence[float | None]) -> int | None:
+    """−1 where ours are smaller, 1 where they are larger, None where nothing is decided."""
+    missed = [any(value is None for value in values) for values in (ours, theirs)]
+    if any(missed):
+        return None if all(missed) else (1 if missed[0] else -1)
+    first, second = ([value for value in values if value is not None] for values in (ours, theirs))
+    if min(len(first), len(second)) < 2:
+        return None
+    error = math.sqrt(statistics.variance(first) / len(first) + statistics.variance(second) / len(second))
+    difference = statistics.mean(first) - statistics.mean(second)
+    if abs(difference) <= ERRORS * error:
+        return None
+    return -1 if difference < 0 else 1
+
+
+def _values(row: Row, figure: Figure, target: float) -> list[float | None]:
+    return [figure.value(record, target) for record in row.runs]
+
+
+def _shown(row: Row, figure: Figure, target: float) -> str:
+    values = _values(row, figure, target)
+    known = [abs(value) for value in values if value is not None]
+    if len(known) < len(values):
+        return f"{row.label} {len(known)} of {len(values)} seeds"
+    deviation = f" ± {statistics.stdev(known):.{figure.digits}f}" if len(known) > 1 else ""
+    return f"{row.label} {statistics.mean(known):.{figure.digits}f}{deviation}{figure.unit}"

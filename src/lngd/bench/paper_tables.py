@@ -1,0 +1,131 @@
+"""The paper's tables with our columns beside the paper's: of seconds only ratios compare across machines."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lngd.bench import grid
+from lngd.bench.metric import METRICS
+from lngd.bench.optimizers import OPTIMIZERS
+from lngd.bench.paper import CLAIMS, PaperRow, PaperTable
+from lngd.bench.paper_claims import ERRORS, Judgement, judge
+from lngd.bench.summary import Row, TaskSummary
+from lngd.bench.tables import MISSING, caption, shortfalls, spread_text
+
+SGD = "sgd"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method: what the paper has of it, what we have of it."""
+
+    optimizer: str
+    paper: PaperRow | None
+    ours: Row | None
+
+    @property
+    def label(self) -> str:
+        return self.ours.label if self.ours else OPTIMIZERS[self.optimizer].title
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, its cells, and how early it goes on a narrow terminal (0: never)."""
+
+    heading: str
+    cell: Callable[[Line], str]
+    dispensable: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One of the paper's tables and the runs of one task that stand beside it, if there are any."""
+
+    table: PaperTable
+    summary: TaskSummary | None
+
+    def lines(self) -> list[Line]:
+        """The paper's methods in its order, then ours that it does not have; an ablation has the paper's only."""
+        rows = {row.optimizer: row for row in self.summary.rows} if self.summary else {}
+        printed = {row.optimizer: row for row in self.table.rows}
+        further = [name for name in rows if name not in printed] if self.table.number != 5 else []
+        return [Line(name, printed.get(name), rows.get(name)) for name in (*printed, *further)]
+
+    def columns(self) -> list[Column]:
+        table = self.table
+        ours_each, paper_each = self._sgd_seconds()
+        best = METRICS[self.summary.metric if self.summary else table.metric]
+        return [
+            Column("method", lambda line: line.label),
+            Column("epochs", lambda line: _ours(line, lambda row: row.epochs, ".1f")),
+            Column(f"paper's {table.count}", lambda line: _paper(line, lambda row: row.epochs, "g")),
+            Column("seconds", lambda line: _ours(line, lambda row: row.seconds, ".1f"), 2),
+            Column(f"paper's {table.total_unit}", lambda line: _paper(line, lambda row: row.total, ".2f"), 1),
+            Column("× SGD's epoch", lambda line: _ours(line, lambda row: _over(row.epoch_seconds.mean, ours_each), ".2f"), 3),
+            Column("paper's ×", lambda line: _paper(line, lambda row: _over(row.each, paper_each), ".2f"), 4),
+            Column("LNGD saves", lambda line: _ours(line, lambda row: _per_cent(row.saved), "z.0f", " %"), 5),
+            Column("paper's", lambda line: _paper(line, lambda row: row.saves, "g", " %"), 6),
+            Column(best.heading, lambda line: spread_text(line.ours.best, best.scale, best.digits) if line.ours else MISSING),
+            Column("paper's best", lambda line: _paper(line, lambda row: row.best, ".2f")),
+        ]
+
+    def judgements(self) -> list[Judgement]:
+        return [judge(claim, self.summary) for claim in CLAIMS[self.table.number]] if self.summary else []
+
+    def _sgd_seconds(self) -> tuple[float | None, float | None]:
+        ours = next((row.epoch_seconds.mean for row in self.summary.rows if row.optimizer == SGD), None) if self.summary else None
+        return ours, next((row.each for row in self.table.rows if row.optimizer == SGD), None)
+
+
+def text(comparison: Comparison, width: int) -> str:
+    """For a terminal: the columns that fit, the claims below."""
+    shown = comparison.columns()
+    while grid.width(_grid(comparison, shown)) > width and any(column.dispensable for column in shown):
+        shown.remove(max(shown, key=lambda column: column.dispensable))
+    claims = [f"{judged.verdict.upper()}: {judged.claim.text} ({judged.because})" for judged in comparison.judgements()]
+    return "\n".join([*grid.aligned(_grid(comparison, shown)), "", *claims])
+
+
+def markdown(comparison: Comparison) -> str:
+    """For the docs: every column, the caption, the remarks and the claims."""
+    table, summary = comparison.table, comparison.summary
+    parts = [f"### Table {table.number}: {table.title}", caption(summary) if summary else "No runs of ours."]
+    parts.append(grid.markdown(_grid(comparison, comparison.columns())))
+    if summary and (remarks := shortfalls(summary)):
+        parts.append("\n".join(f"- {remark}" for remark in remarks))
+    if judged := comparison.judgements():
+        rows = [["the paper says", "where", "here", "the numbers"]]
+        rows += [[one.claim.text, one.claim.source, one.verdict, one.because] for one in judged]
+        parts += [grid.markdown(rows, numbers=False), _rule()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _rule() -> str:
+    return (
+        f"A difference counts when it exceeds {ERRORS:g} standard errors over the seeds; a target that a seed missed counts as "
+        "worse than one that all seeds reached. “Undecided” is everything between."
+    )
+
+
+def _grid(comparison: Comparison, shown: Sequence[Column]) -> grid.Grid:
+    return [[column.heading for column in shown], *([column.cell(line) for column in shown] for line in comparison.lines())]
+
+
+def _ours(line: Line, figure: Callable[[Row], float | None], shape: str, unit: str = "") -> str:
+    """A dash where there is no run, or not every seed reached the target."""
+    return _cell(None if line.ours is None else figure(line.ours), shape, unit)
+
+
+def _paper(line: Line, figure: Callable[[PaperRow], float | None], shape: str, unit: str = "") -> str:
+    return _cell(None if line.paper is None else figure(line.paper), shape, unit)
+
+
+def _cell(value: float | None, shape: str, unit: str) -> str:
+    return MISSING if value is None else f"{value:{shape}}{unit}"
+
+
+def _over(value: float | None, reference: float | None) -> float | None:
+    return value / reference if value and reference else None
+
+
+def _per_cent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
