@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lngd.bench.datasets import cifar10, ende, python_source, small_images, wmt
+from lngd.bench.datasets import cifar10, ende, imagenet, python_source, small_images, wmt
 from lngd.bench.datasets.download import Progress
 from lngd.bench.datasets.fashion import FASHION
 from lngd.bench.datasets.mnist import MNIST
@@ -34,6 +34,7 @@ DATASETS: Mapping[str, DataSet] = {
     "mnist": DataSet("60,000 + 10,000 digits 28×28", "CC BY-SA 3.0", MNIST.place, MNIST.install, MNIST.fetch),
     "fashion-mnist": DataSet("60,000 + 10,000 images 28×28", "MIT", FASHION.place, FASHION.install, FASHION.fetch),
     "cifar-10": DataSet("50,000 + 10,000 images 32×32", "none stated", cifar10.place, cifar10.INSTALL, cifar10.fetch),
+    "imagenet": DataSet("1,281,167 + 50,000 photographs", "non-commercial", imagenet.place, imagenet.HOW),
     "ende": DataSet("34,702 pairs of LibreOffice's help texts", "MPL-2.0", ende.place, ende.COMMAND),
     "wmt-ende": DataSet("WMT English–German", "see statmt.org", wmt.place, wmt.HOW),
     "python-source": DataSet("4 MB of the standard library", "PSF", python_source.place, "comes with Python"),

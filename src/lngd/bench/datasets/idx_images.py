@@ -40,12 +40,16 @@ class IdxImages:
         Raises:
             BenchError: no directory holds the four files, or one of them is damaged.
         """
+        (train_x, train_y), (test_x, test_y) = self.pixels(data_dir)
+        train_x, test_x = train_x.float(), test_x.float()
+        return Split(standardised(train_x, train_x), train_y, standardised(test_x, train_x), test_y)
+
+    def pixels(self, data_dir: Path | None = None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Images as bytes `[n, 1, 28, 28]` and labels of both parts; raises BenchError as `load` does."""
         found = self._directory(data_dir)
         if found is None:
             raise BenchError(f"{self.title} is in none of {listed(self._places(data_dir))}. Get it with: {self.install}")
-        train_x, test_x = (_images(found, part) for part in ("train", "t10k"))
-        train_y, test_y = (read_idx(_file(found, f"{part}-labels-idx1-ubyte"), 1).long() for part in ("train", "t10k"))
-        return Split(standardised(train_x, train_x), train_y, standardised(test_x, train_x), test_y)
+        return _part(found, "train"), _part(found, "t10k")
 
     def place(self, data_dir: Path | None = None) -> str | None:
         """The directory it would be read from."""
@@ -75,5 +79,6 @@ def _file(directory: Path, name: str) -> Path:
     return packed if packed.exists() else directory / name
 
 
-def _images(directory: Path, part: str) -> Tensor:
-    return read_idx(_file(directory, f"{part}-images-idx3-ubyte"), 3).unsqueeze(1).float()
+def _part(directory: Path, part: str) -> tuple[Tensor, Tensor]:
+    images = read_idx(_file(directory, f"{part}-images-idx3-ubyte"), 3).unsqueeze(1)
+    return images, read_idx(_file(directory, f"{part}-labels-idx1-ubyte"), 1).long()

@@ -12,6 +12,7 @@ from lngd.bench.tasks import (
     fashion_mobilenet,
     fashion_resnet,
     fashion_vit,
+    imagenet_resnet50,
     mnist_cnn,
     mnist_fisher,
     mnist_mlp,
@@ -19,7 +20,7 @@ from lngd.bench.tasks import (
     wmt_transformer_big,
 )
 
-_PAPERS = (mnist_fisher, cifar10_resnet18, wmt_transformer_big)
+_PAPERS = (mnist_fisher, cifar10_resnet18, imagenet_resnet50, wmt_transformer_big)
 """The paper's experiments, each at three scales."""
 _MODULES = (
     digits_mlp,
