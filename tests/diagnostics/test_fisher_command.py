@@ -75,8 +75,9 @@ def test_what_it_prints_fits_a_hundred_columns(run):
 
 
 def test_its_records_hold_every_layer_and_method_at_every_stop(run):
-    first, *rows, last = events(run[1])
+    first, *rows, blocks, last = events(run[1])
     assert (first["event"], first["task"], first["samples"], first["damping"]) == ("start", "mnist-fisher", 20, 0.3)
+    assert (blocks["event"], blocks["inputs"], blocks["outputs"]) == ("blocks", 6, 6)
     assert last == {"event": "end"}
     keys = [(row["moment"], row["step"], row["layer"], row["method"]) for row in rows]
     assert keys == [(*stop, layer, name) for stop in STOPS for layer in LAYERS for name in APPROXIMATIONS]

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from lngd.bench.errors import BenchError
 from lngd.bench.models.resnet import ResNet
 from lngd.cli.gaussian import gaussian
-from lngd.diagnostics.gaussian_figure import coordinate_index, draw, observe, receivers
+from lngd.diagnostics.gaussian_drawing import draw, pictured
+from lngd.diagnostics.gaussian_figure import coordinate_index, observe, receivers
 from lngd.diagnostics.normality import normality
 
 APP = typer.Typer()
@@ -157,6 +158,6 @@ def test_the_figure_takes_any_number_of_layers_and_coordinates_that_are_dead(tmp
         model[0].bias[3] = -1e3
     stages = observe(model, [torch.randn(50, 5)], "0")
     assert stages[1].every["distance"].isnan().tolist() == [index == 3 for index in range(7)]
-    path = draw(stages, tmp_path / "one.png", "one layer")
+    path = draw([pictured(stage) for stage in stages], tmp_path / "one.png", "one layer")
     assert path.read_bytes().startswith(PNG)
     assert math.isfinite(normality(stages[1].norm.values).distance)

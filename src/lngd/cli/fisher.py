@@ -12,6 +12,7 @@ import typer
 
 from lngd.bench.data import Split, in_memory
 from lngd.bench.errors import BenchError
+from lngd.bench.fisher_blocks import FILE, FisherBlocks
 from lngd.bench.race import rate_of
 from lngd.bench.randomness import PrivateRandomness
 from lngd.bench.records import finite
@@ -29,6 +30,7 @@ TASK = "mnist-fisher"
 OPTIMIZER = "lngd"
 DRAWN = "3"  # the layer of the paper's figures, the first with 20 inputs and 20 outputs
 IN_FIG_5 = ("LNGD", "K-FAC", "TKFAC")
+FIGURES = ("1", "5")
 OUT = Path("runs/fisher")
 LEAST, GRADIENT = "any Ψ", "∇ itself"
 MISSING = "–"
@@ -92,7 +94,9 @@ def fisher(
     for stop in _training(plan, split, few):
         moments.append(_measured(stop, few, damping))
         console.print(f"\n{_text(moments[-1], stop.headings())}", markup=False, soft_wrap=True)
-    written = [*_write_tables(plan, moments, stop.headings(), out), *_draw(plan, moments, stop, out)]
+    blocks = _blocks(plan, stop)
+    written = [*_write_tables(plan, moments, stop.headings(), out), _write_records(plan, moments, blocks, out)]
+    written += [*(draw_blocks(number, blocks, out) for number in FIGURES), _draw_training(plan, moments, stop, out)]
     console.print("\nWritten: " + ", ".join(map(str, written)), markup=False, soft_wrap=True)
 
 
@@ -173,7 +177,7 @@ def _number(value: float) -> str:
 
 
 def _write_tables(plan: Plan, moments: Sequence[Moment], headings: dict[str, str], out: Path) -> list[Path]:
-    page, records = out / "fisher.md", out / "fisher.jsonl"
+    page = out / "fisher.md"
     text = [
         "# Fisher blocks against the exact one",
         "",
@@ -188,30 +192,50 @@ def _write_tables(plan: Plan, moments: Sequence[Moment], headings: dict[str, str
         text += _markdown(moment, headings)
     text += ["## Every number", "", *_all_figures(moments), ""]
     page.write_text("\n".join(text), encoding="utf-8")
-    records.write_text("".join(f"{json.dumps(line, allow_nan=False)}\n" for line in _records(plan, moments)), encoding="utf-8")
-    return [page, records]
+    return [page]
 
 
-def _records(plan: Plan, moments: Sequence[Moment]) -> Iterator[dict[str, Any]]:
-    """A line that says what was measured, a line for each row, one that says that it ended."""
+def _write_records(plan: Plan, moments: Sequence[Moment], blocks: FisherBlocks, out: Path) -> Path:
+    lines = _records(plan, moments, blocks)
+    path = out / FILE
+    path.write_text("".join(f"{json.dumps(line, allow_nan=False)}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def _records(plan: Plan, moments: Sequence[Moment], blocks: FisherBlocks) -> Iterator[dict[str, Any]]:
+    """A line that says what was measured, a line for each row, one of the drawn blocks, one that says that it ended."""
     settings = {"seed": plan.seed, "samples": plan.samples, "damping": plan.damping, "torch": torch.__version__}
     yield {"event": "start", "command": command_line(), "task": plan.task.name, **settings, "config": plan.task.config()}
     for moment in moments:
         for row in moment.rows:
             numbers = {name: finite(value) if isinstance(value, float) else value for name, value in asdict(row).items()}
             yield {"event": "row", "moment": moment.name, "step": moment.step, **numbers}
+    yield blocks.line()
     yield {"event": "end"}
 
 
-def _draw(plan: Plan, moments: Sequence[Moment], stop: Stop, out: Path) -> list[Path]:
-    """The blocks as they are at the end, and all metrics over the training."""
+def _blocks(plan: Plan, stop: Stop) -> FisherBlocks:
+    """Of the drawn layer, as they are at the end."""
     outputs = stop.curvature.layers[DRAWN].outputs
     exact = weights_only(stop.curvature.fisher(DRAWN), outputs)
-    blocks = {name: approximate(stop.curvature, DRAWN, name, Damping(plan.damping)) for name in IN_FIG_5}
-    dense = {name: weights_only(block.dense(), outputs) for name, block in blocks.items()}
+    approximations = {name: approximate(stop.curvature, DRAWN, name, Damping(plan.damping)) for name in IN_FIG_5}
+    dense = {name: weights_only(block.dense(), outputs) for name, block in approximations.items()}
     title = f"Fisher block of the first {stop.headings()[DRAWN]} layer, weights only, after {stop.step} steps of LNGD"
-    paths = [out / name for name in ("fig1.png", "fig5.png", "fisher-training.png")]
-    draw_enlarged(exact, dense["LNGD"], outputs=outputs, title=title, path=paths[0])
-    draw_side_by_side(exact, dense, title=title, path=paths[1])
-    draw_training(moments, stop.headings(), title=f"Blocks against the exact one, {plan.task.title}", path=paths[2])
-    return paths
+    return FisherBlocks.of(title, exact, dense, outputs)
+
+
+def draw_blocks(number: str, blocks: FisherBlocks, out: Path) -> Path:
+    """The paper's Fig. 1 or 5."""
+    path, dense = out / f"fig{number}.png", blocks.dense()
+    if number == "1":
+        draw_enlarged(blocks.exact, dense["LNGD"], outputs=blocks.outputs, title=blocks.title, path=path)
+    else:
+        draw_side_by_side(blocks.exact, dense, title=blocks.title, path=path)
+    return path
+
+
+def _draw_training(plan: Plan, moments: Sequence[Moment], stop: Stop, out: Path) -> Path:
+    """All metrics over the training."""
+    path = out / "fisher-training.png"
+    draw_training(moments, stop.headings(), title=f"Blocks against the exact one, {plan.task.title}", path=path)
+    return path

@@ -1,8 +1,6 @@
 """`lngd gaussian`: the paper's Fig. 6 on a task of the benchmark."""
 
-import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lngd.bench import gaussian_records
 from lngd.bench.data import Split, in_memory
 from lngd.bench.errors import BenchError
+from lngd.bench.gaussian_records import aggregates
 from lngd.bench.machine import header
 from lngd.bench.race import rate_of
 from lngd.bench.randomness import PrivateRandomness
-from lngd.bench.records import finite
 from lngd.bench.scoring import EVALUATION_CHUNK, Score
 from lngd.bench.task import Changes
 from lngd.bench.train import DivergenceError, Learner, RunSpec
@@ -24,8 +23,8 @@ from lngd.cli import options
 from lngd.cli.names import names_listed, tasks_named
 from lngd.cli.plain_table import plain_table
 from lngd.cli.running import command_line, console, make_directory
-from lngd.diagnostics.gaussian_figure import Sample, Stage, draw, layers_of, observe
-from lngd.diagnostics.normality import aggregate
+from lngd.diagnostics.gaussian_drawing import draw, pictured
+from lngd.diagnostics.gaussian_figure import Sample, Stage, layers_of, observe
 
 WIDTH = 100
 MISSING = "–"
@@ -60,8 +59,10 @@ def gaussian(
     _print(_sample_table(stages))
     _print(_coordinate_table(stages))
     make_directory(out)
-    records = _write(out / "gaussian.jsonl", spec, score, stages)
-    figure = draw(stages, out / "gaussian.png", f"{spec.task.title}: {len(split.test_x):,} samples after {steps} steps")
+    pictures = [pictured(stage) for stage in stages]
+    start = header(spec, torch.device("cpu"), command_line())
+    records = gaussian_records.write(out / gaussian_records.FILE, start, score.accuracy, stages, pictures)
+    figure = draw(pictures, out / "gaussian.png", gaussian_records.title(start.config, len(split.test_x)))
     console.print(f"Written: {figure}, {records}", soft_wrap=True, markup=False)
 
 
@@ -117,14 +118,10 @@ def _coordinate_table(stages: list[Stage]) -> Table:
 
 
 def _coordinate_cells(stage: Stage) -> list[str]:
-    normal, rectified = _aggregates(stage)
+    normal, rectified = aggregates(stage).values()
     counts = [str(stage.every["distance"].numel()), str(stage.every["distance"].numel() - int(normal["known"]))]
     ends = [[_text(part["median"], ".3f"), _text(100 * part["close"], ".1f")] for part in (normal, rectified)]
     return [*counts, *ends[0], *ends[1]]
-
-
-def _aggregates(stage: Stage) -> list[dict[str, float]]:
-    return [aggregate(stage.every[name]) for name in ("distance", "rectified_distance")]
 
 
 def _text(value: float, shape: str) -> str:
@@ -137,27 +134,3 @@ def _p_text(value: float) -> str:
 
 def _print(table: Table) -> None:
     Console(width=WIDTH, highlight=False).print(table, "")
-
-
-def _write(path: Path, spec: RunSpec, score: Score, stages: list[Stage]) -> Path:
-    start = {"event": "start", **asdict(header(spec, torch.device("cpu"), command_line())), "accuracy": score.accuracy}
-    lines = [start, *(line for stage in stages for line in _lines(stage))]
-    path.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
-def _lines(stage: Stage) -> list[dict[str, object]]:
-    place: dict[str, object] = {"layer": stage.layer, "stage": stage.stage}
-    samples = [_sample_line(place, sample) for sample in (stage.coordinate, stage.norm)]
-    normal, rectified = (_finite(part) for part in _aggregates(stage))
-    count = stage.every["distance"].numel()
-    return [*samples, {"event": "coordinates", **place, "count": count, "normal": normal, "rectified": rectified}]
-
-
-def _sample_line(place: dict[str, object], sample: Sample) -> dict[str, object]:
-    numbers = _finite({name: value.item() for name, value in sample.fit.numbers().items()})
-    return {"event": "sample", **place, "quantity": sample.quantity, "n": len(sample.values), **numbers}
-
-
-def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
-    return {name: finite(value) for name, value in numbers.items()}

@@ -8,15 +8,12 @@ from lngd.bench.errors import BenchError
 from lngd.bench.paper import TABLES, PaperTable
 from lngd.bench.paper_tables import Comparison, markdown, text
 from lngd.bench.summary import Target, TaskSummary, summarise
-from lngd.cli.fisher import fisher
-from lngd.cli.gaussian import gaussian
+from lngd.cli.redraw import REDRAWN, place_of
 from lngd.cli.running import console
 
 RESULTS = Path("docs/results/paper")
 FIGURES = {table.figure: table.number for table in TABLES.values() if table.number != 1}
 """The table with the same runs, by the figure's number."""
-FISHER, GAUSSIAN = (1, 5), 6
-DRAWN_ANEW = (*FISHER, GAUSSIAN)
 FORMULAS = 4
 
 
@@ -54,12 +51,14 @@ def paper_figure(number: int, directory: Path | None, target: Target) -> None:
     console.print(f"Written: {path}", markup=False, soft_wrap=True)
 
 
-def draw_anew(number: int, directory: Path | None) -> None:
-    """Figures 1, 5 and 6 are of a small net's matrices and samples, which are no records: it is trained again."""
-    if number == GAUSSIAN:
-        gaussian(out=directory or Path("docs/results/gaussian"))
-    else:
-        fisher(out=directory or Path("docs/results/fisher"))
+def redraw(number: int, directory: Path | None) -> None:
+    """Figures 1, 5 and 6, from what `lngd fisher` and `lngd gaussian` have recorded.
+
+    Raises:
+        BenchError: there is no record, or it is from before records held what the figure shows.
+    """
+    place = directory or place_of(str(number))
+    console.print(f"Written: {REDRAWN[str(number)].draw(place, place)}", markup=False, soft_wrap=True)
 
 
 def _table(number: int) -> PaperTable:

@@ -11,7 +11,8 @@ from lngd.bench.summary import Target, TaskSummary
 from lngd.bench.tables import caption, shortfalls, text_table
 from lngd.cli import options
 from lngd.cli.names import target_given
-from lngd.cli.paper import DRAWN_ANEW, draw_anew, is_number, paper_figure, paper_table
+from lngd.cli.paper import is_number, paper_figure, paper_table, redraw
+from lngd.cli.redraw import REDRAWN
 from lngd.cli.running import console
 
 What = Annotated[str, typer.Argument(metavar="DIR|NUMBER", help="A directory of records, or a number of the paper's.")]
@@ -34,8 +35,8 @@ def figure(what: What, directory: Records = None, *, target: options.Target = "a
     if not is_number(what):
         place = _records(what)
         _write_all(load_summaries(place, target_given(target)), place)
-    elif int(what) in DRAWN_ANEW:
-        draw_anew(int(what), directory)
+    elif what in REDRAWN:
+        redraw(int(what), _there(directory))
     else:
         paper_figure(int(what), _there(directory), target_given(target))
 
