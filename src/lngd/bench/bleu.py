@@ -19,3 +19,8 @@ def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str]) -> Bleu:
     metric = BLEU()
     score = metric.corpus_score(list(hypotheses), [list(references)]).score
     return Bleu(score, str(metric.get_signature()))
+
+
+def signature() -> str:
+    """Of every score that `corpus_bleu` gives."""
+    return corpus_bleu(["a"], ["a"]).signature

@@ -12,12 +12,14 @@ class Metric:
     """One row.
 
     Attributes:
+        name: in a sentence.
         heading: of a table's column.
         scale, digits: a value is printed times `scale` with so many digits.
         error: something to make small, by which outliers are told from the rest.
         grain: what an automatic target is rounded to, towards the easier side.
     """
 
+    name: str
     higher_is_better: bool
     heading: str
     scale: float
@@ -50,6 +52,7 @@ class Metric:
 
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric(
+        name="accuracy",
         higher_is_better=True,
         heading="best acc. %",
         scale=100,
@@ -61,6 +64,7 @@ METRICS: Mapping[str, Metric] = {
         grain_text="0.5 points",
     ),
     "loss": Metric(
+        name="loss",
         higher_is_better=False,
         heading="best loss",
         scale=1,
@@ -72,6 +76,7 @@ METRICS: Mapping[str, Metric] = {
         grain_text="0.05",
     ),
     "bleu": Metric(
+        name="BLEU",
         higher_is_better=True,
         heading="best BLEU",
         scale=1,

@@ -24,6 +24,7 @@ class Header:
 
     Attributes:
         damping: None for the optimizer's default.
+        scoring: by what rules the metric was computed, where it has several.
         clock: what its seconds are of, `cpu` or `wall`; records from before there was a choice are `wall`.
     """
 
@@ -40,6 +41,7 @@ class Header:
     command: str
     clock: Clock = "wall"
     damping: float | None = None
+    scoring: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,14 +105,14 @@ def text_table(summary: TaskSummary, width: int) -> str:
 def caption(summary: TaskSummary) -> str:
     """Task, target and how it was set, size and place of the runs: what a reader must know to judge the figures."""
     header, config = summary.header, summary.header.config
-    sign = METRICS[summary.metric].sign
+    metric = METRICS[summary.metric]
     seeds = sorted({run.header.seed for row in summary.rows for run in row.runs})
     return (
-        f"{config['title']}. Target: {summary.metric} {sign} {metric_text(summary.target, summary.metric)} "
+        f"{config['title']}. Target: {metric.name} {metric.sign} {metric.text(summary.target)} "
         f"({summary.target_meaning}). {config['total_steps']} steps of batch {config['batch_size']}{_unit(config)}, "
         f"{config['samples']} training samples, {config['note']}; {len(seeds)} seed{'s' * (len(seeds) != 1)}. "
         f"{header.machine}, {header.device}, {header.threads} thread{'s' * (header.threads != 1)}, "
-        f"{clock_text(header.clock)}, torch {header.torch}."
+        f"{clock_text(header.clock)}, torch {header.torch}{header.scoring and f', {metric.name} by {header.scoring}'}."
     )
 
 

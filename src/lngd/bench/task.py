@@ -33,6 +33,7 @@ class Task:
         step_seconds: seconds of one SGD step on two CPU cores; only the estimate of a race's length uses it.
         rates: learning rate by optimizer, from the command that stands beside them.
         dampings: by optimizer, where the search found another than the method's default.
+        scoring: by what rules `evaluate` computes the metric, where there are several.
         tuning: fields that tuning replaces, where the metric itself is too coarse or too dear for short runs.
         schedules, budgets: by optimizer, where they differ from `schedule` and `epochs`.
         target: the metric that counts as trained, for `--target task`.
@@ -50,6 +51,7 @@ class Task:
     step_seconds: float
     loss: Callable[[Tensor, Tensor], Tensor] = mean_cross_entropy
     evaluate: Callable[[nn.Module, Data], Score] = evaluate
+    scoring: str = ""
     scale: Scale = "here"
     batch_unit: BatchUnit = "samples"
     schedule: Schedule = LINEAR

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from lngd.bench.bleu import signature
 from lngd.bench.datasets.ende import load_ende
 from lngd.bench.datasets.number_words import load_number_words
 from lngd.bench.datasets.parallel_text import ParallelText
@@ -61,7 +62,8 @@ FULL = Task(
     data=_wmt,
     loss=smoothed_cross_entropy,
     evaluate=evaluator(beams=4),
-    tuning={"metric": "loss", "evaluate": evaluator(beams=0)},
+    scoring=f"sacreBLEU {signature()}",
+    tuning={"metric": "loss", "evaluate": evaluator(beams=0), "scoring": ""},
     step_seconds=600.0,
     schedule=Polynomial(2),
     schedules={"sgd": Warmed(PaperCosine(), WARMUP, restarts=False), "adamw": Warmed(Polynomial(2), WARMUP, restarts=False)},
