@@ -117,6 +117,20 @@ def test_the_numbers_that_decide_are_printed() -> None:
     assert (missed.verdict, missed.because) == ("not reproduced", "SGD 1 of 2 seeds; LNGD 3.0 ± 0.0 s")
 
 
+def test_of_several_rates_the_one_that_reaches_the_target_first_counts() -> None:
+    failed = [hand_made("sgd", seed, [0.1, 0.1, 0.1, 0.1], 1.0, lr=3.0) for seed in (0, 1)]
+    both = summary([*RECORDS, *failed])
+    assert judge(Claim("", "", "lngd", ("sgd",), "seconds"), both).because.startswith("LNGD 1.5 ± 0.0 s; SGD @0.1 4.0")
+    assert cell(Comparison(TABLES[1], both), "sgd", "epochs") == "4.0"
+
+
+def test_seconds_of_different_machines_are_not_compared() -> None:
+    elsewhere = [Record(replace(record.header, machine="another"), record.epochs) for record in RECORDS[:2]]
+    mixed = summary([*elsewhere, *RECORDS[2:]])
+    assert judge(Claim("", "", "lngd", ("sgd",), "seconds"), mixed).verdict == "untestable here"
+    assert judge(Claim("", "", "lngd", ("sgd",), "epochs"), mixed).verdict == "reproduced"
+
+
 def test_a_loss_is_better_when_it_is_smaller() -> None:
     records = [
         hand_made(name, seed, [2.0, best + seed / 100], 1.0, metric="loss")

@@ -2,7 +2,8 @@
 
 The rule: the means over seeds differ when their difference exceeds twice its standard error, √(s²/n + t²/m). A target that not
 every seed of a method reached is worse than one that every seed reached. With one seed there is no error to compare with, and
-nothing is decided.
+nothing is decided. Of a method that ran at several rates the one that reaches the target first counts; seconds of different
+machines are not compared.
 """
 
 import math
@@ -11,9 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lngd.bench.metric import METRICS
 from lngd.bench.paper import Claim
 from lngd.bench.records import Record
 from lngd.bench.summary import Row, TaskSummary, best_metric, epoch_seconds, first_at_target, metric_of
+from lngd.bench.tables import conditions_of
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "untestable here"]
 ERRORS = 2.0  # standard errors that a difference must exceed
@@ -40,6 +43,13 @@ def _seconds(record: Record, target: float) -> float | None:
     return hit and hit[1]
 
 
+def _first_loss(record: Record, _: float) -> float | None:
+    """Mean training loss over the first fifth of the epochs."""
+    losses = [epoch.train_loss for epoch in record.epochs[: max(1, len(record.epochs) // 5)]]
+    known = [loss for loss in losses if loss is not None]
+    return statistics.mean(known) if len(known) == len(losses) else None
+
+
 def _error(record: Record, _: float) -> float | None:
     """What is to be made small in the best metric."""
     best = best_metric(record)
@@ -53,9 +63,10 @@ FIGURES: Mapping[str, Figure] = {
     "best": Figure(_error, 2),
     "each": Figure(lambda record, _: epoch_seconds(record), 2, " s/epoch"),
     "loss": Figure(lambda record, _: record.epochs[-1].train_loss, 4),
-    "first loss": Figure(lambda record, _: record.epochs[0].train_loss, 3),
+    "first loss": Figure(_first_loss, 3),
 }
 """All are better when small; the best metric is negated where a large one is better."""
+TIMED = {"seconds", "each"}  # which only compare under the same conditions
 
 
 @dataclass(frozen=True)
@@ -69,15 +80,33 @@ class Judgement:
 
 def judge(claim: Claim, summary: TaskSummary) -> Judgement:
     """Reproduced where it holds against every rival, not reproduced where one is better or level beyond doubt."""
-    rows = {row.optimizer: row for row in summary.rows}
+    rows = by_optimizer(summary)
     lacking = [name for name in (claim.ours, *claim.others) if name not in rows]
     if lacking:
         return Judgement(claim, "untestable here", f"no runs of {', '.join(lacking)}")
+    if claim.figure in TIMED and _mixed([rows[name] for name in (claim.ours, *claim.others)]):
+        return Judgement(claim, "untestable here", "the runs come from different machines, thread counts or clocks")
     figure = FIGURES[claim.figure]
     ours = _values(rows[claim.ours], figure, summary.target)
     signs = [compared(ours, _values(rows[name], figure, summary.target)) for name in claim.others]
     shown = [_shown(rows[name], figure, summary.target) for name in (claim.ours, *claim.others)]
     return Judgement(claim, _verdict(signs), "; ".join(shown))
+
+
+def by_optimizer(summary: TaskSummary) -> dict[str, Row]:
+    """One row each: of several rates the one that reaches the target first, or else has the best metric."""
+    best = METRICS[summary.metric].higher_is_better
+
+    def merit(row: Row) -> tuple[float, float]:
+        figure = math.inf if row.best is None else (-row.best.mean if best else row.best.mean)
+        return (math.inf if row.seconds is None else row.seconds, figure)
+
+    names = dict.fromkeys(row.optimizer for row in summary.rows)
+    return {name: min((row for row in summary.rows if row.optimizer == name), key=merit) for name in names}
+
+
+def _mixed(rows: Sequence[Row]) -> bool:
+    return len({conditions_of(run.header) for row in rows for run in row.runs}) > 1
 
 
 def _verdict(signs: Sequence[int | None]) -> Verdict:

@@ -7,7 +7,7 @@ from lngd.bench import grid
 from lngd.bench.metric import METRICS
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.paper import CLAIMS, PaperRow, PaperTable
-from lngd.bench.paper_claims import ERRORS, Judgement, judge
+from lngd.bench.paper_claims import ERRORS, Judgement, by_optimizer, judge
 from lngd.bench.summary import Row, TaskSummary
 from lngd.bench.tables import MISSING, caption, shortfalls, spread_text
 
@@ -45,7 +45,7 @@ class Comparison:
 
     def lines(self) -> list[Line]:
         """The paper's methods in its order, then ours that it does not have; an ablation has the paper's only."""
-        rows = {row.optimizer: row for row in self.summary.rows} if self.summary else {}
+        rows = by_optimizer(self.summary) if self.summary else {}
         printed = {row.optimizer: row for row in self.table.rows}
         further = [name for name in rows if name not in printed] if self.table.number != 5 else []
         return [Line(name, printed.get(name), rows.get(name)) for name in (*printed, *further)]
@@ -102,7 +102,8 @@ def markdown(comparison: Comparison) -> str:
 def _rule() -> str:
     return (
         f"A difference counts when it exceeds {ERRORS:g} standard errors over the seeds; a target that a seed missed counts as "
-        "worse than one that all seeds reached. “Undecided” is everything between."
+        "worse than one that all seeds reached. “Undecided” is everything between. Of a method with several rates the one that "
+        "reaches the target first counts."
     )
 
 

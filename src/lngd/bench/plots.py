@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lngd.bench.colours import colour_of
 from lngd.bench.curves import Curve, curve, focus
+from lngd.bench.metric import METRICS
 from lngd.bench.summary import REFERENCE, Row, TaskSummary
 
 MARKERS = "osD^vPX*"
@@ -59,7 +60,7 @@ def _line(axes: Axes, row: Row, points: Curve, against: str, index: int) -> None
 def _label(axes: np.ndarray, summary: TaskSummary) -> None:
     axes[0, 0].set_ylabel("training loss")
     axes[0, 0].set_yscale("log")
-    axes[1, 0].set_ylabel(f"evaluation {summary.metric}")
+    axes[1, 0].set_ylabel(f"evaluation {METRICS[summary.metric].name}")
     axes[1, 0].set_xlabel("epochs")
     axes[1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))

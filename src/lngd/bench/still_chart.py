@@ -40,7 +40,7 @@ def still_charts(summary: TaskSummary) -> str:
     loss = _panel("training loss (log)", [(line, curve(line.row.runs, "train_loss")) for line in shown], None, _loss_text)
     unit = f",{metric.unit}" if metric.unit else ""
     curves = [(line, curve(line.row.runs, "metric")) for line in shown]
-    quality = _panel(f"evaluation {summary.metric}{unit}", curves, focus(summary), metric.text, summary.target)
+    quality = _panel(f"evaluation {metric.name}{unit}", curves, focus(summary), metric.text, summary.target)
     names = "".join(_legend_entry(line) for line in shown)
     return f'<div class="still"><div class="panels">{loss}{quality}</div><ul class="legend">{names}</ul></div>'
 

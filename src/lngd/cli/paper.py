@@ -70,11 +70,15 @@ def _table(number: int) -> PaperTable:
 
 
 def _comparison(table: PaperTable, directory: Path | None, target: Target) -> Comparison:
-    """Raises BenchError where a directory that was named holds runs of several tasks or none."""
+    """Where nothing else is said, the target is the task's own, or automatic where it has none.
+
+    Raises:
+        BenchError: a directory that was named holds runs of several tasks or none.
+    """
     if directory is None and not _default(table).is_dir():
         return Comparison(table, None)
     place = directory or _default(table)
-    summaries = summarise(read_records(place), target)
+    summaries = summarise(read_records(place), "task" if target == "auto" else target)
     if len(summaries) != 1 and (directory or summaries):
         names = ", ".join(summary.task for summary in summaries) or "no finished run"
         raise BenchError(f"{place} holds {names}: one task's runs make a table; {_command(table)} makes them")
