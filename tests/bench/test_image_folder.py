@@ -1,258 +1,278 @@
-import math
-import random
+"""Folders of image files: layout, decoding, workers, positions."""
+
+import gc
+import multiprocessing
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from lngd.bench.data import Batch
-from lngd.bench.datasets import imagenet, places
-from lngd.bench.datasets.image_folder import MEAN, STD, ImageFolder, read_folder
-from lngd.bench.datasets.picture_files import written_once
+from lngd.bench.data import Batch, Split
+from lngd.bench.datasets import DATASETS, places
+from lngd.bench.datasets.image_folder import ImageFolder, open_image_folder
+from lngd.bench.datasets.imagenet import load_imagenet
+from lngd.bench.datasets.written_images import as_parts, write_image_folder, written_once
 from lngd.bench.errors import BenchError
-from lngd.bench.image_transform import Transform, middle, random_box
-from lngd.bench.models.resnet50 import ResNet50
-from lngd.bench.tasks.imagenet_resnet50 import FULL, NEWTON
+from lngd.bench.image_loading import LoadedBatches, Loading
+from lngd.bench.image_transform import MEAN, STD
+from lngd.bench.race import Place, plan, race, records_of
+from lngd.bench.tasks import SCALES
 
-CLASSES = ("n01440764", "n01443537", "n01484850")
-
-
-def write_folder(directory: Path, each: int = 8) -> Path:
-    """ImageNet's layout with small pictures of noise around a colour of the class, of different sizes and endings."""
-    draw = torch.Generator().manual_seed(0)
-    for part, count in (("train", each), ("val", 2)):
-        for label, name in enumerate(CLASSES):
-            folder = directory / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                width, height = (int(torch.randint(20, 60, (), generator=draw)) for _ in range(2))
-                pixels = torch.randint(60, (height, width, 3), generator=draw) + 60 * label
-                ending = ("JPEG", "jpg", "png")[number % 3]
-                Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f"{name}_{number}.{ending}")
-    return directory
+CLASSES, EACH, SIZE = 3, 8, 16
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("pictures"))
+def coloured(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise; every class is as frequent as any other."""
+    images = torch.randint(256, (n, 20, 24, 3), generator=torch.Generator().manual_seed(n), dtype=torch.uint8)
+    return images, torch.arange(n) % CLASSES
 
 
-def taken(data: ImageFolder, count: int, seed: int = 3) -> list[Batch]:
-    return list(islice(data.batches(4, torch.Generator().manual_seed(seed)), count))
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_image_folder(tmp_path / "images", {"train": coloured(CLASSES * EACH), "val": coloured(7)})
+    return tmp_path / "images"
+
+
+def opened(root: Path, workers: int = 0) -> ImageFolder:
+    return open_image_folder(root, Loading(SIZE, workers))
+
+
+def source(root: Path, workers: int = 0, seed: int = 3) -> LoadedBatches:
+    return opened(root, workers).batches(5, torch.Generator().manual_seed(seed))
+
+
+def taken(batches: Iterator[Batch], count: int) -> list[Batch]:
+    return [next(batches) for _ in range(count)]
 
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
-    pairs = zip(first, second, strict=True)
-    return all(torch.equal(x, other_x) and torch.equal(y, other_y) for (x, y), (other_x, other_y) in pairs)
+    return all(torch.equal(a, b) and torch.equal(x, y) for (a, x), (b, y) in zip(first, second, strict=True))
 
 
-def test_a_folder_is_its_classes_in_the_order_of_their_names(folder: Path) -> None:
-    data = read_folder(folder, 16)
-    assert (len(data.train), len(data.test)) == (24, 6)
-    assert {(path.parent.name, label) for path, label in data.train} == {(name, label) for label, name in enumerate(CLASSES)}
-    assert [label for _, label in data.test] == [0, 0, 1, 1, 2, 2]
+def test_images_come_back_as_they_were_written(tmp_path: Path) -> None:
+    """At 18 pixels the evaluation of size 16 resizes nothing: what is left is the centre."""
+    images, labels = coloured(7)[0][:, :18, :18], coloured(7)[1]
+    write_image_folder(tmp_path / "png", {"train": (images, labels), "val": (images, labels)}, "PNG")
+    read, found = next(opened(tmp_path / "png").chunks(7))
+    by_class = labels.argsort(stable=True)
+    assert torch.equal(found, labels[by_class])
+    pixels = (read.permute(0, 2, 3, 1) * torch.tensor(STD) + torch.tensor(MEAN)) * 255
+    torch.testing.assert_close(pixels, images[by_class, 1:17, 1:17].float(), atol=1e-3, rtol=0)
 
 
-def test_the_first_samples_are_of_all_classes_and_always_the_same(folder: Path) -> None:
-    first = read_folder(folder, 16).first(12)
-    assert first.train == read_folder(folder, 16).train[:12]
-    assert {label for _, label in first.train} == {0, 1, 2}
+def test_a_split_in_memory_is_written_with_all_its_grey_levels(tmp_path: Path) -> None:
+    x, y = torch.arange(-3.0, 5).view(2, 1, 2, 2), torch.tensor([0, 1])
+    parts = as_parts(Split(x, y, x, y))
+    write_image_folder(tmp_path / "grey", parts, "PNG")
+    with Image.open(tmp_path / "grey" / "val" / "1" / "000001.png") as image:
+        assert np.array(image).tolist() == [[146, 182], [219, 255]]
+
+
+def test_classes_are_the_sorted_folder_names_and_other_files_are_none(root: Path) -> None:
+    (root / "train" / "0" / "README.txt").write_text("no image")
+    (root / "val" / "LICENSE").write_text("no class")
+    folder = opened(root)
+    assert folder.classes == ("0", "1", "2")
+    assert len(folder.train) == CLASSES * EACH
+    names = {folder.train.path(row).parent.name: label for row, label in enumerate(folder.train.labels.tolist())}
+    assert names == {"0": 0, "1": 1, "2": 2}
+
+
+def test_the_first_samples_mix_the_classes_in_the_same_order_each_time(root: Path) -> None:
+    few = opened(root).first(12)
+    assert len(few.train.labels.unique()) == CLASSES
+    assert [few.train.path(row) for row in range(12)] == [opened(root).train.path(row) for row in range(12)]
     with pytest.raises(BenchError, match="asks for 25 training samples, the data set has 24"):
-        read_folder(folder, 16).first(25)
+        opened(root).first(25)
 
 
-def test_held_out_pictures_evaluate_and_are_not_trained_on(folder: Path) -> None:
-    data = read_folder(folder, 16)
-    held_out = data.held_out()
-    assert [*held_out.train, *held_out.test] == list(data.train)
-    assert len(held_out.test) == 2
+def test_the_last_tenth_is_held_out_and_seen_as_evaluation_samples_are(root: Path) -> None:
+    folder = opened(root)
+    held_out = folder.held_out()
+    kept, evaluated = ({part.path(row) for row in range(len(part))} for part in (held_out.train, held_out.evaluated))
+    assert (len(kept), len(evaluated)) == (22, 2)
+    assert kept | evaluated == {folder.train.path(row) for row in range(24)}
+    assert torch.equal(next(held_out.chunks(2))[0], next(held_out.chunks(2))[0])
 
 
-def test_batches_are_the_same_with_and_without_worker_processes(folder: Path) -> None:
-    alone, helped = (read_folder(folder, 16, workers) for workers in (0, 2))
-    assert same(taken(alone, 9), taken(helped, 9))
-    assert same(list(alone.chunks(4)), list(helped.chunks(4)))
+def test_chunks_are_the_evaluation_set_in_order(root: Path) -> None:
+    for workers in (0, 2):
+        labels = [y.tolist() for _, y in opened(root, workers).chunks(3)]
+        assert labels == [[0, 0, 0], [1, 1, 2], [2]]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("before", [0, 2, 6, 7])
-def test_batches_go_on_exactly_from_a_saved_position(folder: Path, before: int, workers: int) -> None:
-    data = read_folder(folder, 16, workers)
-    whole = data.batches(4, torch.Generator().manual_seed(1))
-    for _ in range(before):
-        next(whole)
-    position = whole.state_dict()
-    resumed = data.batches(4, torch.Generator().manual_seed(99))
-    resumed.load_state_dict({**position})
-    rest, again = ([next(source) for _ in range(5)] for source in (whole, resumed))
-    assert all(torch.equal(y, other) for (_, y), (_, other) in zip(rest, again, strict=True))
+def remove_part(root: Path) -> None:
+    (root / "val").rename(root / "validation")
 
 
-def test_going_on_decodes_nothing_that_was_used_already(folder: Path, tmp_path: Path) -> None:
-    """The skipped pictures may even be gone."""
-    data = read_folder(write_folder(tmp_path / "copy"), 16)
-    source = data.batches(4, torch.Generator().manual_seed(1))
-    rows = [row for batch in source.rows[:3] for row in batch.tolist()]
-    state = source.state_dict() | {"taken": 3}
-    for row in rows:
-        data.train[row][0].unlink()
-    resumed = data.batches(4, torch.Generator().manual_seed(1))
-    resumed.load_state_dict(state)
-    assert len(list(islice(resumed, 3))) == 3
+def flatten_part(root: Path) -> None:
+    for folder in list((root / "val").iterdir()):
+        folder.rename(root / folder.name)
 
 
-def test_a_pass_uses_every_picture_once_and_each_time_another_crop(folder: Path) -> None:
-    data = replace(read_folder(folder, 16), train=read_folder(folder, 16).train[:4])
-    (first, labels), (second, again) = taken(data, 2)
-    assert sorted(labels.tolist()) == sorted(again.tolist())
-    assert not any(torch.equal(one, other) for one in first for other in second)
+def remove_class(root: Path) -> None:
+    (root / "val" / "1").rename(root / "1")
 
 
-def test_values_are_normalised_by_imagenets_colours(tmp_path: Path) -> None:
-    for part in ("train", "val"):
-        (tmp_path / part / "a").mkdir(parents=True)
-        Image.new("RGB", (40, 30), (10, 120, 250)).save(tmp_path / part / "a" / "x.png")
-    ((images, _),) = read_folder(tmp_path, 16).chunks(4)
-    expected = [(value / 255 - mean) / std for value, mean, std in zip((10, 120, 250), MEAN, STD, strict=True)]
-    assert torch.allclose(images, torch.tensor(expected).view(1, 3, 1, 1).expand(1, 3, 16, 16), atol=1e-5)
+def add_class(root: Path) -> None:
+    write_image_folder(root / "val" / "more", {"x": coloured(1)})
 
 
-@given(width=st.integers(1, 500), height=st.integers(1, 500), seed=st.integers(0, 2**31))
-def test_a_random_crop_lies_in_the_picture_with_a_share_and_a_shape_in_range(width: int, height: int, seed: int) -> None:
-    left, top, right, bottom = random_box(width, height, random.Random(seed))
-    assert 0 <= left < right <= width
-    assert 0 <= top < bottom <= height
-    w, h = right - left, bottom - top
-    in_rule = 0.08 * width * height <= (w + 1) * (h + 1) and (w - 1) / (h + 1) <= 4 / 3 and (w + 1) / max(h - 1, 0.5) >= 3 / 4
-    assert in_rule or (left, top, right, bottom) == middle(width, height, w, h)
+def empty_class(root: Path) -> None:
+    for file in (root / "train" / "2").iterdir():
+        file.rename(file.with_suffix(".gif"))
 
 
-def test_random_crops_cover_the_range_of_areas_and_shapes() -> None:
-    draw = random.Random(0)
-    boxes = [random_box(300, 300, draw) for _ in range(2000)]
-    areas = sorted((right - left) * (bottom - top) / 90_000 for left, top, right, bottom in boxes)
-    ratios = sorted((right - left) / (bottom - top) for left, top, right, bottom in boxes)
-    assert areas[0] < 0.1
-    assert areas[-1] > 0.9
-    assert abs(math.log(ratios[1000])) < 0.05
-    assert ratios[0] < 0.78
-    assert ratios[-1] > 1.28
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (remove_part, r"images/val: No such file or directory; expected are train/<class>"),
+        (flatten_part, r"images/val holds no class folders"),
+        (remove_class, r"images/val lacks the class 1, which .*images/train has"),
+        (add_class, r"images/train lacks the class more, which .*images/val has"),
+        (empty_class, r"images/train/2 holds no image"),
+    ],
+)
+def test_another_layout_is_refused_with_the_folder_that_is_wrong(root: Path, change, message: str) -> None:
+    change(root)
+    with pytest.raises(BenchError, match=message):
+        opened(root)
 
 
-def test_an_evaluation_crop_is_the_middle() -> None:
-    picture = Image.new("RGB", (120, 60), (0, 0, 0))
-    picture.paste((255, 255, 255), (55, 25, 65, 35))
-    crop = Transform(28).evaluation(picture).float().mean(0)
-    rows, columns = (crop.sum(axis) for axis in (1, 0))
-    for marginal in (rows, columns):
-        centre = (marginal * torch.arange(28)).sum() / marginal.sum()
-        assert abs(centre.item() - 13.5) < 0.6
-
-
-def test_a_mirrored_crop_occurs_half_of_the_time() -> None:
-    picture = Image.new("RGB", (8, 8), (0, 0, 0))
-    picture.paste((255, 0, 0), (0, 0, 4, 8))
-    crops = [Transform(8).training(picture, seed).float()[0] for seed in range(400)]
-    brighter_left = sum((crop[:, 0].mean() > crop[:, -1].mean()).item() for crop in crops)
-    brighter_right = sum((crop[:, 0].mean() < crop[:, -1].mean()).item() for crop in crops)
-    assert abs(brighter_left - brighter_right) < 80
-
-
-BROKEN = {
-    "cut": lambda good: good[: len(good) // 2],
-    "empty": lambda good: good[:0],
-    "text": lambda good: b"this is no picture of " + good[:2],
-    "garbled": lambda good: good[:2] + bytes(len(good) - 2),
-}
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_a_broken_picture_is_refused_by_name(tmp_path: Path, broken, workers: int) -> None:
-    write_folder(tmp_path, 2)
-    path = tmp_path / "val" / CLASSES[1] / f"{CLASSES[1]}_0.JPEG"
-    path.write_bytes(broken(path.read_bytes()))
-    with pytest.raises(BenchError) as caught:
-        list(read_folder(tmp_path, 16, workers).chunks(2))
-    assert str(caught.value).startswith(f"{path}: not a readable picture (")
-    assert len(str(caught.value).splitlines()) == 1
+@pytest.mark.parametrize("damage", [halve, lambda path: path.write_bytes(b"no image"), Path.unlink])
+def test_a_damaged_image_is_an_error_with_its_name_wherever_it_was_read(root: Path, workers: int, damage) -> None:
+    folder = opened(root, workers)
+    damage(folder.evaluated.path(4))
+    with pytest.raises(BenchError, match=rf"^{folder.evaluated.path(4)}: [^\n]*$"):
+        list(folder.chunks(3))
+    batches = source(root, workers)
+    damage(batches.files.path(int(batches.position.rows[1][2])))
+    next(batches)
+    with pytest.raises(BenchError, match=r"^[^\n]*train/\d/\d+\.jpeg: [^\n]*$"):
+        next(batches)
 
 
-def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_folder(tmp_path, 1)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
-    with pytest.raises(BenchError, match="not a readable picture"):
-        list(read_folder(tmp_path, 16).chunks(2))
+def test_batches_are_bit_equal_for_any_number_of_workers(root: Path) -> None:
+    assert same(taken(source(root, 0), 10), taken(source(root, 2), 10))
 
 
-def test_parts_with_different_classes_are_refused(tmp_path: Path) -> None:
-    write_folder(tmp_path, 1)
-    (tmp_path / "val" / CLASSES[0]).rename(tmp_path / "val" / "n99")
-    with pytest.raises(BenchError, match="train and val must have the same classes; n01440764, n99 is in one"):
-        read_folder(tmp_path, 16)
+def test_another_seed_or_pass_gives_other_crops(root: Path) -> None:
+    first, second = (taken(source(root, seed=seed), 8) for seed in (0, 1))
+    assert not same(first, second)
+    assert len({images.sum().item() for images, _ in first}) == 8
 
 
-def test_a_missing_part_and_an_empty_class_are_named(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match=r"train is missing: pictures lie in train/CLASS/"):
-        read_folder(tmp_path, 16)
-    write_folder(tmp_path, 1)
-    (tmp_path / "train" / "n0empty").mkdir()
-    with pytest.raises(BenchError, match="classes n0empty hold no picture"):
-        read_folder(tmp_path, 16)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("done", [0, 2, 4, 6])
+def test_batches_go_on_from_a_saved_position_anywhere_in_a_pass(root: Path, workers: int, done: int) -> None:
+    whole, resumed = source(root, workers), source(root)
+    taken(whole, done)
+    position = whole.state_dict()
+    resumed.load_state_dict(position)
+    assert same(taken(resumed, 7), taken(whole, 7))
 
 
-def test_missing_imagenet_says_what_to_put_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LNGD_DATA", raising=False)
-    monkeypatch.setattr(places, "CACHE", tmp_path / "none")
-    with pytest.raises(BenchError, match=r"image-net\.org, then put train/CLASS"):
-        FULL.data(tmp_path)
-    assert imagenet.place(tmp_path) is None
-    write_folder(tmp_path / "imagenet", 1)
-    assert imagenet.place(tmp_path) == str(tmp_path / "imagenet")
+def test_a_resumed_run_reads_no_image_that_it_skips(root: Path) -> None:
+    whole = source(root)
+    skipped = [whole.files.path(row) for rows in whole.position.rows[:2] for row in rows.tolist()]
+    taken(whole, 2)
+    for path in skipped:
+        path.write_bytes(b"gone")
+    resumed = source(root)
+    resumed.load_state_dict(whole.state_dict())
+    assert same(taken(resumed, 2), taken(whole, 2))
 
 
-def test_images_are_written_once_as_files_that_read_back(tmp_path: Path) -> None:
-    images = (torch.arange(4).view(4, 1, 1, 1) * 60).expand(4, 1, 16, 16).to(torch.uint8)
-    labels = torch.tensor([0, 1, 0, 1])
-    directory = tmp_path / "made"
-    assert written_once(directory, (images, labels), (images, labels)) == directory
-    data = read_folder(directory, 16)
-    ((seen, found),) = data.chunks(8)
-    levels = (seen * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)).mean((1, 2, 3)) * 255
-    assert torch.allclose(levels, torch.tensor([0.0, 120.0, 60.0, 180.0]), atol=3)
-    assert found.tolist() == [0, 0, 1, 1]
-    stamp = (directory / "train" / "0" / "00000.jpg").stat().st_mtime_ns
-    written_once(directory, (images, labels), (images, labels))
-    assert (directory / "train" / "0" / "00000.jpg").stat().st_mtime_ns == stamp
+def test_closing_ends_the_workers_and_changes_no_batch(root: Path) -> None:
+    whole, closed = source(root), source(root, 2)
+    for _ in range(3):
+        assert same(taken(closed, 2), taken(whole, 2))
+        assert len(multiprocessing.active_children()) == 2
+        closed.close()
+        assert multiprocessing.active_children() == []
 
 
-def test_a_folder_that_was_broken_off_is_made_anew(tmp_path: Path) -> None:
-    images, labels = torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1])
-    left = tmp_path / "made.new" / "train" / "7"
-    left.mkdir(parents=True)
-    written_once(tmp_path / "made", (images, labels), (images, labels))
-    assert sorted(path.name for path in (tmp_path / "made" / "train").iterdir()) == ["0", "1"]
-    assert not (tmp_path / "made.new").exists()
+def test_forgotten_batches_leave_no_worker(root: Path) -> None:
+    batches = source(root, 2)
+    next(batches)
+    del batches
+    gc.collect()
+    assert multiprocessing.active_children() == []
 
 
-def test_resnet_50_is_the_originals_size() -> None:
-    with torch.device("meta"):
-        assert sum(p.numel() for p in ResNet50().parameters()) == 25_557_032
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_leaves_the_global_random_state_alone(root: Path, workers: int) -> None:
+    before = torch.get_rng_state()
+    taken(source(root, workers), 5)
+    list(opened(root, workers).chunks(3))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_first_and_second_order_methods_have_the_papers_lengths_and_schedules() -> None:
-    lengths = {name: FULL.of(name).total_epochs for name in ("sgd", "adamw", *NEWTON)}
-    assert (lengths["sgd"], lengths["adamw"], lengths["kfac"], lengths["lngd"]) == (80, 80, 50, 50)
-    steps = FULL.steps_an_epoch
-    sgd, lngd = FULL.of("sgd"), FULL.of("lngd")
-    assert sgd.schedule(0, 80 * steps, 0.1) == pytest.approx(1 / (5 * steps), rel=1e-3)
-    assert sgd.schedule(5 * steps, 80 * steps, 0.1) == pytest.approx(
-        (0.001 + 0.5 * (0.1 - 0.001) * (1 + math.cos(2 * 0.47 * math.pi * 5 / 80))) / 0.1
-    )
-    assert lngd.schedule(0, 50 * steps, 1.0) == 1
-    assert lngd.schedule(25 * steps, 50 * steps, 1.0) == pytest.approx(0.5**4)
+def test_a_missing_imagenet_says_where_it_was_looked_for_and_where_it_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("LNGD_DATA", str(tmp_path / "named"))
+    with pytest.raises(BenchError, match=r"named/imagenet.*cache/imagenet: register at image-net\.org.*train/<class>"):
+        load_imagenet()
+    assert DATASETS["imagenet"].where(None) is None
+
+
+def test_a_folder_of_other_classes_is_not_imagenet(root: Path) -> None:
+    root.rename(root.with_name("imagenet"))
+    with pytest.raises(BenchError, match="has 3 classes, ImageNet has 1000"):
+        load_imagenet(root.parent)
+
+
+def test_images_are_written_once_and_leave_nothing_else(tmp_path: Path) -> None:
+    parts = {"train": coloured(6), "val": coloured(3)}
+    first = written_once("folder", lambda: parts, tmp_path)
+    assert first == tmp_path / "folder"
+    assert written_once("folder", dict, tmp_path) == first
+    write_image_folder(first, parts)
+    assert list(tmp_path.iterdir()) == [first]
+
+
+def test_what_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BenchError, match="folder can't be written"):
+        write_image_folder(tmp_path / "file" / "folder", {"train": coloured(3)})
+
+
+def test_the_run_in_a_race_is_the_same_with_workers(tmp_path: Path) -> None:
+    tiny = SCALES["imagenet-resnet50"]["tiny"]
+
+    def epochs(workers: int) -> list[tuple]:
+        def data(data_dir: Path | None) -> ImageFolder:
+            folder = tiny.data(data_dir)
+            return replace(folder, loading=replace(folder.loading, workers=workers))
+
+        specs = plan([replace(tiny, data=data)], ["sgd", "lngd"], range(1))
+        out = tmp_path / str(workers)
+        list(race(specs, Place(out=out, data_dir=tmp_path)))
+        return [(row.step, row.train_loss, row.eval_loss, row.metric) for r in records_of(specs, out) for row in r.epochs]
+
+    assert epochs(0) == epochs(2)
+    assert multiprocessing.active_children() == []
+
+
+def test_the_papers_budgets_schedules_and_warm_up() -> None:
+    full, here = (SCALES["imagenet-resnet50"][scale] for scale in ("full", "here"))
+    assert [full.of(name).total_steps for name in ("sgd", "muon", "lngd")] == [80 * 5004, 80 * 5004, 50 * 5004]
+    assert [here.of(name).total_steps for name in ("sgd", "muon", "lngd")] == [320, 320, 200]
+    for name, epochs in (("sgd", 80), ("adamw", 80), ("kfac", 50)):
+        schedule = full.of(name).schedule
+        total = full.of(name).total_steps
+        assert schedule(5 * 5004 - 1, total, 0.1) == 1
+        assert schedule(0, total, 0.1) == pytest.approx(1 / (5 * 5004))
+        assert str(schedule).startswith(f"{500 / epochs:g} % warm-up")
+    assert full.of("lngd").schedule(0, 100, 0.1) == 1

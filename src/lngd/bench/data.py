@@ -28,6 +28,9 @@ class BatchSource(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
+    def close(self) -> None:
+        """Ends what loads ahead; the next batch, the same as without, begins it anew."""
+
 
 class Data(Protocol):
     """Training and evaluation samples of a task."""
@@ -144,6 +147,9 @@ class Batches:
         self.generator.set_state(state["before_pass"])
         self._start_pass()
         self.passes, self.taken = state["passes"], state["taken"]
+
+    def close(self) -> None:
+        """Nothing is loaded ahead."""
 
     def _start_pass(self) -> None:
         self.before_pass = self.generator.get_state()

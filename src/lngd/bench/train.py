@@ -79,6 +79,8 @@ class Learner:
             losses = [self.step(batch) for batch in islice(self.batches, steps)]
         except LinAlgError as error:
             raise DivergenceError(str(error)) from error
+        finally:
+            self.batches.close()  # the next run's time must not pay for what this one loads
         return math.fsum(losses) / len(losses)
 
     def score(self) -> Score:
@@ -169,6 +171,7 @@ def warm_up(spec: RunSpec, data: Data) -> None:
     with PrivateRandomness(spec.seed).active():
         learner = Learner(spec, data)
         learner.step(next(learner.batches))
+        learner.batches.close()
 
 
 def _epoch(learner: Learner, number: int) -> Epoch:

@@ -1,24 +1,31 @@
-"""ImageNet-1k in class folders, found where the user put it: only its makers give it away."""
+"""ImageNet (ILSVRC 2012), which its makers give to those who register; found where the user put it."""
 
+import os
 from pathlib import Path
 
-from lngd.bench.datasets.image_folder import ImageFolder, is_folder, read_folder
+from lngd.bench.datasets.image_folder import LAYOUT, ImageFolder, is_image_folder, open_image_folder
 from lngd.bench.datasets.places import first_that, listed, places
 from lngd.bench.errors import BenchError
+from lngd.bench.image_loading import Loading
 
 NAME = "imagenet"
-HOW = "get ILSVRC 2012 from image-net.org, then put train/CLASS/*.JPEG and val/CLASS/*.JPEG there"
+CLASSES = 1000
+SIZE = 224
+MOST_WORKERS = 16
+HOW = "register at image-net.org, get ILSVRC 2012, unpack each class into a folder of its own"
 
 
-def load_imagenet(data_dir: Path | None, size: int, workers: int) -> ImageFolder:
-    """Raises BenchError, which says what to put where, if there is none."""
+def load_imagenet(data_dir: Path | None = None) -> ImageFolder:
+    """Raises BenchError, which says what to put where, if there is none or it has other classes."""
     found = place(data_dir)
     if found is None:
-        raise BenchError(f"ImageNet is in none of {listed(places(NAME, data_dir))}: {HOW}")
-    return read_folder(Path(found), size, workers)
+        raise BenchError(f"ImageNet is in none of {listed(places(NAME, data_dir))}: {HOW}; {LAYOUT}")
+    folder = open_image_folder(Path(found), Loading(SIZE, min(MOST_WORKERS, os.cpu_count() or 1)))
+    if len(folder.classes) != CLASSES:
+        raise BenchError(f"{found} has {len(folder.classes)} classes, ImageNet has {CLASSES}")
+    return folder
 
 
 def place(data_dir: Path | None = None) -> str | None:
-    """The directory it would be read from."""
-    found = first_that(is_folder, places(NAME, data_dir))
+    found = first_that(is_image_folder, places(NAME, data_dir))
     return str(found) if found else None

@@ -24,14 +24,6 @@ def load_digits_split(_: Path | None = None) -> Split:
     return _stratified(np.asarray(images).reshape(-1, 1, 8, 8), np.asarray(labels), 360)
 
 
-def load_digit_bytes() -> tuple[torch.Tensor, torch.Tensor]:
-    """All 1,797 digits as bytes `[n, 1, 8, 8]`, with their labels, in the order of the package."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    return torch.tensor(images * 255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8), torch.tensor(labels)
-
-
 def load_mnist_split(_: Path | None = None) -> Split:
     """4,000 training and 1,000 evaluation images `[n, 1, 28, 28]`, stratified."""
     images, labels = _mnist()
