@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from lngd.cli.app import app
 
 INCONSISTENT = {"adamw": 0.09, "kfac": 0.09, "tkfac": -0.025, "lngd": -0.036}
 """By how much epochs × seconds differs from the total that the paper's Tables 1 and 6 print."""
+
+NO_SAVING = {(5, "lngd-sample"): 9}
+"""What the paper prints as a saving and is none: how much more time LNGD-sample takes. The saving is 8.5 %."""
 
 RECORDS = [
     hand_made("sgd", 0, [0.5, 0.7, 0.8, 0.9], 1.0),
@@ -37,11 +41,13 @@ def cell(comparison: Comparison, optimizer: str, heading: str) -> str:
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_the_papers_savings_are_its_own_totals_within_rounding(table: PaperTable) -> None:
+def test_the_papers_savings_are_its_own_totals_rounded_or_cut_off(table: PaperTable) -> None:
     own = next(row.total for row in table.rows if row.optimizer == "lngd")
     for row in table.rows:
         if row.saves is not None and row.total and own:
-            assert abs(100 * (1 - own / row.total) - row.saves) < 1
+            saving = round(100 * (1 - own / row.total), 6)
+            printed = NO_SAVING.get((table.number, row.optimizer), math.floor(saving))
+            assert row.saves in {printed, max(printed, round(saving))}
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
@@ -104,6 +110,8 @@ def test_means_differ_beyond_twice_their_standard_error(ours: list, theirs: list
         (Claim("", "", "sgd", ("kfac",), "loss"), "undecided"),
         (Claim("", "", "lngd", ("adamw",), "epochs"), "untestable here"),
         (Claim("", "", "muon", ("sgd",), "epochs"), "undecided"),
+        (Claim("", "", "sgd", ("lngd", "adamw"), "seconds"), "not reproduced"),
+        (Claim("", "", "lngd", ("sgd", "adamw"), "seconds"), "untestable here"),
     ],
 )
 def test_each_verdict_has_its_rule(claim: Claim, verdict: str) -> None:
@@ -159,7 +167,7 @@ def test_markdown_has_the_caption_the_claims_and_the_rule() -> None:
     page = markdown(Comparison(TABLES[1], summary()))
     assert "### Table 1: ResNet-18, CIFAR-10, top-1 91 %" in page
     assert "Three blobs." in page
-    assert "| LNGD needs the least time to the target | Table 1 | untestable here | no runs of adamw |" in page
+    assert "| LNGD needs the least time to the target | Table 1 | untestable here | LNGD 1.5 ± 0.0 s; SGD 4.0" in page
     assert "2 standard errors" in page
     assert "No runs of ours." in markdown(Comparison(TABLES[2], None))
 

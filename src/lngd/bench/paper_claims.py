@@ -26,7 +26,7 @@ Value = Callable[[Record, float], float | None]
 
 @dataclass(frozen=True)
 class Figure:
-    """A number of a run, given the target, and how it is printed; `loss_like` ones are better when small."""
+    """A number of a run, given the target, and how it is printed."""
 
     value: Value
     digits: int
@@ -79,18 +79,20 @@ class Judgement:
 
 
 def judge(claim: Claim, summary: TaskSummary) -> Judgement:
-    """Reproduced where it holds against every rival, not reproduced where one is better or level beyond doubt."""
+    """Reproduced where it holds against every rival; one rival that is better refutes it, whatever else was not run."""
     rows = by_optimizer(summary)
-    lacking = [name for name in (claim.ours, *claim.others) if name not in rows]
-    if lacking:
-        return Judgement(claim, "untestable here", f"no runs of {', '.join(lacking)}")
-    if claim.figure in TIMED and _mixed([rows[name] for name in (claim.ours, *claim.others)]):
+    named = [claim.ours, *claim.others]
+    there = [rows[name] for name in named if name in rows]
+    lacking = f"no runs of {', '.join(name for name in named if name not in rows)}" if len(there) < len(named) else ""
+    if claim.ours not in rows or len(there) < 2:
+        return Judgement(claim, "untestable here", lacking)
+    if claim.figure in TIMED and _mixed(there):
         return Judgement(claim, "untestable here", "the runs come from different machines, thread counts or clocks")
     figure = FIGURES[claim.figure]
-    ours = _values(rows[claim.ours], figure, summary.target)
-    signs = [compared(ours, _values(rows[name], figure, summary.target)) for name in claim.others]
-    shown = [_shown(rows[name], figure, summary.target) for name in (claim.ours, *claim.others)]
-    return Judgement(claim, _verdict(signs), "; ".join(shown))
+    ours, *theirs = (_values(row, figure, summary.target) for row in there)
+    signs = [compared(ours, values) for values in theirs]
+    shown = [_shown(row, figure, summary.target) for row in there]
+    return Judgement(claim, _verdict(signs, complete=not lacking), "; ".join([*shown, *filter(None, [lacking])]))
 
 
 def by_optimizer(summary: TaskSummary) -> dict[str, Row]:
@@ -109,9 +111,11 @@ def _mixed(rows: Sequence[Row]) -> bool:
     return len({conditions_of(run.header) for row in rows for run in row.runs}) > 1
 
 
-def _verdict(signs: Sequence[int | None]) -> Verdict:
+def _verdict(signs: Sequence[int | None], *, complete: bool) -> Verdict:
     if any(sign == 1 for sign in signs):
         return "not reproduced"
+    if not complete:
+        return "untestable here"
     return "reproduced" if all(sign == -1 for sign in signs) else "undecided"
 
 

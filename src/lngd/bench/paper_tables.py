@@ -11,8 +11,6 @@ from lngd.bench.paper_claims import ERRORS, Judgement, by_optimizer, judge
 from lngd.bench.summary import Row, TaskSummary
 from lngd.bench.tables import MISSING, caption, shortfalls, spread_text
 
-SGD = "sgd"
-
 
 @dataclass(frozen=True)
 class Line:
@@ -52,7 +50,8 @@ class Comparison:
 
     def columns(self) -> list[Column]:
         table = self.table
-        ours_each, paper_each = self._sgd_seconds()
+        base = next(row for row in table.rows if row.each)
+        ours_each, name = self._seconds_of(base.optimizer), OPTIMIZERS[base.optimizer].title
         best = METRICS[self.summary.metric if self.summary else table.metric]
         return [
             Column("method", lambda line: line.label),
@@ -60,8 +59,8 @@ class Comparison:
             Column(f"paper's {table.count}", lambda line: _paper(line, lambda row: row.epochs, "g")),
             Column("seconds", lambda line: _ours(line, lambda row: row.seconds, ".1f"), 2),
             Column(f"paper's {table.total_unit}", lambda line: _paper(line, lambda row: row.total, ".2f"), 1),
-            Column("× SGD's epoch", lambda line: _ours(line, lambda row: _over(row.epoch_seconds.mean, ours_each), ".2f"), 3),
-            Column("paper's ×", lambda line: _paper(line, lambda row: _over(row.each, paper_each), ".2f"), 4),
+            Column(f"× {name}'s epoch", lambda line: _ours(line, lambda row: _over(row.epoch_seconds.mean, ours_each), ".2f"), 3),
+            Column("paper's ×", lambda line: _paper(line, lambda row: _over(row.each, base.each), ".2f"), 4),
             Column("LNGD saves", lambda line: _ours(line, lambda row: _per_cent(row.saved), "z.0f", " %"), 5),
             Column("paper's", lambda line: _paper(line, lambda row: row.saves, "g", " %"), 6),
             Column(best.heading, lambda line: spread_text(line.ours.best, best.scale, best.digits) if line.ours else MISSING),
@@ -71,9 +70,10 @@ class Comparison:
     def judgements(self) -> list[Judgement]:
         return [judge(claim, self.summary) for claim in CLAIMS[self.table.number]] if self.summary else []
 
-    def _sgd_seconds(self) -> tuple[float | None, float | None]:
-        ours = next((row.epoch_seconds.mean for row in self.summary.rows if row.optimizer == SGD), None) if self.summary else None
-        return ours, next((row.each for row in self.table.rows if row.optimizer == SGD), None)
+    def _seconds_of(self, optimizer: str) -> float | None:
+        """Of an epoch; the paper prints none for SGD in Table 3 and has no SGD in Table 5."""
+        row = by_optimizer(self.summary).get(optimizer) if self.summary else None
+        return row.epoch_seconds.mean if row else None
 
 
 def text(comparison: Comparison, width: int) -> str:
