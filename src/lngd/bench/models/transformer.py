@@ -25,6 +25,9 @@ class Sentences(NamedTuple):
     source: Tensor
     target: Tensor
 
+    def to(self, device: torch.device | str) -> "Sentences":
+        return Sentences(self.source.to(device), self.target.to(device))
+
 
 class Attention(nn.Module):
     """Multi-head attention; keys and values can be kept from one position to the next."""
