@@ -104,8 +104,8 @@ def test_the_list_of_data_sets_says_how_to_get_what_is_missing(tmp_path: Path, m
         (["race", "digits-mlp", "--device", "toaster"], "--device toaster"),
         (["quality", "--tasks", "mnist-cm"], "Did you mean mnist-cnn? Valid: fashion-mlp, fashion-cnn"),
         (["quality", "--optimizers", "soup"], "Did you mean soap?"),
-        (["data", "fetch", "imagenet"], "no data set 'imagenet'"),
-        (["data", "fetch", "digits"], "needs no download"),
+        (["data", "fetch", "imagenette"], "Did you mean imagenet?"),
+        (["data", "fetch", "digits"], "needs no download, or has none"),
     ],
 )
 def test_a_wrong_word_is_answered_with_what_is_valid(words: list[str], message: str) -> None:

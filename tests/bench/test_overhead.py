@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from lngd.bench.errors import BenchError
 from lngd.bench.models.resnet18 import ResNet18
 from lngd.bench.models.resnet50 import ResNet50
-from lngd.bench.models.transformer import Transformer
+from lngd.bench.models.transformer import BASE, Sentences, Transformer
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.overhead import ASDL, METHODS, PAST_THE_RAMP, STATELESS, Trainee, interval
 from lngd.bench.overhead_asdl import takes
@@ -58,18 +58,19 @@ def test_resnet50_has_the_parameters_that_everyone_counts() -> None:
 
 def test_a_transformer_attends_to_no_later_token_and_to_all_of_the_source() -> None:
     torch.manual_seed(0)
-    model, source, target = Transformer(11, 6, 8, heads=2, layers=2, inner=16), torch.arange(5)[None], torch.arange(6)[None]
-    before = model(source, target)
+    model = Transformer(11, width=8, heads=2, layers=2, inner=16, dropout=0.0)
+    source, target = torch.arange(1, 6)[None], torch.arange(1, 7)[None]
+    before = model(Sentences(source, target))
     later, other = target.clone(), source.clone()
     later[0, 3], other[0, 4] = 9, 9
-    torch.testing.assert_close(model(source, later)[:, :3], before[:, :3])
-    assert not torch.allclose(model(source, later)[:, 3:], before[:, 3:])
-    assert not torch.allclose(model(other, target)[:, :1], before[:, :1])
+    torch.testing.assert_close(model(Sentences(source, later))[:, :3], before[:, :3])
+    assert not torch.allclose(model(Sentences(source, later))[:, 3:], before[:, 3:])
+    assert not torch.allclose(model(Sentences(other, target))[:, :1], before[:, :1])
 
 
 def test_the_base_transformer_has_six_layers_twice_and_attention_in_projections_of_its_own() -> None:
-    model = Transformer(32, 8, 16, heads=2, inner=64)
-    assert sum(isinstance(m, nn.Linear) for m in model.modules()) == 6 * (4 + 2) + 6 * (8 + 2) + 1
+    model = Transformer(32, **(BASE | {"width": 16, "heads": 2, "inner": 64}))
+    assert sum(isinstance(m, nn.Linear) for m in model.modules()) == 6 * (4 + 2) + 6 * (8 + 2)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

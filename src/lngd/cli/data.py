@@ -39,7 +39,7 @@ def fetch(
     """Download a data set, checked against its known hashes."""
     dataset = lookup("data set", name, DATASETS)
     if dataset.fetch is None:
-        raise BenchError(f"{name} needs no download: {dataset.command}")
+        raise BenchError(f"{name} needs no download, or has none: {dataset.command}")
     bars = (TextColumn(name), DownloadColumn(), TransferSpeedColumn())
     with Progress(*bars, console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task("", total=None)

@@ -5,6 +5,7 @@ distribution of the same images is made of pickles, which can run code, and is n
 """
 
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -92,18 +93,21 @@ def _from_archive(path: Path) -> Reader:
 
 
 def _members(path: Path) -> dict[str, bytes]:
-    """The files of the archive that are of the data set, in one pass over it."""
-    wanted = {f"{FOLDER}/{name}": name for name in (*TRAIN, *TEST)}
-    found: dict[str, bytes] = {}
+    """The files of the archive that are of the data set."""
     try:
         with tarfile.open(path, "r|gz") as archive:
-            for member in archive:
-                file = archive.extractfile(member) if member.name in wanted and member.isfile() else None
-                if file:
-                    found[wanted[member.name]] = file.read(RECORDS * RECORD + 1)
-    except (tarfile.TarError, EOFError, OSError) as error:
+            return dict(_wanted(archive))
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise BenchError(f"{path}: damaged archive ({error}). Get it again with: {INSTALL}") from error
-    return found
+
+
+def _wanted(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    """In one pass over it; links and whatever else is no plain file are left alone."""
+    wanted = {f"{FOLDER}/{name}": name for name in (*TRAIN, *TEST)}
+    for member in archive:
+        file = archive.extractfile(member) if member.name in wanted and member.isfile() else None
+        if file:
+            yield wanted[member.name], file.read(RECORDS * RECORD + 1)
 
 
 def _records(content: bytes, name: str) -> Tensor:
