@@ -67,7 +67,7 @@ def test_fetched_files_are_checked_and_then_found(tmp_path: Path, monkeypatch: p
     small = replace(fashion.FASHION, hashes=small_hashes(source))
     monkeypatch.setattr(fashion, "FASHION", small)
     taken: list[int] = []
-    assert len(list(small.fetch(source.as_uri(), progress=taken.append))) == 4
+    assert len(list(small.fetch(source.as_uri(), progress=lambda count, _: taken.append(count)))) == 4
     assert sum(taken) == sum(path.stat().st_size for path in source.iterdir())
     assert_small(fashion.load_fashion_split())
 

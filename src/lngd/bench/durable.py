@@ -1,20 +1,33 @@
 """Files that survive a kill or a power loss: a name is on the disk only when its content is."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Gives `path` a new content: after a kill it holds either the old one or the new one, whole.
+    """Gives `path` a new content: after a kill it holds either the old one or the new one, whole."""
+    with new_content(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def new_content(path: Path) -> Iterator[BinaryIO]:
+    """A file that becomes `path` where the block ends, and vanishes where the block fails.
 
     The name must not point to what is not yet on the disk, and the new name itself must get there, hence both syncs.
     """
     new = unfinished_name(path)
-    with new.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    rename(new, path)
+    try:
+        with new.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        rename(new, path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def unfinished_name(path: Path) -> Path:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lngd.bench.datasets import DATASETS
 from lngd.bench.datasets.places import CACHE
@@ -40,8 +40,13 @@ def fetch(
     dataset = lookup("data set", name, DATASETS)
     if dataset.fetch is None:
         raise BenchError(f"{name} needs no download, or has none: {dataset.command}")
-    bars = (TextColumn(name), DownloadColumn(), TransferSpeedColumn())
+    bars = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(compact=True))
     with Progress(*bars, console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task("", total=None)
-        for path in dataset.fetch(url, data_dir, lambda count: progress.advance(bar, count)):
+
+        def show_more(count: int, total: int | None) -> None:
+            progress.update(bar, advance=count, total=total)
+
+        for path in dataset.fetch(url, data_dir, show_more):
             progress.console.print(str(path), markup=False, soft_wrap=True)
+            progress.reset(bar)
