@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lngd.bench.datasets import cifar10, places
+from lngd.bench.datasets import cifar10, cifar10_files, places
+from lngd.bench.datasets.cifar10_files import FILES, TRAIN
 from lngd.bench.errors import BenchError
 
 SMALL = 4  # records a file here
@@ -20,7 +22,7 @@ SMALL = 4  # records a file here
 @pytest.fixture(autouse=True)
 def small_and_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Files of four records, on a machine without the data set."""
-    monkeypatch.setattr(cifar10, "RECORDS", SMALL)
+    monkeypatch.setattr(cifar10_files, "RECORDS", SMALL)
     monkeypatch.delenv("LNGD_DATA", raising=False)
     monkeypatch.setattr(places, "CACHE", tmp_path / "cache")
 
@@ -34,7 +36,7 @@ def content(number: int) -> bytes:
 
 
 def files() -> dict[str, bytes]:
-    return {name: content(number) for number, name in enumerate((*cifar10.TRAIN, *cifar10.TEST))}
+    return {name: content(number) for number, name in enumerate(FILES)}
 
 
 def write_directory(directory: Path, changed: dict[str, bytes] | None = None) -> Path:
@@ -47,9 +49,12 @@ def write_directory(directory: Path, changed: dict[str, bytes] | None = None) ->
 
 def write_archive(directory: Path, changed: dict[str, bytes] | None = None) -> Path:
     """As its makers pack it: the folder inside, with files of other names among it."""
+    return pack(directory, {"batches.meta.txt": b"airplane\n"} | files() | (changed or {}))
+
+
+def pack(directory: Path, members: dict[str, bytes], compresslevel: int = 9) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
-    members = {"batches.meta.txt": b"airplane\n"} | files() | (changed or {})
-    with tarfile.open(directory / "cifar-10-binary.tar.gz", "w:gz") as archive:
+    with tarfile.open(directory / "cifar-10-binary.tar.gz", "w:gz", compresslevel=compresslevel) as archive:
         for name, data in members.items():
             entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             entry.size = len(data)
@@ -101,11 +106,12 @@ def test_data_that_are_nowhere_say_how_to_get_them(tmp_path: Path) -> None:
     ("data", "message"),
     [
         (content(0)[:-1], "12292 bytes, the file has 12291"),
-        (content(0) + b"x", "the file has more"),
+        (content(0) + b"x", "12292 bytes, the file has 12293"),
         (b"", "the file has 0"),
         (b"\x0a" + content(0)[1:], "record 0 has label 10"),
+        (content(0)[:-3073] + b"\xff" + content(0)[-3072:], "record 3 has label 255"),
     ],
-    ids=["short", "long", "empty", "label"],
+    ids=["short", "long", "empty", "first label", "last label"],
 )
 def test_a_corrupt_file_is_refused_by_name(write: Callable[..., Path], data: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=rf"data_batch_3\.bin: .*{message}"):
@@ -116,6 +122,32 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (write_directory(tmp_path) / "cifar-10-batches-bin" / "test_batch.bin").unlink()
     with pytest.raises(BenchError, match=r"test_batch\.bin is missing: CIFAR-10 has 6 files"):
         cifar10.load_cifar10_split(tmp_path)
+
+
+def test_a_directory_that_lacks_a_file_gives_way_to_a_whole_archive(tmp_path: Path) -> None:
+    (write_directory(tmp_path) / "cifar-10-batches-bin" / "data_batch_2.bin").unlink()
+    assert cifar10.place(tmp_path) is None
+    write_archive(tmp_path / "cache")
+    assert cifar10.place(tmp_path) == str(tmp_path / "cache" / "cifar-10-binary.tar.gz")
+    assert cifar10.load_cifar10_split(tmp_path).train_y.shape == (20,)
+
+
+@both_forms
+def test_files_of_one_colour_are_refused(write: Callable[..., Path], tmp_path: Path) -> None:
+    """They would be divided by zero."""
+    flat = {name: bytes(SMALL * 3073) for name in TRAIN}
+    with pytest.raises(BenchError, match="the same in all pixels"):
+        cifar10.load_cifar10_split(write(tmp_path / "data", flat))
+
+
+def test_files_that_the_archive_has_in_no_order_are_in_theirs_afterwards(tmp_path: Path) -> None:
+    """As its makers packed them."""
+    first = {name: files()[name] for name in ("test_batch.bin", "data_batch_5.bin", "data_batch_1.bin")}
+    mixed = cifar10.load_cifar10_split(pack(tmp_path / "mixed", first | files()))
+    expected = cifar10.load_cifar10_split(write_archive(tmp_path / "data"))
+    assert torch.equal(mixed.train_x, expected.train_x)
+    assert torch.equal(mixed.train_y, expected.train_y)
+    assert torch.equal(mixed.test_x, expected.test_x)
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -150,14 +182,107 @@ def test_a_garbled_archive_is_read_or_refused_never_anything_else(
         split = cifar10.load_cifar10_split(directory)
     except BenchError as error:
         assert "cifar-10-binary.tar.gz" in str(error)  # noqa: PT017  either outcome is right
+    else:  # what was garbled is the time in gzip's header, or the like
+        assert torch.equal(split.train_x, cifar10.load_cifar10_split(write_archive(directory / "whole")).train_x)
+
+
+@pytest.mark.parametrize("where", ["pixels", "checksum"])
+def test_an_archive_with_one_wrong_bit_is_refused(where: str, tmp_path: Path) -> None:
+    path = pack(tmp_path, files(), compresslevel=0) / "cifar-10-binary.tar.gz"
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2 if where == "pixels" else -8] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(BenchError, match=r"cifar-10-binary\.tar\.gz: damaged archive \(CRC check failed"):
+        cifar10.load_cifar10_split(tmp_path)
+
+
+def with_checksum(header: bytearray) -> bytes:
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_a_garbled_header_in_an_archive_is_read_or_refused_never_anything_else(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With right checksums, which random damage would hardly have."""
+    path = write_archive(tmp_path_factory.mktemp("garbled")) / "cifar-10-binary.tar.gz"
+    unpacked = bytearray(gzip.decompress(path.read_bytes()))
+    headers = [start for start in range(0, len(unpacked), 512) if unpacked[start + 257 : start + 262] == b"ustar"]
+    header = data.draw(st.sampled_from(headers))
+    for _ in range(data.draw(st.integers(1, 3))):
+        unpacked[header + data.draw(st.integers(0, 511))] = data.draw(st.integers(0, 255))
+    unpacked[header : header + 512] = with_checksum(unpacked[header : header + 512])
+    path.write_bytes(gzip.compress(unpacked, 1))
+    try:
+        split = cifar10.load_cifar10_split(path.parent)
+    except BenchError as error:
+        assert "cifar-10-binary.tar.gz" in str(error)  # noqa: PT017  either outcome is right
     else:
         assert split.train_x.shape == (20, 3, 32, 32)
+
+
+def member(kind: bytes, data: bytes = b"", size: bytes | None = None) -> bytes:
+    """A header of tar and what it announces; `size` is the field as it stands in the header."""
+    entry = tarfile.TarInfo("name")
+    entry.type, entry.size = kind, len(data)
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = size or header[124:136]
+    return with_checksum(header) + data + bytes(-len(data) % 512)
+
+
+SPARSE = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+STRANGE = {
+    "a long name of a long name, and so on": member(b"L", b"name") * 3000,
+    "headers of headers": member(b"x", b"13 comment=a\n") * 3000,
+    "a sparse file whose map is no number": member(b"x", SPARSE) + member(b"0", b"map\n"),
+    "more bytes than any disk has": member(b"0", size=b"\x80" + b"\x7f" * 11),
+    "less than no bytes": member(b"0", size=b"\xff" * 12),
+    "a header of more bytes than any disk has": member(b"x", size=b"\x80" + b"\x7f" * 11),
+    "a size of a thousand digits": member(b"x", b"1010 size=" + b"9" * 999 + b"\n") + member(b"0"),
+}
+
+
+@pytest.mark.parametrize("start", STRANGE.values(), ids=STRANGE)
+def test_a_strange_header_in_an_archive_ends_in_a_refusal(start: bytes, tmp_path: Path) -> None:
+    """And ends at all: tarfile alone reads on behind the end of some of these."""
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(start + bytes(10240)))
+    with pytest.raises(BenchError, match=r"cifar-10-binary\.tar\.gz"):
+        cifar10.load_cifar10_split(tmp_path)
+
+
+def test_a_header_that_unpacks_to_far_more_than_an_archive_has_fills_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(member(b"x", bytes(2**26))))
+    tracemalloc.start()
+    with pytest.raises(BenchError, match="unpacks to more than"):
+        cifar10.load_cifar10_split(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_a_garbled_file_in_a_directory_is_refused_where_its_size_or_a_label_is_wrong(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    name, garbled = data.draw(st.sampled_from(FILES)), bytearray(content(0))
+    garbled[data.draw(st.sampled_from(range(0, len(garbled), 3073)))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.just(len(garbled)) | st.integers(0, len(garbled)))
+    directory = write_directory(tmp_path_factory.mktemp("garbled"), {name: bytes(garbled[:cut])})
+    if cut == len(garbled) and max(garbled[::3073]) < 10:
+        assert cifar10.load_cifar10_split(directory).train_x.isfinite().all()
+        return
+    with pytest.raises(BenchError, match=name):
+        cifar10.load_cifar10_split(directory)
 
 
 def test_an_archive_that_unpacks_to_far_more_than_it_should_is_cut_off(tmp_path: Path) -> None:
     write_archive(tmp_path, {"data_batch_1.bin": bytes(20_000_000)})
     assert (tmp_path / "cifar-10-binary.tar.gz").stat().st_size < 300_000
-    with pytest.raises(BenchError, match=r"data_batch_1\.bin: .*the file has more"):
+    with pytest.raises(BenchError, match=r"data_batch_1\.bin: .*the file has 20000000"):
         cifar10.load_cifar10_split(tmp_path)
 
 
