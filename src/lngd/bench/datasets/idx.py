@@ -28,16 +28,18 @@ def read_idx(path: Path, ndim: int) -> Tensor:
     Raises:
         BenchError: not an idx file of unsigned bytes, another number of axes, or a length that contradicts the header.
     """
-    with path.open("rb") as file:
-        packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-        file.seek(0)
-        if not packed:
-            return _read(file, path, ndim, path.stat().st_size)
-        try:
+    try:
+        with path.open("rb") as file:
+            packed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+            file.seek(0)
+            if not packed:
+                return _read(file, path, ndim, path.stat().st_size)
             with gzip.open(file) as unpacked:
                 return _read(unpacked, path, ndim, path.stat().st_size * DEFLATE_RATIO)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise BenchError(f"{path}: damaged gzip file ({error})") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise BenchError(f"{path}: damaged gzip file ({error})") from error
+    except OSError as error:
+        raise BenchError(f"{path}: {error.strerror or error}") from error
 
 
 def _read(file: BinaryIO | gzip.GzipFile, path: Path, ndim: int, most: int) -> Tensor:
@@ -54,6 +56,12 @@ def _read(file: BinaryIO | gzip.GzipFile, path: Path, ndim: int, most: int) -> T
     if len(values) != expected:
         raise BenchError(f"{announced}, the file holds {len(values) if len(values) < expected else 'more'}")
     return torch.frombuffer(bytearray(header + values), dtype=torch.uint8)[len(header) :].view(shape)
+
+
+def idx_of(values: Tensor) -> bytes:
+    """The file that `read_idx` reads as these unsigned bytes."""
+    header = struct.pack(f">HBB{values.ndim}I", 0, UNSIGNED_BYTE, values.ndim, *values.shape)
+    return header + values.numpy().tobytes()
 
 
 def _shape(header: bytes, path: Path, ndim: int) -> tuple[int, ...]:

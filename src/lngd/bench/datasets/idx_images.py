@@ -1,5 +1,9 @@
-"""The MNIST family: four idx files, found where a package or the user put them, never downloaded unasked."""
+"""The MNIST family: four idx files, found where a package or the user put them, never downloaded unasked.
 
+All members name their files alike, so a name does not tell whose it is: a directory with another member's files is passed over.
+"""
+
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +12,14 @@ from torch import Tensor
 
 from lngd.bench.data import Split, standardised
 from lngd.bench.datasets.download import Download, Progress, silent
-from lngd.bench.datasets.idx import read_idx
+from lngd.bench.datasets.idx import idx_of, read_idx
 from lngd.bench.datasets.places import cached, first_that, listed, places
 from lngd.bench.errors import BenchError
 
+CLASSES = 10
+SIDE = 28  # pixels
+WHOLE = 60_000  # training samples of every member
+TRAIN_LABELS = "train-labels-idx1-ubyte"
 LARGEST = 64 * 2**20  # bytes of a file, packed or not, that a server can make us take; the largest is 47 million
 
 
@@ -71,7 +79,17 @@ class IdxImages:
         return places(self.folder, data_dir, *self.system)
 
     def _directory(self, data_dir: Path | None) -> Path | None:
-        return first_that(lambda path: all(_file(path, name).exists() for name in self.hashes), self._places(data_dir))
+        return first_that(self._is_in, self._places(data_dir))
+
+    def _is_in(self, directory: Path) -> bool:
+        """A damaged file counts as its own: the loader says what is wrong with it."""
+        if not all(_file(directory, name).exists() for name in self.hashes):
+            return False
+        try:
+            labels = read_idx(_file(directory, TRAIN_LABELS), 1)
+        except BenchError:
+            return True
+        return len(labels) != WHOLE or hashlib.sha256(idx_of(labels)).hexdigest() == self.hashes[TRAIN_LABELS]
 
 
 def _file(directory: Path, name: str) -> Path:
@@ -80,5 +98,24 @@ def _file(directory: Path, name: str) -> Path:
 
 
 def _part(directory: Path, part: str) -> tuple[Tensor, Tensor]:
-    images = read_idx(_file(directory, f"{part}-images-idx3-ubyte"), 3).unsqueeze(1)
-    return images, read_idx(_file(directory, f"{part}-labels-idx1-ubyte"), 1).long()
+    images = _images(_file(directory, f"{part}-images-idx3-ubyte"))
+    return images.unsqueeze(1), _labels(_file(directory, f"{part}-labels-idx1-ubyte"), len(images))
+
+
+def _images(path: Path) -> Tensor:
+    images = read_idx(path, 3)
+    if not len(images) or images.shape[1:] != (SIDE, SIDE):
+        raise BenchError(f"{path}: the images are {tuple(images.shape)}, not some of {SIDE}×{SIDE} pixels")
+    if images.min() == images.max():
+        raise BenchError(f"{path}: every pixel has the value {int(images.max())}")
+    return images
+
+
+def _labels(path: Path, images: int) -> Tensor:
+    labels = read_idx(path, 1)
+    if len(labels) != images:
+        raise BenchError(f"{path}: {len(labels)} labels for {images} images")
+    wrong = (labels >= CLASSES).nonzero().flatten().tolist()
+    if wrong:
+        raise BenchError(f"{path}: record {wrong[0]} has label {int(labels[wrong[0]])}, the labels go from 0 to {CLASSES - 1}")
+    return labels.long()
