@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from lngd.bench.datasets.small_images import load_mnist14_split, load_mnist_split
 from lngd.bench.errors import BenchError
 from lngd.bench.models.mlp import mlp as relu_mlp
-from lngd.bench.tasks import TASKS
+from lngd.bench.tasks import SCALES, TASKS
 from lngd.bench.train import DivergenceError, Learner
 from lngd.cli.fisher import fisher
 from lngd.diagnostics.compare import APPROXIMATIONS, compare
@@ -47,7 +47,7 @@ def small_task() -> Iterator[None]:
     """The paper's first layer has 3,940 parameters, and its exact block takes ten seconds."""
     small = replace(TASKS["digits-mlp"], name="mnist-fisher", epochs=3, samples=640, model=partial(relu_mlp, 64, 6, 6, 10))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TASKS, "mnist-fisher", small)
+        patch.setitem(SCALES, "mnist-fisher", {"here": small, "tiny": replace(small, samples=40, batch_size=20, epochs=1)})
         yield
 
 
@@ -106,13 +106,19 @@ def test_the_same_seed_gives_the_same_records(run, tmp_path):
     [
         (["--damping", "0"], "--damping 0.0: give a number greater than 0"),
         (["--damping", "nan"], "--damping nan: give a number greater than 0"),
-        (["--samples", "1438"], "asks for 1438 training samples, the data set has 1437"),
+        (["--samples", "641"], "asks for 641 training samples, the data set has 640"),
     ],
 )
 def test_a_wrong_number_is_answered_with_what_is_valid(words, message, tmp_path):
     with pytest.raises(BenchError, match=message):
         lngd_fisher("--out", str(tmp_path / "out"), *words)
     assert not (tmp_path / "out").exists()
+
+
+def test_it_runs_at_another_scale_on_no_more_samples_than_that_has(tmp_path):
+    printed = lngd_fisher("--out", str(tmp_path), "--scale", "tiny")
+    assert "Expectations over 40 training samples" in printed
+    assert {row["step"] for row in events(tmp_path) if row["event"] == "row"} == {0, 2}
 
 
 def test_a_training_that_diverges_is_one_line(tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ from lngd.bench.fisher_blocks import FILE, FisherBlocks
 from lngd.bench.race import rate_of
 from lngd.bench.randomness import PrivateRandomness
 from lngd.bench.records import finite
-from lngd.bench.task import Changes, Task
-from lngd.bench.tasks import TASKS
+from lngd.bench.task import Changes, Scale, Task
+from lngd.bench.tasks import at_scale
 from lngd.bench.train import DivergenceError, Learner, RunSpec
 from lngd.cli import options
 from lngd.cli.running import command_line, console, make_directory
@@ -34,6 +34,7 @@ FIGURES = ("1", "5")
 OUT = Path("runs/fisher")
 LEAST, GRADIENT = "any Ψ", "∇ itself"
 MISSING = "–"
+SAMPLES = 500  # or all, where there are fewer; a megabyte each
 WIDTH = 8  # of a column of text
 LEGEND = f"""F is a layer's exact Fisher block, bias included, F̂ its approximation; columns are layers.
 Error: ‖cF̂ − F‖ / ‖F‖ with the scale c that is best for F̂. 0 is exact, 1 no better than F̂ = 0.
@@ -76,8 +77,10 @@ def fisher(
     out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Where tables and figures go.")] = OUT,
     seed: Annotated[int, typer.Option(help="Of the weights and the batches.")] = 0,
     epochs: options.Epochs = None,
-    samples: Annotated[int, typer.Option(min=1, help="Training samples in the expectations; a megabyte each.")] = 500,
+    samples: Annotated[int | None, typer.Option(min=1, help=f"Training samples in the expectations. [{SAMPLES}]")] = None,
     damping: Annotated[float, typer.Option(help="Of the directions, relative to the mean eigenvalue.")] = 0.3,
+    scale: Annotated[Scale, typer.Option("--scale", help="All of MNIST, 4,000 digits, 128 digits.")] = "here",
+    data_dir: options.DataDir = None,
     threads: options.Threads = None,
 ) -> None:
     """Compare LNGD's Fisher block and its relatives with the exact one as a small net trains; draw the paper's Figs. 1 and 5."""
@@ -85,9 +88,10 @@ def fisher(
         raise BenchError(f"--damping {damping}: give a number greater than 0")
     if threads:
         torch.set_num_threads(threads)
-    plan = Plan(Changes(epochs=epochs).apply(TASKS[TASK]), seed, samples, damping)
-    split = in_memory(plan.task.data(None))
-    few = split.first(samples)
+    task = Changes(epochs=epochs).apply(at_scale(TASK, scale))
+    plan = Plan(task, seed, samples or min(SAMPLES, task.samples), damping)
+    split = in_memory(task.data(data_dir)).first(task.samples)
+    few = split.first(plan.samples)
     make_directory(out)
     console.print(f"{plan.caption()}\n{LEGEND}", markup=False, soft_wrap=True)
     moments: list[Moment] = []
