@@ -57,7 +57,7 @@ def test_pairs_of_a_batch_have_like_lengths(numbers: Corpus) -> None:
     """Against batches of as many pairs in random order."""
 
     def padding(batches: Sequence[torch.Tensor]) -> float:
-        return sum(numbers.batch(rows, torch.Generator())[1].eq(PAD).sum().item() for rows in batches)
+        return sum(numbers.batch(rows, 0)[1].eq(PAD).sum().item() for rows in batches)
 
     dealt = numbers.deal(256, torch.Generator().manual_seed(0))
     order = torch.randperm(len(numbers.train), generator=torch.Generator().manual_seed(0))
@@ -65,7 +65,7 @@ def test_pairs_of_a_batch_have_like_lengths(numbers: Corpus) -> None:
 
 
 def test_a_batch_is_what_the_pairs_say(numbers: Corpus) -> None:
-    (source, target), labels = numbers.batch(torch.tensor([5, 17]), torch.Generator())
+    (source, target), labels = numbers.batch(torch.tensor([5, 17]), 0)
     for row, number in enumerate((5, 17)):
         pair = numbers.train[number]
         assert source[row][source[row] != PAD].tolist() == pair.source.tolist()

@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from lngd.bench.clock import CPU
 from lngd.bench.errors import BenchError
 
 Batch = tuple[Any, Tensor]
@@ -77,7 +78,7 @@ class Split:
 
     def held_out(self) -> Self:
         """The last tenth of the training samples evaluates."""
-        size = min(max(1, len(self.train_x) // 10), len(self.test_x))
+        size = held_out_size(len(self.train_x), len(self.test_x))
         x, y = self.train_x, self.train_y
         return replace(self, train_x=x[:-size], train_y=y[:-size], test_x=x[-size:], test_y=y[-size:])
 
@@ -96,13 +97,11 @@ class Split:
         return zip(self.test_x.split(size), self.test_y.split(size), strict=True)
 
     def deal(self, size: int, generator: torch.Generator) -> Sequence[Tensor]:
-        """One permutation, the incomplete batch at its end left out."""
-        full = max(1, len(self.train_x) // size)
-        return torch.randperm(len(self.train_x), generator=generator).to(self.device)[: full * size].split(size)
+        return full_batches(len(self.train_x), size, generator, self.device)
 
-    def batch(self, rows: Tensor, noise: torch.Generator) -> Batch:
+    def batch(self, rows: Tensor, seed: int) -> Batch:
         x = self.train_x[rows]
-        return (self.augment(x, noise) if self.augment else x), self.train_y[rows]
+        return (self.augment(x, torch.Generator().manual_seed(seed)) if self.augment else x), self.train_y[rows]
 
 
 class Dealt(Protocol):
@@ -111,8 +110,8 @@ class Dealt(Protocol):
     def deal(self, size: int, generator: torch.Generator) -> Sequence[Tensor]:
         """The rows of each batch of a pass."""
 
-    def batch(self, rows: Tensor, noise: torch.Generator) -> Batch:
-        """`noise` is the batch's own."""
+    def batch(self, rows: Tensor, seed: int) -> Batch:
+        """`seed` is of the batch's own noise."""
 
 
 class Batches:
@@ -136,9 +135,9 @@ class Batches:
             self.passes += 1
             self._start_pass()
         rows = self.rows[self.taken]
-        noise = batch_noise(self.generator, self.passes, self.taken)
+        seed = batch_seed(self.generator, self.passes, self.taken)
         self.taken += 1
-        return self.data.batch(rows, noise)
+        return self.data.batch(rows, seed)
 
     def state_dict(self) -> dict[str, Any]:
         return {"before_pass": self.before_pass, "passes": self.passes, "taken": self.taken}
@@ -157,13 +156,24 @@ class Batches:
         self.taken = 0
 
 
-def batch_noise(generator: torch.Generator, passes: int, taken: int) -> torch.Generator:
-    """The noise of one batch: another one for each seed, pass and place.
+def batch_seed(generator: torch.Generator, passes: int, taken: int) -> int:
+    """Of the noise of one batch: another one for each seed, pass and place.
 
     Hashed, since torch's generator on the CPU looks at the lowest 32 bits of a seed only.
     """
     place = f"{generator.initial_seed()} {passes} {taken}".encode()
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(place, digest_size=7).digest()))
+    return int.from_bytes(hashlib.blake2b(place, digest_size=7).digest())
+
+
+def full_batches(samples: int, size: int, generator: torch.Generator, device: torch.device = CPU) -> Sequence[Tensor]:
+    """One permutation of the rows, the incomplete batch at its end left out."""
+    full = max(1, samples // size)
+    return torch.randperm(samples, generator=generator).to(device)[: full * size].split(size)
+
+
+def held_out_size(train: int, test: int) -> int:
+    """A tenth of the training samples, at most as many as evaluate otherwise."""
+    return min(max(1, train // 10), test)
 
 
 def in_memory(data: Data) -> Split:

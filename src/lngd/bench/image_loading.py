@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lngd.bench.data import Batch, Batches
+from lngd.bench.clock import CPU
+from lngd.bench.data import Batch, Batches, full_batches
 from lngd.bench.errors import BenchError
 from lngd.bench.image_transform import DRAWS, View, as_bytes, decoded, evaluation_view, normalised, training_view
 
-CPU = torch.device("cpu")
 Job = tuple[list[int], int]
 """Rows of a batch and the seed of its draws."""
 
@@ -109,11 +109,10 @@ class _Jobs:
     labels: Tensor
 
     def deal(self, size: int, generator: torch.Generator) -> Sequence[Tensor]:
-        full = max(1, len(self.labels) // size)
-        return torch.randperm(len(self.labels), generator=generator)[: full * size].split(size)
+        return full_batches(len(self.labels), size, generator)
 
-    def batch(self, rows: Tensor, noise: torch.Generator) -> Batch:
-        return (rows.tolist(), noise.initial_seed()), self.labels[rows]
+    def batch(self, rows: Tensor, seed: int) -> Batch:
+        return (rows.tolist(), seed), self.labels[rows]
 
 
 class LoadedBatches:

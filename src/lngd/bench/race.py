@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from lngd.bench.clock import CPU
 from lngd.bench.data import Data
 from lngd.bench.errors import BenchError
 from lngd.bench.machine import header
@@ -19,7 +20,6 @@ from lngd.bench.records import Epoch, Header, Record, partial_of, read_beginning
 from lngd.bench.task import Task
 from lngd.bench.train import RunSpec, warm_up
 
-CPU = torch.device("cpu")
 Watch = Callable[[RunSpec, int], None]
 """Told a run and its number of steps after each step, inside the time that is measured: it must take next to none."""
 

@@ -14,7 +14,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from lngd.bench.bleu import corpus_bleu
-from lngd.bench.data import Batch, Batches, Data, check_enough
+from lngd.bench.clock import CPU
+from lngd.bench.data import Batch, Batches, Data, check_enough, held_out_size
 from lngd.bench.datasets.parallel_text import Pair, ParallelText
 from lngd.bench.decoding import search_with, translator
 from lngd.bench.errors import BenchError
@@ -50,7 +51,7 @@ class Corpus:
     train: Sequence[Encoded]
     test: Sequence[Encoded]
     references: Sequence[str]
-    device: torch.device = torch.device("cpu")  # noqa: RUF009  a device is immutable
+    device: torch.device = CPU
 
     def to(self, device: torch.device) -> Self:
         """Batches go there; the ids stay on the host."""
@@ -62,7 +63,7 @@ class Corpus:
 
     def held_out(self) -> Self:
         """The last tenth of the training pairs evaluates, at most as many as evaluate otherwise."""
-        size = min(max(1, len(self.train) // 10), len(self.test))
+        size = held_out_size(len(self.train), len(self.test))
         held_out = self.train[-size:]
         references = self.vocabulary.decoded([pair.target.tolist() for pair in held_out])
         return replace(self, train=self.train[:-size], test=held_out, references=references)
@@ -83,7 +84,7 @@ class Corpus:
         dealt = list(_filled(jittered.argsort().tolist(), lengths.tolist(), size))
         return [torch.tensor(dealt[place]) for place in torch.randperm(len(dealt), generator=generator).tolist()]
 
-    def batch(self, rows: Tensor, noise: torch.Generator) -> Batch:
+    def batch(self, rows: Tensor, seed: int) -> Batch:
         return self._padded([self.train[row] for row in rows.tolist()])
 
     def _padded(self, pairs: Sequence[Encoded]) -> Batch:

@@ -71,17 +71,21 @@ def _from_archive(path: Path) -> Records:
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     """Each of the six files once, where it stands first; links and whatever else is no plain file are left alone."""
-    wanted = {f"{FOLDER}/{name}": name for name in FILES}
     with gzip.open(path) as unpacked:
         stream = Limited(unpacked, len(FILES) * RECORDS * RECORD + BESIDES, str(path))
         with tarfile.open(fileobj=stream, mode="r|") as archive:
-            for member in islice(archive, MEMBERS):
-                name = wanted.pop(member.name, None) if member.isreg() else None
-                file = archive.extractfile(member) if name else None
-                if name and file:
-                    _check_size(member.size, f"{path}: {name}")
-                    yield name, file.read(RECORDS * RECORD)
+            yield from _wanted(archive, path)
         stream.drain()
+
+
+def _wanted(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, bytes]]:
+    wanted = {f"{FOLDER}/{name}": name for name in FILES}
+    for member in islice(archive, MEMBERS):
+        name = wanted.pop(member.name, None) if member.isreg() else None
+        file = archive.extractfile(member) if name else None
+        if name and file:
+            _check_size(member.size, f"{path}: {name}")
+            yield name, file.read(RECORDS * RECORD)
 
 
 def _check_size(found: int, name: str) -> None:

@@ -8,11 +8,12 @@ are held out for the test; a test pair whose English line is in the training par
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from lngd.bench.datasets import help_texts
 from lngd.bench.datasets.parallel_text import Pair, ParallelText, is_there, read_directory, read_pair
-from lngd.bench.datasets.places import first_that, listed, places
+from lngd.bench.datasets.places import listed, place_of, places
 from lngd.bench.errors import BenchError
 
 NAME = "ende"
@@ -32,10 +33,7 @@ def load_ende(data_dir: Path | None = None) -> ParallelText:
     return read_directory(Path(found))
 
 
-def place(data_dir: Path | None = None) -> str | None:
-    """The directory it would be read from."""
-    found = first_that(is_there, places(NAME, data_dir))
-    return str(found) if found else None
+place = partial(place_of, NAME, is_there)
 
 
 def from_help(directory: Path = help_texts.HELP) -> ParallelText:

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import torch
 
-from lngd.bench.data import Batch, check_enough
+from lngd.bench.data import Batch, check_enough, held_out_size
 from lngd.bench.errors import BenchError
 from lngd.bench.image_loading import Files, LoadedBatches, Loading
 
@@ -42,7 +42,7 @@ class ImageFolder:
 
     def held_out(self) -> Self:
         """The last tenth of the training samples evaluates, seen as evaluation samples are."""
-        kept = len(self.train) - min(max(1, len(self.train) // 10), len(self.evaluated))
+        kept = len(self.train) - held_out_size(len(self.train), len(self.evaluated))
         return replace(self, train=self.train.chosen(slice(kept)), evaluated=self.train.chosen(slice(kept, None)))
 
     def batches(self, size: int, generator: torch.Generator) -> LoadedBatches:

@@ -1,10 +1,11 @@
 """ImageNet (ILSVRC 2012), which its makers give to those who register; found where the user put it."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 from lngd.bench.datasets.image_folder import LAYOUT, ImageFolder, is_image_folder, open_image_folder
-from lngd.bench.datasets.places import first_that, listed, places
+from lngd.bench.datasets.places import listed, place_of, places
 from lngd.bench.errors import BenchError
 from lngd.bench.image_loading import Loading
 
@@ -26,6 +27,4 @@ def load_imagenet(data_dir: Path | None = None) -> ImageFolder:
     return folder
 
 
-def place(data_dir: Path | None = None) -> str | None:
-    found = first_that(is_image_folder, places(NAME, data_dir))
-    return str(found) if found else None
+place = partial(place_of, NAME, is_image_folder)

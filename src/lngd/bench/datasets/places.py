@@ -24,5 +24,11 @@ def first_that(is_there: Callable[[Path], bool], candidates: list[Path]) -> Path
     return next((path for path in candidates if is_there(path)), None)
 
 
+def place_of(folder: str, is_there: Callable[[Path], bool], data_dir: Path | None) -> str | None:
+    """The directory that a data set without a package would be read from."""
+    found = first_that(is_there, places(folder, data_dir))
+    return str(found) if found else None
+
+
 def listed(candidates: list[Path]) -> str:
     return ", ".join(map(str, candidates))

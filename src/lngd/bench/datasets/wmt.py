@@ -4,10 +4,11 @@ A directory `wmt-ende` with `train.en`, `train.de` and `newstest2014.en`, `newst
 WMT 2014, for example. Its text is tokenised; BLEU then counts its tokens and is not comparable with BLEU on plain text.
 """
 
+from functools import partial
 from pathlib import Path
 
 from lngd.bench.datasets.parallel_text import ParallelText, is_there, read_directory
-from lngd.bench.datasets.places import first_that, listed, places
+from lngd.bench.datasets.places import listed, place_of, places
 from lngd.bench.errors import BenchError
 
 NAME = "wmt-ende"
@@ -22,7 +23,4 @@ def load_wmt(data_dir: Path | None = None) -> ParallelText:
     return read_directory(Path(found))
 
 
-def place(data_dir: Path | None = None) -> str | None:
-    """The directory it would be read from."""
-    found = first_that(is_there, places(NAME, data_dir))
-    return str(found) if found else None
+place = partial(place_of, NAME, is_there)
