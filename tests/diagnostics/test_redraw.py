@@ -205,5 +205,5 @@ def test_a_place_without_a_record_says_which_command_makes_one(number: str, comm
     with pytest.raises(BenchError, match=f"lngd {command} --out . makes one"):
         REDRAWN[number].draw(Path(), tmp_path)
     (tmp_path / "runs" / command).mkdir(parents=True)
-    (tmp_path / "runs" / command / REDRAWN[number].file).touch()
+    (tmp_path / "runs" / command / REDRAWN[number].record.file).touch()
     assert place_of(number) == Path("runs", command)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from lngd.bench.clock import Clock
 from lngd.bench.metric import METRICS
-from lngd.bench.records import Epoch, Header, Record, read_record
+from lngd.bench.records import Beginning, Epoch, Header, Record, read_record
 
 LARGEST = 2**26
 """Bytes of a record: a quarter of a million epochs."""
@@ -39,6 +39,8 @@ def read_or_warn(path: Path) -> Record | None:
             raise ValueError(f"larger than {LARGEST >> 20} MB")
         record = read_record(path)
         check(record)
+        if not record.epochs:
+            raise ValueError("it has no epochs")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         warnings.warn(f"{path}: not a readable record, not counted ({reason})", stacklevel=4)
@@ -46,18 +48,15 @@ def read_or_warn(path: Path) -> Record | None:
     return record
 
 
-def check(record: Record) -> None:
-    """Raises ValueError where a record has something that no run writes."""
-    check_header(record.header)
-    if not record.epochs:
-        raise ValueError("it has no epochs")
-    for epoch in record.epochs:
-        check_epoch(epoch)
+def check(run: Record | Beginning) -> None:
+    """Raises ValueError, or KeyError where its configuration lacks something, where it has something that no run writes."""
+    _check_header(run.header)
+    for epoch in run.epochs:
+        _check_epoch(epoch)
 
 
-def check_header(header: Header) -> None:
-    """Raises ValueError, or KeyError where its configuration lacks something."""
-    for name in ("task", "optimizer", "torch", "device", "machine", "date", "command"):
+def _check_header(header: Header) -> None:
+    for name in ("task", "optimizer", "torch", "device", "machine", "date", "command", "scoring"):
         _demand(isinstance(getattr(header, name), str), name, getattr(header, name))
     _demand(header.task not in ("", ".", "..") and not set(header.task) & set("/\\\0"), "task", header.task)
     for name in ("seed", "threads"):
@@ -80,8 +79,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
     _demand(target is None or _is_number(target), "target", target)
 
 
-def check_epoch(epoch: Epoch) -> None:
-    """Raises ValueError."""
+def _check_epoch(epoch: Epoch) -> None:
     for name in ("train_loss", "eval_loss", "metric", "largest_norm"):
         value = getattr(epoch, name)
         _demand(value is None or _is_number(value), name, value)

@@ -5,8 +5,7 @@ kept in float16, relative to its largest entry, which costs 214 kB for 400 × 40
 """
 
 import base64
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,14 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lngd.bench.errors import BenchError
+from lngd.bench.figure_records import FigureRecord
 
 EVENT = "blocks"
 FILE = "fisher.jsonl"
-LARGEST_FILE = 64 * 2**20  # bytes; a record has 0.3 million
+RECORD = FigureRecord("fisher", FILE, 64 * 2**20, "blocks")  # it has 0.3 million bytes
 LARGEST_SIDE = 2000  # of a block; the paper's has 400
 DRAWN = "LNGD"  # the method that no figure lacks
-DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -99,20 +97,12 @@ def read_blocks(directory: Path) -> FisherBlocks:
     Raises:
         BenchError: nothing, or a record from before it kept blocks, or a damaged one.
     """
-    path, again = directory / FILE, f"lngd fisher --out {directory} makes a new one"
-    if not path.is_file():
-        raise BenchError(f"{directory} has no {FILE}; lngd fisher --out {directory} makes one")
-    if path.stat().st_size > LARGEST_FILE:
-        raise BenchError(f"{path}: {path.stat().st_size} bytes are too many for a record; {again}")
-    try:
-        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
-        found = [line for line in lines if line["event"] == EVENT]
-        blocks = FisherBlocks.from_line(found[0]) if found else None
-    except DAMAGED as error:
-        raise BenchError(f"{path}: not a readable record ({error}); {again}") from error
-    if blocks is None:
-        raise BenchError(f"{path} is from before records kept the blocks that the figure shows; {again}")
-    return blocks
+    return RECORD.read(directory, _blocks)
+
+
+def _blocks(lines: Sequence[Mapping[str, Any]]) -> FisherBlocks | None:
+    found = [line for line in lines if line["event"] == EVENT]
+    return FisherBlocks.from_line(found[0]) if found else None
 
 
 def _packed(values: np.ndarray, kind: str) -> str:

@@ -7,20 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lngd.bench.errors import BenchError
+from lngd.bench.figure_records import FigureRecord
 from lngd.bench.records import Header, finite
 from lngd.diagnostics.gaussian_drawing import Bars, Picture
 from lngd.diagnostics.gaussian_figure import STAGES, Stage
 from lngd.diagnostics.normality import aggregate
 
 FILE = "gaussian.jsonl"
-LARGEST_FILE = 16 * 2**20  # bytes; a record of two layers has 12 thousand
+RECORD = FigureRecord("gaussian", FILE, 16 * 2**20, "bars")  # of two layers it has 12 thousand bytes
 MOST_LAYERS = 20  # side by side in one figure
 NUMBERS = ("mean", "deviation", "distance", "zeros", "rectified_distance", "rectified_mean", "rectified_deviation")
 """Of a sample; the figure shows these."""
 DISTANCES = {"normal": "distance", "rectified": "rectified_distance"}
 MOST_BARS = 1000
-DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 def aggregates(stage: Stage) -> dict[str, dict[str, float]]:
@@ -46,19 +45,15 @@ def read(directory: Path) -> tuple[list[Picture], str]:
     Raises:
         BenchError: nothing, or a record from before it kept bars, or a damaged one.
     """
-    path, again = directory / FILE, f"lngd gaussian --out {directory} makes a new one"
-    if not path.is_file():
-        raise BenchError(f"{directory} has no {FILE}; lngd gaussian --out {directory} makes one")
-    if path.stat().st_size > LARGEST_FILE:
-        raise BenchError(f"{path}: {path.stat().st_size} bytes are too many for a record; {again}")
-    try:
-        start, *lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
-        if not any("counts" in line for line in lines):
-            raise BenchError(f"{path} is from before records kept the bars that the figure shows; {again}")
-        pictures = list(_pictures(lines))
-        return pictures, title(start["config"], pictures[0].norm.n)
-    except DAMAGED as error:
-        raise BenchError(f"{path}: not a readable record ({error}); {again}") from error
+    return RECORD.read(directory, _contents)
+
+
+def _contents(lines: Sequence[Mapping[str, Any]]) -> tuple[list[Picture], str] | None:
+    start, *rest = lines
+    if not any("counts" in line for line in rest):
+        return None
+    pictures = list(_pictures(rest))
+    return pictures, title(start["config"], pictures[0].norm.n)
 
 
 def _lines(stage: Stage, picture: Picture) -> Iterator[dict[str, Any]]:

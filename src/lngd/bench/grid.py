@@ -1,9 +1,28 @@
 """Rows of cells, the first of them headings, as text: aligned for a terminal, or Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 GAP = 2  # spaces between columns
 Grid = Sequence[Sequence[str]]
+
+
+class Dispensable(Protocol):
+    """A column; `dispensable` is how early it goes when the terminal is too narrow, 0 is never."""
+
+    @property
+    def dispensable(self) -> int: ...
+
+
+Kind = TypeVar("Kind", bound=Dispensable)
+
+
+def fitting(columns: Sequence[Kind], grid_of: Callable[[Sequence[Kind]], Grid], room: int) -> list[Kind]:
+    """The columns that fit, after the most dispensable ones have gone."""
+    shown = list(columns)
+    while width(grid_of(shown)) > room and any(column.dispensable for column in shown):
+        shown.remove(max(shown, key=lambda column: column.dispensable))
+    return shown
 
 
 def width(grid: Grid) -> int:

@@ -16,7 +16,7 @@ from lngd.bench.metric import METRICS
 from lngd.bench.paper import Claim
 from lngd.bench.records import Record
 from lngd.bench.summary import Row, TaskSummary, best_metric, epoch_seconds, first_at_target, metric_of
-from lngd.bench.tables import conditions_of
+from lngd.bench.tables import MIXED, are_mixed
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "untestable here"]
 ERRORS = 2.0  # standard errors that a difference must exceed
@@ -86,8 +86,8 @@ def judge(claim: Claim, summary: TaskSummary) -> Judgement:
     lacking = f"no runs of {', '.join(name for name in named if name not in rows)}" if len(there) < len(named) else ""
     if claim.ours not in rows or len(there) < 2:
         return Judgement(claim, "untestable here", lacking)
-    if claim.figure in TIMED and _mixed(there):
-        return Judgement(claim, "untestable here", "the runs come from different machines, thread counts or clocks")
+    if claim.figure in TIMED and are_mixed(there):
+        return Judgement(claim, "untestable here", MIXED)
     figure = FIGURES[claim.figure]
     ours, *theirs = (_values(row, figure, summary.target) for row in there)
     signs = [compared(ours, values) for values in theirs]
@@ -105,10 +105,6 @@ def by_optimizer(summary: TaskSummary) -> dict[str, Row]:
 
     names = dict.fromkeys(row.optimizer for row in summary.rows)
     return {name: min((row for row in summary.rows if row.optimizer == name), key=merit) for name in names}
-
-
-def _mixed(rows: Sequence[Row]) -> bool:
-    return len({conditions_of(run.header) for row in rows for run in row.runs}) > 1
 
 
 def _verdict(signs: Sequence[int | None], *, complete: bool) -> Verdict:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from lngd.bench import grid
 from lngd.bench.metric import METRICS
@@ -78,9 +79,7 @@ class Comparison:
 
 def text(comparison: Comparison, width: int) -> str:
     """For a terminal: the columns that fit, the claims below."""
-    shown = comparison.columns()
-    while grid.width(_grid(comparison, shown)) > width and any(column.dispensable for column in shown):
-        shown.remove(max(shown, key=lambda column: column.dispensable))
+    shown = grid.fitting(comparison.columns(), partial(_grid, comparison), width)
     claims = [f"{judged.verdict.upper()}: {judged.claim.text} ({judged.because})" for judged in comparison.judgements()]
     return "\n".join([*grid.aligned(_grid(comparison, shown)), "", *claims])
 

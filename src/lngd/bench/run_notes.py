@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import lngd
-from lngd.bench import durable
-from lngd.bench.collected import check_epoch, check_header
+from lngd.bench import durable, grid
+from lngd.bench.collected import check
 from lngd.bench.event_logs import DIRECTORY
 from lngd.bench.machine import header
 from lngd.bench.metric import METRICS
@@ -138,9 +138,7 @@ def _recorded(path: Path) -> Record | Beginning | None:
     run = read_run(path)
     try:
         if run:
-            check_header(run.header)
-            for epoch in run.epochs:
-                check_epoch(epoch)
+            check(run)
     except (ValueError, KeyError):
         return None
     return run
@@ -175,8 +173,7 @@ def _files(out: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *([_plain(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return grid.markdown([headings, *([_plain(cell) for cell in row] for row in rows)], numbers=False)
 
 
 def _plain(text: str) -> str:

@@ -1,12 +1,14 @@
 """The loss every task trains on and the two figures every task is judged by."""
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lngd.bench.data import Data
+from lngd.bench.data import Batch, Data
 
 EVALUATION_CHUNK = 256  # samples a forward: an evaluation must not need more memory than training
 
@@ -27,16 +29,29 @@ def mean_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Data) -> Score:
-    """The model in evaluation mode on the whole evaluation set; the mode it had is restored."""
+    """On the whole evaluation set."""
+    with evaluating(model):
+        return Score(*means(model, data.chunks(EVALUATION_CHUNK), totals))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode; the mode it had is restored."""
     training = model.training
     model.eval()
-    sums = torch.stack([_sums(model(x), y) for x, y in data.chunks(EVALUATION_CHUNK)]).sum(0)
-    model.train(training)
-    loss, right, predictions = sums.tolist()
-    return Score(loss / predictions, right / predictions)
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
-def _sums(outputs: Tensor, targets: Tensor) -> Tensor:
+def means(model: nn.Module, chunks: Iterable[Batch], of: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, float]:
+    """Loss and accuracy, from what `of` gives as `totals` does."""
+    loss, right, predictions = torch.stack([of(model(x), y) for x, y in chunks]).sum(0).tolist()
+    return loss / predictions, right / predictions
+
+
+def totals(outputs: Tensor, targets: Tensor) -> Tensor:
     """Summed loss, right predictions and all predictions, in float64 so that 25 million addends lose nothing."""
     flat, labels = outputs.flatten(0, -2), targets.flatten()
     loss = functional.cross_entropy(flat, labels, reduction="sum")

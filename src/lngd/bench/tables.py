@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lngd.bench import grid
@@ -11,6 +12,7 @@ from lngd.bench.records import Header
 from lngd.bench.summary import Row, Spread, TaskSummary
 
 MISSING = "–"
+MIXED = "the runs come from different machines, thread counts or clocks"
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,7 @@ def cells(summary: TaskSummary, shown: Sequence[Column]) -> list[list[str]]:
 
 
 def fitting(summary: TaskSummary, width: int) -> list[Column]:
-    """The columns that fit, after the most dispensable ones have gone."""
-    shown = columns(summary)
-    while grid.width(_grid(summary, shown)) > width and any(column.dispensable for column in shown):
-        shown.remove(max(shown, key=lambda column: column.dispensable))
-    return shown
+    return grid.fitting(columns(summary), partial(_grid, summary), width)
 
 
 def text_table(summary: TaskSummary, width: int) -> str:
@@ -131,6 +129,11 @@ def conditions_of(header: Header) -> tuple[str, str, int, Clock]:
     return header.machine, header.device, header.threads, header.clock
 
 
+def are_mixed(rows: Sequence[Row]) -> bool:
+    """Their runs were made under several conditions."""
+    return len({conditions_of(run.header) for row in rows for run in row.runs}) > 1
+
+
 def markdown_table(summary: TaskSummary) -> str:
     """Every column, for a README."""
     return f"### {summary.task}\n\n{caption(summary)}\n\n{grid.markdown(_grid(summary, columns(summary)))}\n"
@@ -146,10 +149,7 @@ def shortfalls(summary: TaskSummary) -> list[str]:
         for run in row.runs
         if run.diverged
     ]
-    conditions = {conditions_of(run.header) for row in summary.rows for run in row.runs}
-    mixed = (
-        ["the runs come from different machines, thread counts or clocks: seconds don't compare"] if len(conditions) > 1 else []
-    )
+    mixed = [f"{MIXED}: seconds don't compare"] if are_mixed(summary.rows) else []
     return [*lacking, *ends, *mixed, *_lengths(summary), *_versions(summary)]
 
 

@@ -20,7 +20,7 @@ from lngd.bench.datasets.parallel_text import Pair, ParallelText
 from lngd.bench.decoding import search_with, translator
 from lngd.bench.errors import BenchError
 from lngd.bench.models.transformer import Sentences
-from lngd.bench.scoring import Score
+from lngd.bench.scoring import Score, evaluating, means, totals
 from lngd.bench.vocabulary import BEGIN, END, PAD, Vocabulary
 
 SMOOTHING = 0.1
@@ -131,12 +131,10 @@ def evaluator(*, beams: int, chunk: int = 128) -> Callable[[nn.Module, Data], Sc
     @torch.no_grad()
     def evaluate(model: nn.Module, data: Data) -> Score:
         assert isinstance(data, Corpus)
-        training = model.training
-        model.eval()
-        loss, right, tokens = torch.stack([_sums(model(x), y) for x, y in data.chunks(chunk)]).sum(0).tolist()
-        bleu = corpus_bleu(translations(model, data, beams, chunk), data.references).score if beams else None
-        model.train(training)
-        return Score(loss / tokens, right / tokens, bleu)
+        with evaluating(model):
+            loss, accuracy = means(model, data.chunks(chunk), _totals)
+            bleu = corpus_bleu(translations(model, data, beams, chunk), data.references).score if beams else None
+        return Score(loss, accuracy, bleu)
 
     return evaluate
 
@@ -147,10 +145,7 @@ def translations(model: nn.Module, data: Corpus, beams: int, chunk: int) -> list
     return data.vocabulary.decoded([row for x, _ in data.chunks(chunk) for row in search(translating, x.source)])
 
 
-def _sums(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Summed loss, right predictions and all predictions, of tokens that are no padding."""
+def _totals(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of tokens that are no padding."""
     kept = targets != PAD
-    flat, labels = outputs[kept], targets[kept]
-    loss = functional.cross_entropy(flat, labels, reduction="sum")
-    right = (flat.argmax(-1) == labels).sum()
-    return torch.stack([loss.double(), right.double(), kept.sum().double()])
+    return totals(outputs[kept], targets[kept])

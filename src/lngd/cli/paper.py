@@ -7,7 +7,7 @@ from lngd.bench.collected import read_records
 from lngd.bench.errors import BenchError
 from lngd.bench.paper import TABLES, PaperTable
 from lngd.bench.paper_tables import Comparison, markdown, text
-from lngd.bench.summary import Target, TaskSummary, summarise
+from lngd.bench.summary import Target, summarise
 from lngd.cli.redraw import REDRAWN, place_of
 from lngd.cli.running import console
 
@@ -51,14 +51,14 @@ def paper_figure(number: int, directory: Path | None, target: Target) -> None:
     console.print(f"Written: {path}", markup=False, soft_wrap=True)
 
 
-def redraw(number: int, directory: Path | None) -> None:
+def redraw(number: str, directory: Path | None) -> None:
     """Figures 1, 5 and 6, from what `lngd fisher` and `lngd gaussian` have recorded.
 
     Raises:
         BenchError: there is no record, or it is from before records held what the figure shows.
     """
-    place = directory or place_of(str(number))
-    console.print(f"Written: {REDRAWN[str(number)].draw(place, place)}", markup=False, soft_wrap=True)
+    place = directory or place_of(number)
+    console.print(f"Written: {REDRAWN[number].draw(place, place)}", markup=False, soft_wrap=True)
 
 
 def _table(number: int) -> PaperTable:
@@ -82,11 +82,7 @@ def _comparison(table: PaperTable, directory: Path | None, target: Target) -> Co
     if len(summaries) != 1 and (directory or summaries):
         names = ", ".join(summary.task for summary in summaries) or "no finished run"
         raise BenchError(f"{place} holds {names}: one task's runs make a table; {_command(table)} makes them")
-    return Comparison(table, _only(summaries))
-
-
-def _only(summaries: list[TaskSummary]) -> TaskSummary | None:
-    return summaries[0] if summaries else None
+    return Comparison(table, summaries[0] if summaries else None)
 
 
 def _default(table: PaperTable) -> Path:

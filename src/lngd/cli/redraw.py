@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lngd.bench import gaussian_records
+from lngd.bench import fisher_blocks, gaussian_records
 from lngd.bench.errors import BenchError
-from lngd.bench.fisher_blocks import FILE, read_blocks
+from lngd.bench.figure_records import FigureRecord
 from lngd.cli.fisher import draw_blocks
 
 
@@ -16,23 +16,20 @@ class Redrawn:
     """A figure.
 
     Attributes:
-        command: that leaves its record.
-        file: the record's name.
         draw: from the directory of the record into another.
     """
 
-    command: str
-    file: str
+    record: FigureRecord
     draw: Callable[[Path, Path], Path]
 
     @property
     def places(self) -> tuple[Path, ...]:
         """Where a record is looked for, under the working directory."""
-        return Path("docs/results", self.command), Path("runs", self.command)
+        return Path("docs/results", self.record.command), Path("runs", self.record.command)
 
 
 def _blocks(number: str, records: Path, out: Path) -> Path:
-    return draw_blocks(number, read_blocks(records), out)
+    return draw_blocks(number, fisher_blocks.read_blocks(records), out)
 
 
 def _gaussian(records: Path, out: Path) -> Path:
@@ -43,9 +40,9 @@ def _gaussian(records: Path, out: Path) -> Path:
 
 
 REDRAWN: Mapping[str, Redrawn] = {
-    "1": Redrawn("fisher", FILE, partial(_blocks, "1")),
-    "5": Redrawn("fisher", FILE, partial(_blocks, "5")),
-    "6": Redrawn("gaussian", gaussian_records.FILE, _gaussian),
+    "1": Redrawn(fisher_blocks.RECORD, partial(_blocks, "1")),
+    "5": Redrawn(fisher_blocks.RECORD, partial(_blocks, "5")),
+    "6": Redrawn(gaussian_records.RECORD, _gaussian),
 }
 """By the figure's number."""
 
@@ -56,9 +53,9 @@ def place_of(number: str) -> Path:
     Raises:
         BenchError: there is none.
     """
-    redrawn = REDRAWN[number]
+    redrawn, record = REDRAWN[number], REDRAWN[number].record
     for place in redrawn.places:
-        if (place / redrawn.file).is_file():
+        if (place / record.file).is_file():
             return place
     places = " or ".join(map(str, redrawn.places))
-    raise BenchError(f"no {redrawn.file} in {places}: name its directory, or make one with lngd {redrawn.command}")
+    raise BenchError(f"no {record.file} in {places}: name its directory, or make one with lngd {record.command}")

@@ -36,7 +36,7 @@ def figure(what: What, directory: Records = None, *, target: options.Target = "a
         place = _records(what)
         _write_all(load_summaries(place, target_given(target)), place)
     elif what in REDRAWN:
-        redraw(int(what), _there(directory))
+        redraw(what, _there(directory))
     else:
         paper_figure(int(what), _there(directory), target_given(target))
 
