@@ -7,7 +7,10 @@ import torch
 from tests.bench.runs import TOY, toy_model, toy_split, without_seconds
 
 from lngd.bench.execution import Execution
+from lngd.bench.task import Changes
+from lngd.bench.tasks import SCALES
 from lngd.bench.train import Learner, Run, RunSpec, train
+from lngd.cli import options
 
 WAYS = {
     "plain": Execution(),
@@ -70,3 +73,11 @@ def test_lower_precision_is_used_in_the_forward_pass_and_weights_stay() -> None:
 def test_records_say_how_they_were_computed(tmp_path: Path) -> None:
     assert TOY.config()["execution"] == "float32"
     assert str(Execution(precision="bfloat16", ema=0.99, channels_last=True)) == "bfloat16, EMA 0.99, channels last"
+
+
+def test_a_flag_changes_what_it_names_and_keeps_the_tasks_own_way_otherwise() -> None:
+    task = SCALES["imagenet-resnet50"]["full"]
+    averaged = Changes(execution=options.execution(None, 0.999, compiled=None, channels_last=None)).apply(task)
+    assert averaged.execution == Execution(precision="bfloat16", channels_last=True, ema=0.999)
+    exact = Changes(execution=options.execution("float32", None, compiled=None, channels_last=False)).apply(task)
+    assert exact.execution == Execution()

@@ -8,6 +8,7 @@ from lngd.bench.models.mlp import mlp
 from lngd.bench.muon import Float32Muon, MuonWithAdamW, hidden_weights, orthogonalised
 from lngd.bench.optimizers import DEFAULT_OPTIMIZERS, OPTIMIZERS, Setting
 from lngd.bench.schedule import LINEAR, multiplier, scheduler
+from lngd.optimizer import NaturalGradient
 
 
 def models() -> dict[str, tuple[nn.Module, torch.Tensor]]:
@@ -43,6 +44,14 @@ def test_the_schedule_drives_every_param_group_alike(name: str) -> None:
     optimizer.step()
     schedule.step()
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(before)
+
+
+@pytest.mark.parametrize("name", ["kfac", "ekfac", "ngplus", "lngd", "lngd-paper"])
+def test_an_interval_is_that_of_measurements_and_refreshes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+    monkeypatch.setattr(NaturalGradient, "__init__", lambda *_, curvature, inverses, **__: given.update(m=curvature, r=inverses))
+    OPTIMIZERS[name].build(models()["mlp"][0], Setting(lr=0.01, interval=7))
+    assert (given["m"].every, given["r"].every) == (7, 7)
 
 
 def test_the_schedule_rises_for_a_twentieth_and_falls_to_zero() -> None:

@@ -92,6 +92,14 @@ def test_changes_set_the_budget_and_keep_the_rest() -> None:
     assert changed.rates["adamw"] == TOY.rates["adamw"]
 
 
+def test_the_papers_tasks_have_its_intervals_at_full_scale_and_records_say_so() -> None:
+    full, here = (SCALES["cifar10-resnet18"][scale] for scale in ("full", "here"))
+    assert (full.interval, SCALES["imagenet-resnet50"]["full"].interval) == (100, 500)
+    assert full.config()["interval"] == 100
+    assert "interval" not in here.config()
+    assert Changes(interval=5).apply(here).config()["interval"] == 5
+
+
 def test_an_epoch_of_batches_uses_no_sample_twice_and_the_next_has_another_order() -> None:
     source = Batches(toy_split(), 16, torch.Generator().manual_seed(0))
     epochs = [torch.cat([next(source)[0] for _ in range(6)]) for _ in range(2)]

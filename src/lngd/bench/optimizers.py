@@ -20,13 +20,15 @@ from lngd.methods import Method
 class Setting:
     """What the runner decides.
 
-    `lr` and `damping` are in the optimizer's own units, a damping of None is its default; the rest is the same for all.
+    `lr` and `damping` are in the optimizer's own units; `interval` is T_FIM = T_INV. None is its default. The rest is the same
+    for all.
     """
 
     lr: float
     damping: float | None = None
     weight_decay: float = 0.0
     mean_over: MeanOver = "batch"
+    interval: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def _singd(model: nn.Module, setting: Setting) -> Optimizer:
 
 def _of_setting(setting: Setting) -> dict[str, Any]:
     named = {"lr": setting.lr, "weight_decay": setting.weight_decay, "mean_over": setting.mean_over}
-    return named if setting.damping is None else named | {"damping": setting.damping}
+    chosen = {"damping": setting.damping, "curvature_every": setting.interval, "inverse_every": setting.interval}
+    return named | {name: value for name, value in chosen.items() if value is not None}
 
 
 def _family(title: str, method: type[Method], customary: float, cost: float) -> Competitor:

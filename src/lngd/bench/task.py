@@ -35,6 +35,8 @@ class Task:
         dampings: by optimizer, where the search found another than the method's default.
         scoring: by what rules `evaluate` computes the metric, where there are several.
         tuning: fields that tuning replaces, where the metric itself is too coarse or too dear for short runs.
+        interval: steps between measurements and between refreshes of the curvature, the paper's T_FIM = T_INV, for every method
+            that has such intervals; None leaves each its own.
         schedules, budgets: by optimizer, where they differ from `schedule` and `epochs`.
         target: the metric that counts as trained, for `--target task`.
     """
@@ -59,6 +61,7 @@ class Task:
     budgets: Mapping[str, int] = field(default_factory=dict)
     dampings: Mapping[str, float] = field(default_factory=dict)
     tuning: Mapping[str, Any] = field(default_factory=dict)
+    interval: int | None = None
     execution: Execution = field(default_factory=Execution)
     target: float | None = None
     epoch_steps: int | None = None
@@ -109,12 +112,13 @@ class Task:
             "batch_unit",
         )
         own = {name: getattr(self, name) for name in names}
-        return own | {"schedule": str(self.schedule), "execution": str(self.execution)}
+        own |= {"schedule": str(self.schedule), "execution": str(self.execution)}
+        return own | ({"interval": self.interval} if self.interval else {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """What the command line changes in a task; None keeps the task's own value."""
+    """What the command line changes in a task; None, or a field that `execution` does not name, keeps the task's own value."""
 
     epochs: int | None = None
     steps: int | None = None
@@ -124,7 +128,8 @@ class Changes:
     rates: Mapping[str, float] = field(default_factory=dict)
     dampings: Mapping[str, float] = field(default_factory=dict)
     schedule: Schedule | None = None
-    execution: Execution | None = None
+    interval: int | None = None
+    execution: Mapping[str, Any] = field(default_factory=dict)
 
     def apply(self, task: Task) -> Task:
         return replace(
@@ -139,5 +144,6 @@ class Changes:
             dampings={**task.dampings, **self.dampings},
             schedule=self.schedule or task.schedule,
             schedules={} if self.schedule else task.schedules,
-            execution=self.execution or task.execution,
+            interval=self.interval or task.interval,
+            execution=replace(task.execution, **self.execution),
         )

@@ -57,7 +57,13 @@ class Learner:
 
     def __init__(self, spec: RunSpec, data: Data) -> None:
         task = spec.task
-        setting = Setting(lr=spec.lr, weight_decay=task.weight_decay, mean_over=task.mean_over, damping=spec.damping)
+        setting = Setting(
+            lr=spec.lr,
+            damping=spec.damping,
+            weight_decay=task.weight_decay,
+            mean_over=task.mean_over,
+            interval=task.interval,
+        )
         self.task, self.data = task, data
         self.device = data.device
         self.model = task.execution.prepared(task.model(), self.device)

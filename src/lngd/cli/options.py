@@ -1,11 +1,12 @@
 """Options that several commands share, with the words that `--help` prints."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lngd.bench.execution import Execution, Precision
+from lngd.bench.execution import Precision
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.schedule import SCHEDULES
 from lngd.bench.task import Scale
@@ -27,12 +28,15 @@ TaskScale = Annotated[Scale, typer.Option("--scale", help=f"Of {', '.join(SCALES
 ScheduleName = Annotated[
     str | None, typer.Option("--schedule", metavar="NAME", help=f"Instead of the task's own: {', '.join(SCHEDULES)}.")
 ]
-Amp = Annotated[Precision, typer.Option("--amp", help="Autocast to it; float16 with torch's GradScaler.")]
+Interval = Annotated[
+    int | None, typer.Option(min=1, help="Steps between measurements, and refreshes, of the curvature: T_FIM = T_INV.")
+]
+Amp = Annotated[Precision | None, typer.Option("--amp", help="Autocast to it; float16 with torch's GradScaler.")]
 Ema = Annotated[
     float | None, typer.Option("--ema", min=0, max=1, help="Evaluate an average of the weights with this decay a step.")
 ]
-Compile = Annotated[bool, typer.Option("--compile", help="torch.compile each model.")]
-ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="That memory format for images.")]
+Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile each model.")]
+ChannelsLast = Annotated[bool | None, typer.Option("--channels-last/--no-channels-last", help="That memory format for images.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of each run.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of each run, instead of epochs; the schedule ends there.")]
 EpochSteps = Annotated[int | None, typer.Option(min=1, help="Steps that count as an epoch, the unit of records and figures.")]
@@ -43,7 +47,9 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch."
 Device = Annotated[str, typer.Option(help="A torch device.")]
 
 
-def execution(amp: Precision, ema: float | None, *, compiled: bool, channels_last: bool) -> Execution | None:
-    """None, which keeps the task's own, where no flag was given."""
-    given = Execution(precision=amp, ema=ema, compiled=compiled, channels_last=channels_last)
-    return None if given == Execution() else given
+def execution(
+    amp: Precision | None, ema: float | None, *, compiled: bool | None, channels_last: bool | None
+) -> Mapping[str, Any]:
+    """What was given, to replace the task's own."""
+    fields = {"precision": amp, "ema": ema, "compiled": compiled, "channels_last": channels_last}
+    return {name: value for name, value in fields.items() if value is not None}

@@ -86,8 +86,7 @@ def _comparison(table: PaperTable, directory: Path | None, target: Target) -> Co
 
 
 def _default(table: PaperTable) -> Path:
-    """The ablation was run on the first task's network here."""
-    return RESULTS / ("cifar10-resnet18" if table.number == 5 else table.task)
+    return RESULTS / table.task
 
 
 def _command(table: PaperTable) -> str:

@@ -41,10 +41,11 @@ def race(
     damping: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another damping; repeatable.")] = None,
     scale: options.TaskScale = "here",
     schedule: options.ScheduleName = None,
-    amp: options.Amp = "float32",
+    interval: options.Interval = None,
+    amp: options.Amp = None,
     ema: options.Ema = None,
-    compiled: options.Compile = False,
-    channels_last: options.ChannelsLast = False,
+    compiled: options.Compile = None,
+    channels_last: options.ChannelsLast = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's logs too, into DIR/tensorboard.")
     ] = False,
@@ -62,6 +63,7 @@ def race(
         rates=rates_given(lr or []),
         dampings=dampings_given(damping or []),
         schedule=schedule_named(schedule),
+        interval=interval,
         execution=options.execution(amp, ema, compiled=compiled, channels_last=channels_last),
     )
     chosen = [changes.apply(task) for task in tasks_named(_names(tasks, default=default), scale)]

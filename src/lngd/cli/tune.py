@@ -14,7 +14,7 @@ from lngd.bench.train import RunSpec
 from lngd.bench.tune import PAPER_RATES, ROUNDS, Budget, Grid, Trial, paste_line
 from lngd.bench.tune import tune as search
 from lngd.cli import options
-from lngd.cli.names import optimizers_named, tasks_named
+from lngd.cli.names import optimizers_named, schedule_named, tasks_named
 from lngd.cli.running import announce, command_line, console, device_named, new_directory, run_all
 
 
@@ -38,9 +38,24 @@ def tune(
     threads: options.Threads = None,
     device: options.Device = "cpu",
     scale: options.TaskScale = "here",
+    schedule: options.ScheduleName = None,
+    interval: options.Interval = None,
+    amp: options.Amp = None,
+    ema: options.Ema = None,
+    compiled: options.Compile = None,
+    channels_last: options.ChannelsLast = None,
 ) -> None:
     """Find each optimizer's learning rate, and damping if asked for, with an equal grid, judged on held-out training samples."""
-    changes = Changes(epochs=epochs, steps=steps, epoch_steps=epoch_steps, train_samples=train_samples, batch_size=batch_size)
+    changes = Changes(
+        epochs=epochs,
+        steps=steps,
+        epoch_steps=epoch_steps,
+        train_samples=train_samples,
+        batch_size=batch_size,
+        schedule=schedule_named(schedule),
+        interval=interval,
+        execution=options.execution(amp, ema, compiled=compiled, channels_last=channels_last),
+    )
     chosen = changes.apply(tasks_named([task], scale)[0].for_tuning())
     names = optimizers_named(optimizers)
     if threads:

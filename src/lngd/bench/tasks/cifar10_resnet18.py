@@ -41,6 +41,7 @@ FULL = Task(
     data=_augmented,
     step_seconds=6.0,
     schedule=Steps(),
+    interval=100,
     weight_decay=0.004,
     target=0.91,
     rates={},
@@ -57,6 +58,7 @@ HERE = replace(
     model=partial(ResNet18, 8, channels=1),
     data=_fashion,
     step_seconds=0.23,
+    interval=None,
     target=None,
     # lngd tune cifar10-resnet18 --optimizers sgd,adamw,kfac,ekfac,tkfac,ngplus,lngd-lr,lngd-sample,lngd,lngd-spectral,lngd-paper
     # --trials 4 --rounds 1 --dampings 2 --steps 100 --epoch-steps 25 --train-samples 12800 --threads 1: 8 trials each. The best
