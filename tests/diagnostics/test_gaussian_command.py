@@ -38,7 +38,7 @@ def net(*, inplace: bool = False) -> nn.Sequential:
 
 def test_the_command_leaves_a_figure_and_the_numbers_that_it_printed(tmp_path: Path) -> None:
     printed = run("--task", "digits-mlp", "--steps", "3", "--layers", "1,3", "--out", str(tmp_path))
-    assert (tmp_path / "gaussian.png").read_bytes().startswith(PNG)
+    assert (tmp_path / "fig6.png").read_bytes().startswith(PNG)
     start, *lines = events(tmp_path / "gaussian.jsonl")
     assert (start["event"], start["task"], start["config"]["total_steps"]) == ("start", "digits-mlp", 3)
     assert [line["event"] for line in lines] == ["sample", "sample", "coordinates"] * 4

@@ -14,6 +14,7 @@ from lngd.diagnostics.gaussian_figure import STAGES, Stage
 from lngd.diagnostics.normality import aggregate
 
 FILE = "gaussian.jsonl"
+PICTURE = "fig6.png"
 RECORD = FigureRecord("gaussian", FILE, 16 * 2**20, "bars")  # of two layers it has 12 thousand bytes
 MOST_LAYERS = 20  # side by side in one figure
 NUMBERS = ("mean", "deviation", "distance", "zeros", "rectified_distance", "rectified_mean", "rectified_deviation")

@@ -32,7 +32,7 @@ MISSING = "–"
 
 def gaussian(
     *,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where gaussian.png and gaussian.jsonl go.")] = Path("runs/gaussian"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where fig6.png and gaussian.jsonl go.")] = Path("runs/gaussian"),
     task: Annotated[str, typer.Option(metavar="TASK", help="A task of lngd race.")] = "fashion-resnet",
     steps: Annotated[int, typer.Option(min=1, help="Training steps with LNGD before the layers are looked at.")] = 300,
     layers: Annotated[
@@ -62,7 +62,7 @@ def gaussian(
     pictures = [pictured(stage) for stage in stages]
     start = header(spec, torch.device("cpu"), command_line())
     records = gaussian_records.write(out / gaussian_records.FILE, start, score.accuracy, stages, pictures)
-    figure = draw(pictures, out / "gaussian.png", gaussian_records.title(start.config, len(split.test_x)))
+    figure = draw(pictures, out / gaussian_records.PICTURE, gaussian_records.title(start.config, len(split.test_x)))
     console.print(f"Written: {figure}, {records}", soft_wrap=True, markup=False)
 
 

@@ -36,7 +36,7 @@ def _gaussian(records: Path, out: Path) -> Path:
     from lngd.diagnostics.gaussian_drawing import draw
 
     pictures, title = gaussian_records.read(records)
-    return draw(pictures, out / "fig6.png", title)
+    return draw(pictures, out / gaussian_records.PICTURE, title)
 
 
 REDRAWN: Mapping[str, Redrawn] = {
