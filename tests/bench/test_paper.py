@@ -1,4 +1,5 @@
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +26,8 @@ RECORDS = [
     hand_made("sgd", 1, [0.5, 0.7, 0.8, 0.91], 1.0),
     hand_made("kfac", 0, [0.5, 0.9, 0.91, 0.92], 3.0),
     hand_made("kfac", 1, [0.5, 0.9, 0.91, 0.93], 3.0),
-    hand_made("lngd", 0, [0.9, 0.92, 0.95, 0.96], 1.5),
-    hand_made("lngd", 1, [0.9, 0.92, 0.95, 0.95], 1.5),
+    hand_made("lngd", 0, [0.9, 0.92, 0.95, 0.95], 1.5),
+    hand_made("lngd", 1, [0.9, 0.92, 0.95, 0.96], 1.5),
     hand_made("muon", 0, [0.6, 0.9, 0.95, 0.95], 2.0),
 ]
 
@@ -90,13 +91,29 @@ def test_the_ablation_shows_its_own_methods_only() -> None:
         ([2.0, 2.1], [1.0, 1.1], 1),
         ([1.0, 2.0], [1.4, 2.2], None),
         ([1.0], [2.0], None),
+        ([3.0, 3.0, 3.0], [3.0, 3.0, 3.0], None),
+        ([1.0, 7.0, 4.0], [2.0, 8.1, 4.9], -1),
         ([1.0, None], [5.0, 6.0], 1),
         ([1.0, 2.0], [5.0, None], -1),
         ([None, None], [None, 3.0], None),
     ],
 )
-def test_means_differ_beyond_twice_their_standard_error(ours: list, theirs: list, sign: int | None) -> None:
-    assert compared(ours, theirs) == sign
+def test_methods_differ_where_a_paired_test_over_the_seeds_says_so(ours: list, theirs: list, sign: int | None) -> None:
+    assert compared(dict(enumerate(ours)), dict(enumerate(theirs))) == sign
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 10, 11])
+def test_the_paired_test_finds_a_difference_in_one_of_twenty_tables_without_any(n: int) -> None:
+    """Its level, from normal differences; two thousand tables, four standard errors."""
+    generator = random.Random(n)
+    tables = [{seed: generator.gauss(0, 1) for seed in range(n)} for _ in range(2000)]
+    share = sum(compared(table, dict.fromkeys(table, 0.0)) is not None for table in tables) / len(tables)
+    assert abs(share - 0.05) < 0.02
+
+
+def test_only_seeds_that_both_have_are_compared() -> None:
+    assert compared({0: 1.0, 1: 1.0, 2: 9.0}, {0: 2.0, 1: 2.1, 3: 0.0}) == -1
+    assert compared({0: 1.0, 1: 1.0}, {1: 2.0, 2: 2.0}) is None
 
 
 @pytest.mark.parametrize(
@@ -168,7 +185,7 @@ def test_markdown_has_the_caption_the_claims_and_the_rule() -> None:
     assert "### Table 1: ResNet-18, CIFAR-10, top-1 91 %" in page
     assert "Three blobs." in page
     assert "| LNGD needs the least time to the target | Table 1 | untestable here | LNGD 1.5 ± 0.0 s; SGD 4.0" in page
-    assert "2 standard errors" in page
+    assert "paired t-test" in page
     assert "No runs of ours." in markdown(Comparison(TABLES[2], None))
 
 

@@ -1,9 +1,9 @@
 """Does what the paper says hold in records of ours? A verdict for each claim, with the numbers that decide it.
 
-The rule: the means over seeds differ when their difference exceeds twice its standard error, √(s²/n + t²/m). A target that not
-every seed of a method reached is worse than one that every seed reached. With one seed there is no error to compare with, and
-nothing is decided. Of a method that ran at several rates the one that reaches the target first counts; seconds of different
-machines are not compared.
+The rule: two methods differ when Student's paired t-test over the seeds says so at the 5 % level. A seed gives both the same
+weights and batches, and they took turns on the machine, so their difference is surer than either number. A target that not every
+seed of a method reached is worse than one that every seed reached. With one common seed nothing is decided. Of a method that
+ran at several rates the one that reaches the target first counts; seconds of different machines are not compared.
 """
 
 import math
@@ -19,9 +19,12 @@ from lngd.bench.summary import Row, TaskSummary, best_metric, epoch_seconds, fir
 from lngd.bench.tables import MIXED, are_mixed
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "untestable here"]
-ERRORS = 2.0  # standard errors that a difference must exceed
+STUDENT = (12.71, 4.31, 3.19, 2.78, 2.58, 2.45, 2.37, 2.31, 2.27, 2.23)
+"""How many standard errors a mean of n paired differences must exceed, for n = 2, 3, …: the 97.5 % quantiles of Student's t,
+rounded up. The last stands for all that follow."""
 
 Value = Callable[[Record, float], float | None]
+Values = Mapping[int, float | None]  # by seed
 
 
 @dataclass(frozen=True)
@@ -115,27 +118,28 @@ def _verdict(signs: Sequence[int | None], *, complete: bool) -> Verdict:
     return "reproduced" if all(sign == -1 for sign in signs) else "undecided"
 
 
-def compared(ours: Sequence[float | None], theirs: Sequence[float | None]) -> int | None:
+def compared(ours: Values, theirs: Values) -> int | None:
     """−1 where ours are smaller, 1 where they are larger, None where nothing is decided."""
-    missed = [any(value is None for value in values) for values in (ours, theirs)]
+    missed = [None in values.values() for values in (ours, theirs)]
     if any(missed):
         return None if all(missed) else (1 if missed[0] else -1)
-    first, second = ([value for value in values if value is not None] for values in (ours, theirs))
-    if min(len(first), len(second)) < 2:
+    pairs = ((own, theirs.get(seed)) for seed, own in ours.items())
+    differences = [own - other for own, other in pairs if own is not None and other is not None]
+    if len(differences) < 2:
         return None
-    error = math.sqrt(statistics.variance(first) / len(first) + statistics.variance(second) / len(second))
-    difference = statistics.mean(first) - statistics.mean(second)
-    if abs(difference) <= ERRORS * error:
+    mean = statistics.mean(differences)
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    if abs(mean) <= STUDENT[min(len(differences) - 1, len(STUDENT)) - 1] * error:
         return None
-    return -1 if difference < 0 else 1
+    return -1 if mean < 0 else 1
 
 
-def _values(row: Row, figure: Figure, target: float) -> list[float | None]:
-    return [figure.value(record, target) for record in row.runs]
+def _values(row: Row, figure: Figure, target: float) -> Values:
+    return {record.header.seed: figure.value(record, target) for record in row.runs}
 
 
 def _shown(row: Row, figure: Figure, target: float) -> str:
-    values = _values(row, figure, target)
+    values = _values(row, figure, target).values()
     known = [abs(value) for value in values if value is not None]
     if len(known) < len(values):
         return f"{row.label} {len(known)} of {len(values)} seeds"

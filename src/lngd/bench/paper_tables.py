@@ -8,7 +8,7 @@ from lngd.bench import grid
 from lngd.bench.metric import METRICS
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.paper import CLAIMS, PaperRow, PaperTable
-from lngd.bench.paper_claims import ERRORS, Judgement, by_optimizer, judge
+from lngd.bench.paper_claims import Judgement, by_optimizer, judge
 from lngd.bench.summary import Row, TaskSummary
 from lngd.bench.tables import MISSING, caption, shortfalls, spread_text
 
@@ -100,9 +100,9 @@ def markdown(comparison: Comparison) -> str:
 
 def _rule() -> str:
     return (
-        f"A difference counts when it exceeds {ERRORS:g} standard errors over the seeds; a target that a seed missed counts as "
-        "worse than one that all seeds reached. “Undecided” is everything between. Of a method with several rates the one that "
-        "reaches the target first counts."
+        "A difference counts when a paired t-test over the seeds finds it at the 5 % level; a target that a seed missed counts "
+        "as worse than one that all seeds reached. “Undecided” is everything between. Of a method with several rates the one "
+        "that reaches the target first counts."
     )
 
 
