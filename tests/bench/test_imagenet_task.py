@@ -12,6 +12,12 @@ def test_resnet_50_is_the_originals_size() -> None:
         assert sum(p.numel() for p in ResNet50().parameters()) == 25_557_032
 
 
+def test_each_block_starts_as_its_shortcut() -> None:
+    for block in ResNet50(4, classes=10).stages:
+        x = torch.randn(2, block.reduce[0].in_channels, 8, 8)
+        assert torch.equal(block(x), block.shortcut(x).relu())
+
+
 def test_first_and_second_order_methods_have_the_papers_lengths() -> None:
     lengths = {name: FULL.of(name).total_epochs for name in ("sgd", "adamw", *SECOND_ORDER)}
     assert {lengths.pop("sgd"), lengths.pop("adamw")} == {80}

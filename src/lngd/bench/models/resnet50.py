@@ -10,14 +10,17 @@ EXPANSION = 4
 
 
 class Bottleneck(nn.Module):
-    """1×1 down to `width` channels, 3×3, 1×1 up to four times as many, beside a shortcut."""
+    """1×1 down to `width` channels, 3×3, 1×1 up to four times as many, beside a shortcut.
+
+    The last γ starts at 0, so that the block starts as its shortcut (Goyal et al. 2017, sec. 5.1).
+    """
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
         outputs = EXPANSION * width
         self.reduce = _convolution(inputs, width, 1)
         self.spread = _convolution(width, width, 3, stride)
-        self.expand = _convolution(width, outputs, 1)
+        self.expand = _convolution(width, outputs, 1, scale=0.0)
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same else _convolution(inputs, outputs, 1, stride)
 
@@ -48,6 +51,10 @@ def _bottlenecks(width: int) -> Iterator[Bottleneck]:
             inputs = EXPANSION * own
 
 
-def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, *, scale: float = 1.0) -> nn.Sequential:
+    """With its BatchNorm, whose γ starts at `scale`."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
+    norm = nn.BatchNorm2d(outputs)
+    nn.init.constant_(norm.weight, scale)
+    return nn.Sequential(convolution, norm)

@@ -33,6 +33,7 @@ SECOND_ORDER = (
 )
 DECAY = Polynomial(4)  # of the paper's powers 2 … 6; its formulas count all epochs, so they run on beneath the warm-up
 SMALL = 32  # pixels a side at the smaller scales
+NOTE = "random-resized crop and flip, last γ of a block from 0"
 
 
 def _first(split: Split, samples: int, evaluations: int) -> Parts:
@@ -78,7 +79,7 @@ FULL = Task(
     weight_decay=0.004,
     target=0.759,
     rates={},
-    note="random-resized crop and flip, 50,000 evaluation images",
+    note=f"{NOTE}, 50,000 evaluation images",
 )
 HERE = replace(
     FULL,
@@ -95,7 +96,7 @@ HERE = replace(
     interval=None,
     execution=Execution(),
     target=None,
-    note="random-resized crop and flip, an epoch is 40 steps, 1,000 evaluation images",
+    note=f"{NOTE}, an epoch is 40 steps, 1,000 evaluation images",
 )
 TINY = replace(
     HERE,
@@ -109,7 +110,7 @@ TINY = replace(
     model=partial(ResNet50, 4, classes=10),
     data=_digits,
     step_seconds=0.1,
-    note="random-resized crop and flip, an epoch is 3 steps, 32 evaluation images",
+    note=f"{NOTE}, an epoch is 3 steps, 32 evaluation images",
 )
 SCALES: Mapping[Scale, Task] = {"full": FULL, "here": HERE, "tiny": TINY}
 TASK = HERE
