@@ -28,11 +28,12 @@ from lngd.diagnostics.gaussian_figure import Sample, Stage, layers_of, observe
 
 WIDTH = 100
 MISSING = "–"
+WRITTEN = f"Where {gaussian_records.PICTURE} and {gaussian_records.FILE} go."
 
 
 def gaussian(
     *,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where fig6.png and gaussian.jsonl go.")] = Path("runs/gaussian"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help=WRITTEN)] = Path("runs/gaussian"),
     task: Annotated[str, typer.Option(metavar="TASK", help="A task of lngd race.")] = "fashion-resnet",
     steps: Annotated[int, typer.Option(min=1, help="Training steps with LNGD before the layers are looked at.")] = 300,
     layers: Annotated[
