@@ -1,7 +1,31 @@
 """Natural-gradient training for PyTorch: `optimizer = LNGD(model)` instead of `AdamW(model.parameters())`."""
 
-from lngd.fisher import FisherType
 from lngd.methods import EKFAC, KFAC, LNGD, PAPER, THOR, TKFAC, LNGDLr, LNGDSample, NGPlus, SpectralLNGD
+from lngd.optimizer import Factors, Schedule
+from lngd.sampling import Empirical, FisherType, Layerwise, Sampled
+from lngd.step_size import Constant, FixedRMS, Graft, KLClip, LayerwiseRate
+from lngd.version import __version__ as __version__
 
-__all__ = ["EKFAC", "KFAC", "LNGD", "PAPER", "THOR", "TKFAC", "FisherType", "LNGDLr", "LNGDSample", "NGPlus", "SpectralLNGD"]
-__version__ = "0.1.0"
+__all__ = [
+    "EKFAC",
+    "KFAC",
+    "LNGD",
+    "PAPER",
+    "THOR",
+    "TKFAC",
+    "Constant",
+    "Empirical",
+    "Factors",
+    "FisherType",
+    "FixedRMS",
+    "Graft",
+    "KLClip",
+    "LNGDLr",
+    "LNGDSample",
+    "Layerwise",
+    "LayerwiseRate",
+    "NGPlus",
+    "Sampled",
+    "Schedule",
+    "SpectralLNGD",
+]

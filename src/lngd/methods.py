@@ -1,13 +1,13 @@
-"""The methods: each is a block, a Fisher type and a step size, and no more."""
+"""The methods: each is a block, a Fisher type and a step size, with its own signature and defaults."""
 
+import functools
 import inspect
-import math
-from collections.abc import Callable, Iterable
-from functools import partial, partialmethod
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lngd.curvature import (
     CurvatureBlock,
@@ -19,22 +19,47 @@ from lngd.curvature import (
     THORBlock,
     TKFACBlock,
 )
-from lngd.fisher import FisherType, Likelihood, MeanOver, Noise
 from lngd.layers import Layer
 from lngd.optimizer import NaturalGradient
-from lngd.optimizer.groups import GROUP_DEFAULTS
-from lngd.optimizer.hyperparameters import check_hyperparameters
-from lngd.optimizer.layer_state import Recipe
-from lngd.optimizer.momentum import MOMENTA
-from lngd.optimizer.norm import NORMS, Norm
-from lngd.optimizer.paper import PAPER as PAPER
-from lngd.optimizer.schedule import Schedule
-from lngd.stepsize import Constant, FixedRMS, Graft, KLClip, LayerwiseRate, StepSize
+from lngd.optimizer.hyperparameters import Factors, MomentumOn, Recipe, Schedule, as_factors, as_schedule, as_step_size
+from lngd.ranges import check
+from lngd.sampling import Fisher, FisherType, Layerwise, MeanOver, as_fisher
+from lngd.step_size import LayerwiseRate, StepSize, StepSizeName
 
-Rate: TypeAlias = Literal["layerwise", "graft", "kl_clip", "constant", "rms"]
-TOKENS_FOR = 4
-"""Samples that the tokens of one sequence stand for."""
-M = TypeVar("M", bound="type[Method]")
+Parameters: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
+"""As torch.optim takes them: parameters, named parameters, or groups."""
+FisherChoice: TypeAlias = Fisher | FisherType | str
+
+SCHEDULE = Schedule(curvature_every=20, inverse_every=20, ramp=True, refresh_over=4, samples=8)
+WHOLE_BATCH = Schedule(curvature_every=20, inverse_every=20, ramp=True, refresh_over=4, samples=None)
+SELDOM_REFRESHED = Schedule(curvature_every=5, inverse_every=100, ramp=True, refresh_over=4, samples=None)
+"""EKFAC measures along its basis more often than the basis moves."""
+BLOCKS_OF_256, LARGE = Factors(256), Factors(8192)
+
+INSTEAD: Mapping[str, str] = {
+    "learning_rate": "the learning rate is lr=",
+    "betas": "momentum= is the gradient's average; of AdamW's part, adamw_betas in a parameter group",
+    "eps": "of AdamW's part, adamw_eps in a parameter group; damping= is the method's own",
+    "nesterov": "momentum_on='nesterov'",
+    "foreach": "layers step together without being asked",
+    "fused": "AdamW's part is fused wherever torch can",
+    "rate": "step_size=",
+    "mu": "step_size=lngd.LayerwiseRate(mu=…)",
+    "smoothing": "step_size=lngd.LayerwiseRate(smoothing=…)",
+    "rate_samples": "step_size=lngd.LayerwiseRate(samples=…)",
+    "kl_clip": "step_size=lngd.KLClip(…)",
+    "curvature_every": "schedule=lngd.Schedule(curvature_every=…), or a number for both intervals",
+    "inverse_every": "schedule=lngd.Schedule(inverse_every=…), or a number for both intervals",
+    "refresh_over": "schedule=lngd.Schedule(refresh_over=…)",
+    "curvature_samples": "schedule=lngd.Schedule(samples=…)",
+    "likelihood": "fisher=lngd.Sampled(…)",
+    "noise": "fisher=lngd.Layerwise(…)",
+    "max_factor_dim": "factors=, the largest dense factor, or lngd.Factors(max_dim=…)",
+    "conv_factor": "factors=lngd.Factors(convolution=…)",
+    "damping_bounds": "factors=lngd.Factors(damping_bounds=…)",
+    "fallback_lr": "adamw_lr_ratio=, AdamW's rate over lr",
+}
+"""What to write for arguments that other optimizers have, or that this one had."""
 
 
 class Method(NaturalGradient):
@@ -42,199 +67,581 @@ class Method(NaturalGradient):
 
     Args:
         model: the model to train; its forward is watched by hooks.
-        params: parameters or torch.optim-style groups; None for all. A parameter left out is frozen.
-        lr: the share of the layer's best step (1 is a Newton step) with `rate="layerwise"`; an Adam rate with "graft"; the
-            length of the natural gradient, at most that of the trust region, with "kl_clip"; that length itself with "constant".
+        params: parameters or torch.optim-style groups; None for all. A parameter left out is frozen. A group may set `lr`,
+            `momentum`, `weight_decay`, `damping`, `decay`, `adamw_lr_ratio`, `adamw_betas`, `adamw_eps`, and `curvature`: False sends
+            its parameters to AdamW, True gives curvature to layers that have it on request only. All are read at every step.
+        lr: the share of the layer's best step (1 is a Newton step) with `step_size="layerwise"`; an Adam rate with "graft" and
+            "rms"; the length of the natural gradient, at most that of the trust region, with "kl_clip"; that length with "constant".
         momentum: β of the gradient's average, or τ of the update's.
         weight_decay: decoupled: W ← (1 − lr·weight_decay) W. Without effect on layers whose norm is kept.
-        mu: µ of LNGD eq. 12.
         damping: λ in units of the block's mean eigenvalue; with LNGD's block, of each factor's.
-        damping_bounds: (ν₁, ν₂), absolute bounds of λ.
         decay: ϵ of LNGD eq. 14, the weight on past statistics.
-        curvature_every, inverse_every: steps between measurements (T_FIM) and between refreshes (T_INV).
-        refresh_over: steps over which a refresh is spread, layer by layer, so that none is much longer than others; 1: at once.
-        curvature_ramp: measure and refresh at steps 1, 2, 4, … below the interval too.
-        fisher: where g comes from: LAYERWISE, EMPIRICAL or SAMPLED.
-        likelihood: what labels are drawn from with SAMPLED: "categorical" (the output holds logits), "bernoulli" (logits of
-            yes or no) or "gaussian" (the output is a mean).
-        rate: "layerwise" (LNGD eqs. 12–13), "graft" (the length of Adam's step per layer), "kl_clip", "rms" (a fixed length per
-            entry) or "constant".
-        kl_clip: κ, the KL divergence a step may cause, with `rate="kl_clip"`.
-        warmup: steps over which lr rises linearly.
-        smoothing: how slowly the curvature along the step is forgotten; 0 is eq. 12 as printed.
-        rate_samples: samples of a batch that measure the rate, a quarter as many sequences with `mean_over="token"`, where tokens
-            are the samples; None for all.
-        curvature_samples: samples of a batch that measure the curvature, more where that is less than 2,048 pixels or tokens in
-            all; None for all.
-        noise: of layer-wise sampling, "rademacher" or "gaussian".
+        adamw_lr_ratio: AdamW's rate over lr, for the parameters without curvature.
+        warmup: steps over which lr rises linearly, for the layers with curvature.
+        step_size: how far to go: "layerwise" (LNGD eqs. 12–13), "graft" (the length of Adam's step per layer), "kl_clip", "rms" (a
+            fixed length per entry), "constant", or an object such as `LayerwiseRate(samples=32)`.
         momentum_on: "gradient" (averaged, then preconditioned), "nesterov" (the same, looking ahead) or "update" (LNGD
             Algorithm 1).
-        norm: in which F̂^½ d is bounded: "frobenius" (the natural gradient) or "spectral" (with its singular values set to one).
+        fisher: where g comes from: "layerwise", "empirical", "sampled", or an object such as `Sampled("gaussian")`.
+        schedule: when curvature is measured and refreshed, and from how many samples; a number for both intervals.
+        factors: how large a Fisher factor is kept, and the bounds of its damping; a number for the largest.
         mean_over: what the loss averages over, "batch", "token" or "none" (a sum); fixes the scale of per-sample gradients.
         keep_norms: restore the norm of scale-invariant layers after each step.
-        conv_factor: of a convolution with more than `max_factor_dim` inputs: "kronecker" (Φ_channels ⊗ Φ_kernel) or "full" (as
-            any other layer's). LNGD's block only.
-        max_factor_dim: the largest dense factor: of a larger one only diagonal blocks are kept. EKFAC and NGPlus leave the layer
-            to AdamW.
-        fallback_lr: AdamW's rate for the parameters without curvature; None: lr itself.
         generator: randomness of noise and labels; saved in `state_dict`.
 
     Raises:
+        TypeError: an argument that does not exist, or `model` is none.
         ValueError: a hyperparameter out of its range, nothing to train, or `params` that are not the model's.
     """
 
     block: ClassVar[type[CurvatureBlock]]
     convolution_block: ClassVar[type[LNGDKroneckerBlock] | None] = None
-    """With `conv_factor="kronecker"`, of a convolution; None if the method has no such block."""
+    """Of a convolution with `Factors(convolution="kronecker")`; None if the method has no such block."""
+    spectral: ClassVar[bool] = False
+    """Whether F̂^½ d is bounded in the spectral norm: its singular values are set to one."""
 
     def __init__(
         self,
         model: nn.Module,
-        params: Iterable[Any] | None = None,
+        params: Parameters | None,
         *,
-        lr: float = 0.5,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        mu: float = 1e-8,
-        damping: float = 0.3,
-        damping_bounds: tuple[float, float] = (1e-5, math.inf),
-        decay: float = 0.95,
-        curvature_every: int = 20,
-        inverse_every: int = 20,
-        curvature_ramp: bool = True,
-        refresh_over: int = 4,
-        fisher: FisherType = FisherType.LAYERWISE,
-        likelihood: Likelihood = "categorical",
-        rate: Rate = "layerwise",
-        kl_clip: float = 1e-3,
-        warmup: int = 10,
-        smoothing: float = 0.9,
-        rate_samples: int | None = 16,
-        curvature_samples: int | None = 8,
-        noise: Noise = "rademacher",
-        momentum_on: Literal["gradient", "nesterov", "update"] = "gradient",
-        norm: Norm = "frobenius",
-        mean_over: MeanOver = "batch",
-        keep_norms: bool = True,
-        conv_factor: Literal["kronecker", "full"] = "kronecker",
-        max_factor_dim: int = 256,
-        fallback_lr: float | None = 0.01,
-        generator: torch.Generator | None = None,
+        lr: float | Tensor,
+        momentum: float,
+        weight_decay: float,
+        damping: float,
+        decay: float,
+        adamw_lr_ratio: float,
+        warmup: int,
+        step_size: StepSize | str,
+        momentum_on: MomentumOn,
+        fisher: FisherChoice,
+        schedule: Schedule,
+        factors: Factors,
+        mean_over: MeanOver,
+        keep_norms: bool,
+        generator: torch.Generator | None,
     ) -> None:
-        given = {k: v for k, v in locals().items() if k not in ("self", "model", "params", "generator", "__class__")}
-        check_hyperparameters(given)
-        steps: dict[Rate, Callable[[], StepSize]] = {
-            "layerwise": lambda: LayerwiseRate(mu, smoothing),
-            "graft": Graft,
-            "kl_clip": lambda: KLClip(kl_clip),
-            "constant": Constant,
-            "rms": FixedRMS,
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "damping": damping,
+            "decay": decay,
+            "adamw_lr_ratio": adamw_lr_ratio,
+            "adamw_betas": (0.9, 0.999),
+            "adamw_eps": 1e-8,
+            "curvature": None,
         }
+        check(defaults)
+        recipe = Recipe(as_step_size(step_size), momentum_on, mean_over, keep_norms, self.spectral, schedule, factors, warmup)
+        self._warn_of_lr(lr, recipe)
         super().__init__(
             model,
             params,
-            block=partial(self.block_of, conv_factor=conv_factor, max_factor_dim=max_factor_dim),
-            recipe=Recipe(MOMENTA[momentum_on](), steps[rate](), fisher, mean_over, keep_norms, NORMS[norm], curvature_samples),
-            curvature=Schedule(curvature_every, curvature_ramp),
-            inverses=Schedule(inverse_every, curvature_ramp),
-            spread=refresh_over,
-            defaults={name: given[name] for name in GROUP_DEFAULTS},
-            warmup=warmup,
-            rate_samples=sequences(rate_samples) if mean_over == "token" else rate_samples,
-            noise=noise,
-            likelihood=likelihood,
+            block=functools.partial(self.block_of, factors=factors),
+            recipe=recipe,
+            fisher=as_fisher(fisher),
+            defaults=defaults,
             generator=generator,
-            max_factor_dim=max_factor_dim,
         )
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "__init__" in vars(cls):
+            setattr(cls, "__init__", _refusing_unknown(cls.__init__))  # noqa: B010  mypy takes no assignment to a method
+
     @classmethod
-    def block_of(cls, layer: Layer, *, conv_factor: str, max_factor_dim: int) -> CurvatureBlock:
+    def block_of(cls, layer: Layer, *, factors: Factors) -> CurvatureBlock:
         """A layer's block."""
-        large = layer.inputs > max_factor_dim and layer.kernel_places > 1
-        if large and conv_factor == "kronecker" and cls.convolution_block is not None:
-            return cls.convolution_block(max_factor_dim, layer.kernel_places)
-        return cls.block(max_factor_dim)
+        large = layer.inputs > factors.max_dim and layer.kernel_places > 1
+        if large and factors.convolution == "kronecker" and cls.convolution_block is not None:
+            return cls.convolution_block(factors.max_dim, layer.kernel_places)
+        return cls.block(factors.max_dim)
+
+    def _warn_of_lr(self, lr: float | Tensor, recipe: Recipe) -> None:
+        """An lr that looks like another kind of optimizer's, as far as the host can see."""
+        least, most = recipe.step_size.lr_range
+        if isinstance(lr, Tensor) or lr == 0 or least <= lr <= most or recipe.momentum_on == "update":
+            return
+        default = inspect.signature(type(self)).parameters["lr"].default
+        said = "AdamW's size, but here it is a share of each layer's Newton step" if lr < least else "a Newton step's size, but here it is an Adam rate"
+        warnings.warn(f"lr={lr:g} is of {said}: the default of {type(self).__name__} is {default}", stacklevel=5)
 
 
-def sequences(samples: int | None) -> int | None:
-    """How many sequences do for so many samples, if each token is one."""
-    return samples and math.ceil(samples / TOKENS_FOR)
+def _refusing_unknown(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that says what to write for an argument that does not exist."""
+    known = set(inspect.signature(init).parameters)
+
+    @functools.wraps(init)
+    def explained(self: Any, *args: Any, **options: Any) -> None:
+        for name in options:
+            if name not in known:
+                hint = f"; {INSTEAD[name]}" if name in INSTEAD else f"; there are: {', '.join(sorted(known - {'self'}))}"
+                raise TypeError(f"{type(self).__name__} has no argument '{name}'{hint}")
+        init(self, *args, **options)
+
+    return explained
 
 
-def defaults(**own: Any) -> Callable[[M], M]:
-    """A class decorator: the constructor's defaults that are the method's own. `inspect.signature` and `help` show them."""
 
-    def decorate(cls: M) -> M:
-        unknown = own.keys() - inspect.signature(Method).parameters.keys()
-        assert not unknown, f"no such argument: {unknown}"
-        arguments = inspect.cleandoc(Method.__doc__ or "").partition("Args:")
-        cls.__doc__ = "\n\n".join([inspect.cleandoc(cls.__doc__ or ""), "".join(arguments[1:])])
-        setattr(cls, "__init__", partialmethod(Method.__init__, **own))  # noqa: B010  mypy takes no partialmethod for a method
-        return cls
-
-    return decorate
-
-
-@defaults()
 class LNGD(Method):
     """Layer-wise natural gradient descent (LNGD, NeurIPS 2024): F ≈ Φ ⊗ Ψ from the forward pass, one adaptive rate per layer.
 
-    Φ and Ψ come from layer-wise sampling (eqs. 3–5), α_l from a few samples' gradients (eqs. 12–13).
+    Φ and Ψ come from layer-wise sampling (eqs. 3–5), α_l from a few samples' gradients (eqs. 12–13). Arguments: see `Method`.
     """
 
     block = LNGDBlock
     convolution_block = LNGDKroneckerBlock
 
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Parameters | None = None,
+        *,
+        lr: float | Tensor = 0.5,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        damping: float = 0.3,
+        decay: float = 0.95,
+        adamw_lr_ratio: float = 0.02,
+        warmup: int = 10,
+        step_size: StepSize | StepSizeName = "layerwise",
+        momentum_on: MomentumOn = "gradient",
+        fisher: FisherChoice = "layerwise",
+        schedule: Schedule | int = SCHEDULE,
+        factors: Factors | int = BLOCKS_OF_256,
+        mean_over: MeanOver = "batch",
+        keep_norms: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            damping=damping,
+            decay=decay,
+            adamw_lr_ratio=adamw_lr_ratio,
+            warmup=warmup,
+            step_size=step_size,
+            momentum_on=momentum_on,
+            fisher=fisher,
+            schedule=as_schedule(schedule, SCHEDULE),
+            factors=as_factors(factors, BLOCKS_OF_256),
+            mean_over=mean_over,
+            keep_norms=keep_norms,
+            generator=generator,
+        )
 
-@defaults(norm="spectral", rate="rms", lr=0.02, fallback_lr=None, momentum_on="nesterov", damping=1.0, warmup=5)
-class SpectralLNGD(LNGD):
-    """LNGD with the spectral norm in place of the Frobenius norm: the whitened gradient's singular values are set to one."""
+
+class SpectralLNGD(Method):
+    """Muon in LNGD's metric: LNGD's whitened gradient with its singular values set to one, at a rate like AdamW's. Ours, not the paper's.
+
+    Arguments: see `Method`.
+    """
+
+    block = LNGDBlock
+    convolution_block = LNGDKroneckerBlock
+    spectral = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Parameters | None = None,
+        *,
+        lr: float | Tensor = 0.02,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        damping: float = 1.0,
+        decay: float = 0.95,
+        adamw_lr_ratio: float = 1.0,
+        warmup: int = 5,
+        step_size: StepSize | StepSizeName = "rms",
+        momentum_on: MomentumOn = "nesterov",
+        fisher: FisherChoice = "layerwise",
+        schedule: Schedule | int = SCHEDULE,
+        factors: Factors | int = BLOCKS_OF_256,
+        mean_over: MeanOver = "batch",
+        keep_norms: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            damping=damping,
+            decay=decay,
+            adamw_lr_ratio=adamw_lr_ratio,
+            warmup=warmup,
+            step_size=step_size,
+            momentum_on=momentum_on,
+            fisher=fisher,
+            schedule=as_schedule(schedule, SCHEDULE),
+            factors=as_factors(factors, BLOCKS_OF_256),
+            mean_over=mean_over,
+            keep_norms=keep_norms,
+            generator=generator,
+        )
 
 
-@defaults(rate="constant", lr=0.1)
-class LNGDSample(LNGD):
-    """LNGD without its adaptive rate: layer-wise sampling alone (the ablation LNGD-sample of Table 5)."""
+class LNGDSample(Method):
+    """LNGD without its adaptive rate: layer-wise sampling alone (the ablation LNGD-sample of Table 5). Arguments: see `Method`."""
+
+    block = LNGDBlock
+    convolution_block = LNGDKroneckerBlock
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Parameters | None = None,
+        *,
+        lr: float | Tensor = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        damping: float = 0.3,
+        decay: float = 0.95,
+        adamw_lr_ratio: float = 0.1,
+        warmup: int = 10,
+        momentum_on: MomentumOn = "gradient",
+        fisher: FisherChoice = "layerwise",
+        schedule: Schedule | int = SCHEDULE,
+        factors: Factors | int = BLOCKS_OF_256,
+        mean_over: MeanOver = "batch",
+        keep_norms: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            damping=damping,
+            decay=decay,
+            adamw_lr_ratio=adamw_lr_ratio,
+            warmup=warmup,
+            step_size="constant",
+            momentum_on=momentum_on,
+            fisher=fisher,
+            schedule=as_schedule(schedule, SCHEDULE),
+            factors=as_factors(factors, BLOCKS_OF_256),
+            mean_over=mean_over,
+            keep_norms=keep_norms,
+            generator=generator,
+        )
 
 
-@defaults(fisher=FisherType.SAMPLED)
-class LNGDLr(LNGD):
-    """LNGD without layer-wise sampling: Φ and Ψ from back-propagated model samples (the ablation LNGD-lr of Table 5)."""
+class LNGDLr(Method):
+    """LNGD without layer-wise sampling: Φ and Ψ from back-propagated model samples (the ablation LNGD-lr of Table 5).
+
+    Arguments: see `Method`.
+    """
+
+    block = LNGDBlock
+    convolution_block = LNGDKroneckerBlock
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Parameters | None = None,
+        *,
+        lr: float | Tensor = 0.5,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        damping: float = 0.3,
+        decay: float = 0.95,
+        adamw_lr_ratio: float = 0.02,
+        warmup: int = 10,
+        step_size: StepSize | StepSizeName = "layerwise",
+        momentum_on: MomentumOn = "gradient",
+        fisher: FisherChoice = "sampled",
+        schedule: Schedule | int = SCHEDULE,
+        factors: Factors | int = BLOCKS_OF_256,
+        mean_over: MeanOver = "batch",
+        keep_norms: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            damping=damping,
+            decay=decay,
+            adamw_lr_ratio=adamw_lr_ratio,
+            warmup=warmup,
+            step_size=step_size,
+            momentum_on=momentum_on,
+            fisher=fisher,
+            schedule=as_schedule(schedule, SCHEDULE),
+            factors=as_factors(factors, BLOCKS_OF_256),
+            mean_over=mean_over,
+            keep_norms=keep_norms,
+            generator=generator,
+        )
 
 
-FAMILY: dict[str, Any] = {"curvature_samples": None, "max_factor_dim": 8192}
-"""What the methods of other papers have in common: the whole batch, and factors as large as they come."""
-
-
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0, **FAMILY)
 class KFAC(Method):
-    """Kronecker-factored approximate curvature (Martens & Grosse 2015): F ≈ A ⊗ B, π-adjusted damping, KL clip."""
+    """Kronecker-factored approximate curvature (Martens & Grosse 2015): F ≈ A ⊗ B, π-adjusted damping, KL clip.
+
+    Arguments: see `Method`.
+    """
 
     block = KFACBlock
 
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Parameters | None = None,
+        *,
+        lr: float | Tensor = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        damping: float = 10.0,
+        decay: float = 0.95,
+        adamw_lr_ratio: float = 0.1,
+        warmup: int = 10,
+        step_size: StepSize | StepSizeName = "kl_clip",
+        momentum_on: MomentumOn = "gradient",
+        fisher: FisherChoice = "sampled",
+        schedule: Schedule | int = WHOLE_BATCH,
+        factors: Factors | int = LARGE,
+        mean_over: MeanOver = "batch",
+        keep_norms: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            damping=damping,
+            decay=decay,
+            adamw_lr_ratio=adamw_lr_ratio,
+            warmup=warmup,
+            step_size=step_size,
+            momentum_on=momentum_on,
+            fisher=fisher,
+            schedule=as_schedule(schedule, WHOLE_BATCH),
+            factors=as_factors(factors, LARGE),
+            mean_over=mean_over,
+            keep_norms=keep_norms,
+            generator=generator,
+        )
 
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0, curvature_every=5, inverse_every=100, **FAMILY)
+
 class EKFAC(Method):
-    """K-FAC's eigenbasis with re-estimated eigenvalues (George et al. 2018); measures more often than the basis moves."""
+    """K-FAC's eigenbasis with re-estimated eigenvalues (George et al. 2018); measures more often than the basis moves.
+
+    Arguments: see `Method`.
+    """
 
     block = EKFACBlock
 
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Parameters | None = None,
+        *,
+        lr: float | Tensor = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        damping: float = 10.0,
+        decay: float = 0.95,
+        adamw_lr_ratio: float = 0.1,
+        warmup: int = 10,
+        step_size: StepSize | StepSizeName = "kl_clip",
+        momentum_on: MomentumOn = "gradient",
+        fisher: FisherChoice = "sampled",
+        schedule: Schedule | int = SELDOM_REFRESHED,
+        factors: Factors | int = LARGE,
+        mean_over: MeanOver = "batch",
+        keep_norms: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            damping=damping,
+            decay=decay,
+            adamw_lr_ratio=adamw_lr_ratio,
+            warmup=warmup,
+            step_size=step_size,
+            momentum_on=momentum_on,
+            fisher=fisher,
+            schedule=as_schedule(schedule, SELDOM_REFRESHED),
+            factors=as_factors(factors, LARGE),
+            mean_over=mean_over,
+            keep_norms=keep_norms,
+            generator=generator,
+        )
 
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0, **FAMILY)
+
 class TKFAC(Method):
-    """Trace-restricted K-FAC (Gao et al., AAAI 2021): F ≈ δ P ⊗ Q with the trace of F."""
+    """Trace-restricted K-FAC (Gao et al., AAAI 2021): F ≈ δ P ⊗ Q with the trace of F. Arguments: see `Method`."""
 
     block = TKFACBlock
 
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Parameters | None = None,
+        *,
+        lr: float | Tensor = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        damping: float = 10.0,
+        decay: float = 0.95,
+        adamw_lr_ratio: float = 0.1,
+        warmup: int = 10,
+        step_size: StepSize | StepSizeName = "kl_clip",
+        momentum_on: MomentumOn = "gradient",
+        fisher: FisherChoice = "sampled",
+        schedule: Schedule | int = WHOLE_BATCH,
+        factors: Factors | int = LARGE,
+        mean_over: MeanOver = "batch",
+        keep_norms: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            damping=damping,
+            decay=decay,
+            adamw_lr_ratio=adamw_lr_ratio,
+            warmup=warmup,
+            step_size=step_size,
+            momentum_on=momentum_on,
+            fisher=fisher,
+            schedule=as_schedule(schedule, WHOLE_BATCH),
+            factors=as_factors(factors, LARGE),
+            mean_over=mean_over,
+            keep_norms=keep_norms,
+            generator=generator,
+        )
 
-@defaults(fisher=FisherType.EMPIRICAL, rate="kl_clip", lr=0.5, damping=0.01, **FAMILY)
+
 class NGPlus(Method):
-    """NG+ (Yang et al., TPAMI 2022): L = E[G Gᵀ] of per-sample gradient matrices, direction (L + λI)⁻¹ ∇."""
+    """NG+ (Yang et al., TPAMI 2022): L = E[G Gᵀ] of per-sample gradient matrices, direction (L + λI)⁻¹ ∇. Arguments: see `Method`."""
 
     block = NGPlusBlock
 
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Parameters | None = None,
+        *,
+        lr: float | Tensor = 0.5,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        damping: float = 0.01,
+        decay: float = 0.95,
+        adamw_lr_ratio: float = 0.02,
+        warmup: int = 10,
+        step_size: StepSize | StepSizeName = "kl_clip",
+        momentum_on: MomentumOn = "gradient",
+        fisher: FisherChoice = "empirical",
+        schedule: Schedule | int = WHOLE_BATCH,
+        factors: Factors | int = LARGE,
+        mean_over: MeanOver = "batch",
+        keep_norms: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            damping=damping,
+            decay=decay,
+            adamw_lr_ratio=adamw_lr_ratio,
+            warmup=warmup,
+            step_size=step_size,
+            momentum_on=momentum_on,
+            fisher=fisher,
+            schedule=as_schedule(schedule, WHOLE_BATCH),
+            factors=as_factors(factors, LARGE),
+            mean_over=mean_over,
+            keep_norms=keep_norms,
+            generator=generator,
+        )
 
-@defaults(fisher=FisherType.SAMPLED, rate="kl_clip", lr=0.1, damping=10.0, **{**FAMILY, "max_factor_dim": 128})
+
 class THOR(Method):
-    """THOR (Chen et al., AAAI 2021): K-FAC's factors in blocks of at most `max_factor_dim`, refreshed by the trace rule."""
+    """THOR (Chen et al., AAAI 2021): K-FAC's factors in blocks of at most `factors` rows, refreshed by the trace rule.
+
+    Arguments: see `Method`.
+    """
 
     block = THORBlock
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Parameters | None = None,
+        *,
+        lr: float | Tensor = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        damping: float = 10.0,
+        decay: float = 0.95,
+        adamw_lr_ratio: float = 0.1,
+        warmup: int = 10,
+        step_size: StepSize | StepSizeName = "kl_clip",
+        momentum_on: MomentumOn = "gradient",
+        fisher: FisherChoice = "sampled",
+        schedule: Schedule | int = WHOLE_BATCH,
+        factors: Factors | int = Factors(128),
+        mean_over: MeanOver = "batch",
+        keep_norms: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            params,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            damping=damping,
+            decay=decay,
+            adamw_lr_ratio=adamw_lr_ratio,
+            warmup=warmup,
+            step_size=step_size,
+            momentum_on=momentum_on,
+            fisher=fisher,
+            schedule=as_schedule(schedule, WHOLE_BATCH),
+            factors=as_factors(factors, Factors(128)),
+            mean_over=mean_over,
+            keep_norms=keep_norms,
+            generator=generator,
+        )
+
+
+PAPER: dict[str, Any] = {
+    "momentum": 0.9,
+    "weight_decay": 0.004,
+    "damping": 1.0,
+    "decay": 0.95,
+    "adamw_lr_ratio": 1.0,
+    "warmup": 0,
+    "step_size": LayerwiseRate(smoothing=0.0, samples=None),
+    "momentum_on": "update",
+    "fisher": Layerwise(noise="gaussian"),
+    "schedule": Schedule(curvature_every=100, inverse_every=100, ramp=False, refresh_over=1, samples=None),
+    "factors": Factors(max_dim=2**31 - 1, convolution="full", damping_bounds=(1e-5, 1e-2)),
+    "keep_norms": False,
+}
+"""Keyword arguments that restore the paper's recipe (sec. 3.3, sec. 4, Algorithm 1): `LNGD(model, lr=…, **PAPER)`.
+The paper finds lr by a grid over {1e-4, 3e-4, …, 1, 3}; it never gives µ."""

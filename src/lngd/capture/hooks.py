@@ -85,6 +85,13 @@ class LayerCapture:
                 self._hooks.before(layer.module, "before_layer", name, with_kwargs=True)
                 self._hooks.after(layer.module, "after_layer", name, with_kwargs=True)
 
+    def watch(self, layers: dict[str, Layer]) -> None:
+        """TEMPORARY."""
+        self._hooks.remove()
+        self._hooks = Attachment(self)
+        self.layers = layers
+        self.attach()
+
     def close(self) -> None:
         """Removes the hooks; so does the end of the object's life."""
         self._hooks.remove()

@@ -7,6 +7,7 @@ checkpointed by name, its `inverses` are made from them by `refresh` and checkpo
 from abc import ABC, abstractmethod
 from typing import ClassVar, TypeAlias
 
+import torch
 from torch import Tensor
 
 from lngd.linalg import Damping, factor_shape
@@ -27,6 +28,8 @@ class CurvatureBlock(ABC):
     quadratic: ClassVar[tuple[bool, ...]]
     """Which of the measured tensors are quadratic in g; the others don't depend on its scale."""
     inverses: ClassVar[tuple[str, ...]]
+    dtypes: ClassVar[dict[str, torch.dtype]] = {}
+    """Of statistics and inverses that are not of the layer's own dtype."""
 
     splits: ClassVar[bool] = True
     """Whether a dense factor larger than `max_dim` is cut into diagonal blocks; if not, the layer has no curvature."""

@@ -40,7 +40,7 @@ class EKFACBlock(KFACBlock):
     def shapes(self, inputs: int, outputs: int, *, one_hot: bool = False) -> dict[str, Shape]:
         A, B = input_shape(inputs, one_hot), (outputs, outputs)
         bases = {"A": A, "B": B, "A_basis": A, "B_basis": B}
-        return {**bases, "scales": (outputs, inputs), "scales_weight": (), "shift": ()}
+        return {**bases, "scales": (outputs, inputs), "scales_weight": (), "shift": (1,)}
 
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
         return *super().measure(a, g), self._along_the_basis(a, g) if self.ready else g.new_zeros(())
@@ -60,13 +60,13 @@ class EKFACBlock(KFACBlock):
         shift = damping.of_mean(scales.mean((-2, -1)))
         if not (scales.amin((-2, -1)) + shift > 0).all():
             raise NotPositiveDefiniteError("an eigenvalue is zero: raise the damping")
-        self.A_basis, self.B_basis, self.scales, self.shift = A_basis, B_basis, scales, shift
+        self.A_basis, self.B_basis, self.scales, self.shift = A_basis, B_basis, scales, shift.unsqueeze(-1)
         self.scales_weight = shift.new_zeros(())
 
     def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
         """U_B [(U_Bᵀ ∇ U_A) / (S + λ)] U_Aᵀ; λ is that of the last refresh."""
         rotated = times(self.B_basis.mT @ gradient, self.A_basis)
-        damped = (self.scales + self.shift[..., None, None]).clamp(min=torch.finfo(rotated.dtype).tiny)
+        damped = (self.scales + self.shift[..., None]).clamp(min=torch.finfo(rotated.dtype).tiny)
         return times(self.B_basis @ (rotated / damped), transposed(self.A_basis))
 
     def dense(self, damping: Damping | float = 0.0) -> Dense:

@@ -1,5 +1,7 @@
 """THOR's Fisher block: K-FAC's factors cut into blocks along their dimension, refreshed only when their trace has moved."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ class THORBlock(KFACBlock):
     """
 
     inverses = ("A_inverse", "B_inverse", "trace", "settled", "seen")
+    dtypes: ClassVar[dict[str, torch.dtype]] = {"settled": torch.bool}
 
     trace: Scalar
     settled: Flag

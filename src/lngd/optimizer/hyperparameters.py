@@ -1,91 +1,131 @@
-"""The allowed range of every hyperparameter, in one table, and the error for a value outside it."""
+"""What all layers of an optimizer share: when curvature is measured, how large its factors are, how far a step goes."""
 
 import math
-from collections.abc import Callable, Mapping
-from numbers import Integral, Real
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
-from lngd.fisher import FisherType
+from lngd.fisher import MeanOver
+from lngd.ranges import check, out_of_range
+from lngd.step_size import STEP_SIZES, StepSize
 
-
-def is_number(value: object) -> bool:
-    """A finite real number; a bool is not one."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+MomentumOn: TypeAlias = Literal["gradient", "nesterov", "update"]
 
 
-def is_count(least: int) -> Callable[[object], bool]:
-    """A whole number of at least `least`."""
-    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+@dataclass(frozen=True)
+class Schedule:
+    """When curvature is measured, from how much of a batch, and when its inverses are refreshed.
+
+    Args:
+        curvature_every: steps between measurements of the statistics (T_FIM).
+        inverse_every: steps between refreshes of the inverses (T_INV).
+        ramp: at steps 1, 2, 4, 8, … below the interval too, since statistics change fast at first.
+        refresh_over: steps over which a refresh is spread, layer by layer, so that none is much longer than others; 1: at once.
+        samples: of a batch, that measure the curvature, more where that is less than 2,048 pixels or tokens in all; None for all.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    curvature_every: int = 20
+    inverse_every: int = 20
+    ramp: bool = True
+    refresh_over: int = 4
+    samples: int | None = 8
+
+    def __post_init__(self) -> None:
+        check(vars(self))
+
+    def measures(self, step: int) -> bool:
+        """Whether step `step`, counted from 0, measures the statistics."""
+        return self._due(step, self.curvature_every)
+
+    def refreshes(self, step: int) -> bool:
+        """Whether a refresh of the inverses begins at step `step`."""
+        return self._due(step, self.inverse_every)
+
+    def portions(self, step: int) -> int:
+        """Over how many steps the refresh that begins at step `step` is spread: the next one has to find it done."""
+        gap = next(ahead for ahead in range(1, self.inverse_every + 1) if self.refreshes(step + ahead))
+        return min(self.refresh_over, gap)
+
+    def _due(self, step: int, every: int) -> bool:
+        return step % every == 0 or (self.ramp and step < every and step & (step - 1) == 0)
 
 
-def is_fraction(value: Any) -> bool:
-    """In [0, 1)."""
-    return is_number(value) and 0 <= value < 1
+@dataclass(frozen=True)
+class Factors:
+    """How large a Fisher factor is kept, and how it is damped.
+
+    Args:
+        max_dim: the largest dense factor: of a larger one only diagonal blocks are kept. EKFAC and NGPlus leave the layer to AdamW.
+        convolution: of a convolution with more than `max_dim` inputs: "kronecker" (Φ_channels ⊗ Φ_kernel) or "full" (as any other
+            layer's). LNGD's block only.
+        damping_bounds: (ν₁, ν₂), absolute bounds of λ.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    max_dim: int = 256
+    convolution: Literal["kronecker", "full"] = "kronecker"
+    damping_bounds: tuple[float, float] = (1e-5, math.inf)
+
+    def __post_init__(self) -> None:
+        check(vars(self))
 
 
-def at_least_zero(value: Any) -> bool:
-    """In [0, ∞)."""
-    return is_number(value) and value >= 0
+def as_schedule(given: Schedule | int, default: Schedule) -> Schedule:
+    """A number stands for both intervals."""
+    return given if isinstance(given, Schedule) else replace(default, curvature_every=given, inverse_every=given)
 
 
-def are_bounds(value: Any) -> bool:
-    """(ν₁, ν₂) with 0 ≤ ν₁ ≤ ν₂, ν₂ possibly infinite."""
-    if not (isinstance(value, tuple | list) and len(value) == 2 and at_least_zero(value[0]) and isinstance(value[1], Real)):
-        return False
-    return bool(value[0] <= value[1])
+def as_factors(given: Factors | int, default: Factors) -> Factors:
+    """A number stands for the largest dense factor."""
+    return given if isinstance(given, Factors) else replace(default, max_dim=given)
 
 
-def one_of(*names: str) -> Callable[[object], bool]:
-    """One of some names."""
-    return lambda value: value in names
+def as_step_size(given: StepSize | str) -> StepSize:
+    """By its name, with its own defaults.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if isinstance(given, StepSize):
+        return given
+    if given not in STEP_SIZES:
+        raise out_of_range("step_size", given, f"one of {', '.join(map(repr, STEP_SIZES))}, or an object such as LayerwiseRate()")
+    return STEP_SIZES[given]()
 
 
-ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "lr": (at_least_zero, "a number of 0 or more"),
-    "momentum": (is_fraction, "a number in [0, 1)"),
-    "weight_decay": (at_least_zero, "a number of 0 or more"),
-    "mu": (at_least_zero, "a number of 0 or more"),
-    "damping": (at_least_zero, "a number of 0 or more"),
-    "damping_bounds": (are_bounds, "a pair (ν₁, ν₂) with 0 ≤ ν₁ ≤ ν₂"),
-    "decay": (is_fraction, "a number in [0, 1)"),
-    "curvature_every": (is_count(1), "a whole number of 1 or more"),
-    "inverse_every": (is_count(1), "a whole number of 1 or more"),
-    "refresh_over": (is_count(1), "a whole number of 1 or more"),
-    "curvature_ramp": (lambda value: isinstance(value, bool), "True or False"),
-    "fisher": (
-        lambda value: isinstance(value, FisherType),
-        "FisherType.LAYERWISE, FisherType.EMPIRICAL or FisherType.SAMPLED (from lngd import FisherType)",
-    ),
-    "likelihood": (one_of("categorical", "bernoulli", "gaussian"), "'categorical', 'bernoulli' or 'gaussian'"),
-    "rate": (one_of("layerwise", "graft", "kl_clip", "constant", "rms"), "'layerwise', 'graft', 'kl_clip', 'constant' or 'rms'"),
-    "norm": (one_of("frobenius", "spectral"), "'frobenius' or 'spectral'"),
-    "conv_factor": (one_of("kronecker", "full"), "'kronecker' or 'full'"),
-    "kl_clip": (lambda value: is_number(value) and value > 0, "a number greater than 0"),
-    "warmup": (is_count(0), "a whole number of 0 or more"),
-    "smoothing": (is_fraction, "a number in [0, 1)"),
-    "rate_samples": (
-        lambda value: value is None or is_count(1)(value),
-        "None (the whole batch) or a whole number of 1 or more",
-    ),
-    "curvature_samples": (
-        lambda value: value is None or is_count(1)(value),
-        "None (the whole batch) or a whole number of 1 or more",
-    ),
-    "noise": (one_of("rademacher", "gaussian"), "'rademacher' or 'gaussian'"),
-    "momentum_on": (one_of("gradient", "nesterov", "update"), "'gradient', 'nesterov' or 'update'"),
-    "mean_over": (one_of("batch", "token", "none"), "'batch', 'token' or 'none' (the loss is a sum)"),
-    "keep_norms": (lambda value: isinstance(value, bool), "True or False"),
-    "max_factor_dim": (is_count(1), "a whole number of 1 or more"),
-    "fallback_lr": (lambda value: value is None or at_least_zero(value), "None (lr itself) or a number of 0 or more"),
-    "curvature": (lambda value: value is None or isinstance(value, bool), "True, False or None (the layer's default)"),
-}
+@dataclass(frozen=True)
+class Recipe:
+    """What all layers of an optimizer share and no group can change."""
 
+    step_size: StepSize
+    momentum_on: MomentumOn
+    mean_over: MeanOver
+    keep_norms: bool
+    spectral: bool
+    """Whether the direction's singular values, measured by F̂, are set to one."""
+    schedule: Schedule
+    factors: Factors
+    warmup: int
 
-def check_hyperparameters(values: Mapping[str, Any]) -> None:
-    """Raises ValueError for the first value out of its range, TypeError for a name that is no hyperparameter."""
-    for name, value in values.items():
-        if name not in ALLOWED:
-            raise TypeError(f"unknown hyperparameter '{name}'; there are: {', '.join(ALLOWED)}")
-        valid, allowed = ALLOWED[name]
-        if not valid(value):
-            raise ValueError(f"{name}={value!r} is out of range: it must be {allowed}")
+    def __post_init__(self) -> None:
+        check({name: getattr(self, name) for name in ("momentum_on", "mean_over", "keep_norms", "warmup")})
+
+    def share_of_lr(self, step: int) -> float:
+        """What the warm-up leaves of lr at step `step`, counted from 0."""
+        return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Numbers that a layer keeps."""
+        averaged = () if self.momentum_on == "update" else ("average_weight",)
+        aligned = ("alignment", "observations") if self.keep_norms else ()
+        return (*averaged, *aligned, *(("summed",) if self.mean_over == "none" else ()), *self.step_size.memory)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Tensors of its own shape that each parameter of a layer keeps."""
+        return ("momentum" if self.momentum_on == "update" else "average", *self.step_size.tensors)

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import torch
+from lngd.optimizer.curved_layer import CurvedLayer, layout
+from lngd.optimizer.hyperparameters import Recipe
 
-from lngd.optimizer.layer_state import LayerState
-
-FALLBACK_COPIES = 2
+ADAMW_COPIES = 2
 """AdamW keeps two averages of a parameter's size and dtype."""
 MIB = 2**20
 
@@ -60,26 +59,30 @@ class MemoryReport:
         return "\n".join(lines)
 
 
-def memory_report(states: Mapping[str, LayerState], groups: Sequence[Mapping[str, Any]]) -> MemoryReport:
+def memory_report(layers: Mapping[str, CurvedLayer], recipe: Recipe, groups: Sequence[Mapping[str, Any]]) -> MemoryReport:
     """From shapes alone.
 
     Args:
-        states: the layers with curvature.
+        layers: those with curvature.
+        recipe: what they share.
         groups: the optimizer's parameter groups.
     """
-    adamw = sum(p.nbytes for group in groups if group["kind"] == "fallback" for p in group["params"])
-    parameters = sum(p.nbytes for group in groups for p in group["params"])
-    return MemoryReport(tuple(_of_layer(*item) for item in states.items()), FALLBACK_COPIES * adamw, parameters)
+    curved = {id(p) for each in layers.values() for p in each.parameters}
+    trained = [p for group in groups for p in group["params"] if p.requires_grad]
+    adamw = sum(p.nbytes for p in trained if id(p) not in curved)
+    return MemoryReport(
+        tuple(_of_layer(name, each, recipe) for name, each in layers.items()), ADAMW_COPIES * adamw, sum(p.nbytes for p in trained)
+    )
 
 
-def _of_layer(name: str, state: LayerState) -> LayerMemory:
-    layer, block, recipe = state.layer, state.block, state.recipe
-    size = layer.dtype.itemsize
-    shapes = block.shapes(layer.inputs, layer.outputs, one_hot=layer.one_hot)
-    numbers = {key: layer.groups * prod(shape) for key, shape in shapes.items() if torch.Size(shape)}
-    statistics, inverses = (size * sum(numbers.get(key, 0) for key in keys) for keys in (block.statistics, block.inverses))
-    matrices = recipe.momentum.matrices + recipe.step_size.matrices
-    return LayerMemory(name, statistics, inverses, size * matrices * layer.groups * layer.inputs * layer.outputs)
+def _of_layer(name: str, each: CurvedLayer, recipe: Recipe) -> LayerMemory:
+    bytes_of: dict[str, int] = {}
+    for own in layout(each.layer, each.block, recipe):
+        for key, place in own.items():
+            if place is not None:
+                bytes_of[key] = bytes_of.get(key, 0) + prod(place[0]) * place[1].itemsize
+    statistics, inverses = (sum(bytes_of.pop(key) for key in keys) for keys in (each.block.statistics, each.block.inverses))
+    return LayerMemory(name, statistics, inverses, sum(bytes_of.values()))
 
 
 def _cells(layer: LayerMemory) -> tuple[str, str, str, str]:

@@ -1,56 +1,67 @@
-"""The optimizer itself: a torch.optim.Optimizer whose step is measure → refresh → precondition → scale → apply."""
+"""The optimizer itself: a torch.optim.Optimizer whose step is measure → refresh → average → precondition → size → apply."""
 
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from itertools import accumulate, chain
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
-from lngd.capture import Capture, source_of
+from lngd.capture import Calls, Capture
 from lngd.curvature import CurvatureBlock
-from lngd.fisher import Likelihood, Noise
 from lngd.layers import Layer
 from lngd.linalg import all_finite
-from lngd.optimizer import checkpoint
-from lngd.optimizer.bucket import step_layers
-from lngd.optimizer.cycle import Cycle
-from lngd.optimizer.fallback import Fallback
-from lngd.optimizer.groups import GROUP_DEFAULTS, curvature_choices, fallback_rate, move_to_fallback, split_group, user_groups
-from lngd.optimizer.layer_state import LayerState, Recipe, deliver_to
-from lngd.optimizer.loss_scale import unscaled
+from lngd.optimizer import adamw, checkpoint
+from lngd.optimizer.curved_layer import CurvedLayer, Measurement, layout, warn
+from lngd.optimizer.guards import (
+    GradientScale,
+    Guard,
+    SkipCounter,
+    finite,
+    refuse_no_gradient,
+    refuse_parts_of_a_model,
+    refuse_sparse_gradients,
+)
+from lngd.optimizer.hyperparameters import Recipe
+from lngd.optimizer.layer_step import Bucket, buckets, observes
 from lngd.optimizer.memory import MemoryReport, memory_report
-from lngd.optimizer.outcome import Limit, Summary, plan_model, unwrapped
-from lngd.optimizer.refusals import refuse_sparse_gradients
-from lngd.optimizer.schedule import Schedule
-from lngd.optimizer.skips import SkipCounter
+from lngd.optimizer.parameters import (
+    Group,
+    Planner,
+    Structure,
+    Summary,
+    complete_group,
+    named_parameters,
+    refuse_strangers,
+    take_replaced,
+    unwrapped,
+    user_groups,
+    warn_of_missing_curvature,
+)
+from lngd.sampling import Fisher, FisherType
+from lngd.version import __version__
+
+OVERFLOWS = 3
+"""So many measurements in a row have to overflow before a layer goes to float64: one wild batch is skipped instead."""
 
 
 class NaturalGradient(torch.optim.Optimizer):
     """Natural gradient for the layers that have curvature, AdamW for every other trained parameter.
 
-    Each group of `params` becomes two: one of `kind` "curvature" at `lr`, one of `kind` "fallback" at `fallback_lr`, so that one
-    learning-rate scheduler drives both.
-
     Args:
         model: any module; under DDP in one process only, for the time being.
         params: parameters or torch.optim-style groups; None for all of the model's. A parameter left out is frozen.
         block: makes a layer's curvature.
-        recipe: momentum, step size and scale, shared by all layers.
-        curvature, inverses, spread: when statistics are measured and inverses refreshed, and over how many steps.
-        defaults: the group-level hyperparameters, `GROUP_DEFAULTS`.
-        warmup: steps over which lr rises linearly for the layers with curvature.
-        rate_samples: samples of a batch that measure the rate; None for all.
-        noise: ε of layer-wise sampling.
-        likelihood, generator: what labels are drawn from with FisherType.SAMPLED; the randomness of both.
-        max_factor_dim: a layer with a larger dense factor that its block can't split falls back.
+        recipe: what all layers share.
+        fisher: where g comes from.
+        defaults: of the parameter groups.
+        generator: the randomness of noise and labels.
 
     Raises:
+        TypeError: `model` is no module, or `params` are neither parameters nor groups.
         ValueError: a hyperparameter out of range, nothing to train, `params` that are not the model's, or several processes.
     """
-
-    _step_supports_amp_scaling = True  # GradScaler calls step() on an overflow too, and says so (`found_inf`)
 
     def __init__(
         self,
@@ -59,100 +70,117 @@ class NaturalGradient(torch.optim.Optimizer):
         *,
         block: Callable[[Layer], CurvatureBlock],
         recipe: Recipe,
-        curvature: Schedule,
-        inverses: Schedule,
-        spread: int,
+        fisher: Fisher,
         defaults: dict[str, Any],
-        warmup: int,
-        rate_samples: int | None,
-        noise: Noise,
-        likelihood: Likelihood,
         generator: torch.Generator | None,
-        max_factor_dim: int,
     ) -> None:
-        assert set(defaults) == set(GROUP_DEFAULTS)
-        self._model, watched = unwrapped(model)
-        groups = user_groups(self._model, params, defaults)
-        trained = [p for group in groups for p in group["params"]]
-        self._plan = plan_model(self._model, trained, Limit(block, max_factor_dim), curvature_choices(groups))
-        self._recipe = recipe
-        self._states = {name: LayerState(layer, block(layer), recipe) for name, layer in self._plan.layers.items()}
-        self._cycle, self._warmup = Cycle(self._states, recipe.fisher, curvature, inverses, spread), warmup
-        self._steps, self._skips, self._fallback = 0, SkipCounter(), Fallback()
-        self._demoted: dict[str, str] = {}
-        self._generator = generator or torch.Generator(trained[0].device).manual_seed(torch.initial_seed() % 2**63)
-        super().__init__([half for group in groups for half in split_group(group, self._plan.layers)], defaults)
-        self._bind_groups()
-        self._noise, self._likelihood = noise, likelihood
-        self._rate_samples = rate_samples if recipe.step_size.needs_samples else 0
-        self._watch(watched)
+        self._model, self._watched = unwrapped(model)
+        self._recipe, self._fisher, self._block = recipe, fisher, block
+        self._planner, self._whole = Planner(block, recipe.factors.max_dim), params is None
+        self.t = 0
+        """Steps so far."""
+        self._layers: dict[str, CurvedLayer] = {}
+        self._active: list[CurvedLayer] | None = None
+        self._buckets: list[Bucket] = []
+        self._unmeasured: list[CurvedLayer] = []
+        self._lacking = False
+        self._fallen: dict[str, tuple[nn.Module, str]] = {}
+        self._portions, self._overflows, self._lost = 0, 0, False
+        self._skips, self._adamw = SkipCounter(), adamw.AdamW()
+        self._structure: Structure | None = None
+        super().__init__(user_groups(self._model, params), defaults)
+        device = self.param_groups[0]["params"][0].device if self.param_groups[0]["params"] else torch.device("cpu")
+        self._generator = generator or torch.Generator(device).manual_seed(torch.initial_seed() % 2**63)
+        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
+        self._watch()
+        self._take_plan()
+        self._store_progress()
+        warn_of_missing_curvature(self._plan)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step. A step with a gradient or a statistic that is not finite is skipped whole and counted.
+        """One step (LNGD Algorithm 1). A step with a gradient or a statistic that is not finite is skipped whole and counted.
 
         Raises:
-            RuntimeError: no parameter has a gradient, or a layer's factors have had no inverse for long.
+            RuntimeError: no parameter has a gradient, a parameter is unknown, or a layer's factors have had no inverse for long.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not grads:
-            raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
-        refuse_sparse_gradients(self._model, grads)
-        self._capture.refuse_hidden_forwards()
-        self._demote_unseen_layers()
-        active = {name: s for name, s in self._states.items() if s.has_gradient()}
-        scale = unscaled(self, grads)
-        accept = self._cycle.measure(self._capture, scale.accept(all_finite(grads)), scale)
-        self._cycle.refresh(self._steps, accept)
-        warmup = min(1.0, (self._steps + 1) / self._warmup) if self._warmup else 1.0
-        step_layers(active, number=self._steps, warmup=warmup, accept=accept, rates=self._capture.gather(), scale=scale)
-        self._fallback.step(self.param_groups, self.state, accept)
-        self._skips.add(accept, expected=scale.overflow is not None)
-        self._finish_step(active)
+        guard = self._check_gradients()  # finite, dense, measurable
+        if guard is None:
+            return loss
+        self._measure(guard)  # Φ, Ψ ← ϵ·old + (1−ϵ)·new             lines 3–6, eqs. 3–5, 14
+        self._refresh(guard)  # Φ̂⁻¹, Ψ̂⁻¹                             lines 7–9
+        warmup, rates = self._recipe.share_of_lr(self.t), self._capture.gather()
+        if not guard.refused:
+            active = self._active_buckets()
+            steps = (bucket.directions(guard, rates, warmup) for bucket in active)  # M; d = Ψ̂⁻¹ M Φ̂⁻¹      lines 10–11
+            common = None
+            if self._recipe.step_size.joint and active:
+                all_steps = list(steps)
+                common, steps = self._recipe.step_size.common(all_steps), iter(all_steps)
+            for bucket, step in zip(active, steps, strict=True):  # α_l, eqs. 12–13; m, θ      lines 12–16
+                bucket.apply(step, warmup, common, guard=guard, observe=observes(self.t))
+        self._adamw.step(self.state, guard)
+        self._finish_step(guard)
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's; what was measured along with the gradients goes with them."""
+        super().zero_grad(set_to_none)
 
     def close(self) -> None:
         """Takes the hooks off the model."""
         self._capture.close()
+        self._scale.close()
 
     @property
     def blocks(self) -> dict[str, CurvatureBlock]:
         """Every layer's curvature block, by module name."""
-        return {name: state.block for name, state in self._states.items()}
+        return {name: each.block for name, each in self._layers.items()}
 
     @property
     def rates(self) -> dict[str, Tensor]:
         """α_l of the last step, by module name; without lr and warm-up."""
-        return {name: state.rate for name, state in self._states.items() if state.rate is not None}
+        return {name: each.alpha for name, each in self._layers.items() if each.alpha is not None}
 
     def stats(self) -> dict[str, float]:
-        """Plain numbers for any logger: steps, skipped steps, and per layer the rate and what the step size keeps.
+        """Plain numbers for any logger: steps, skipped steps, and per layer α_l and what the step size keeps.
 
         Waits for the device; call it as often as you log, not at every step.
         """
-        numbers: dict[str, float] = {"steps": float(self._steps), "skipped": float(self._skips.count())}
-        for name, state in self._states.items():
-            scalars = {"rate": state.rate, **state.state}
-            numbers |= {f"{key}/{name}": float(v) for key, v in scalars.items() if v is not None and v.dim() == 0}
+        numbers = {"steps": float(self.t), "skipped": float(self._skips.count())}
+        for name, each in self._layers.items():
+            numbers[f"rate/{name}"] = 0.0 if each.alpha is None else float(each.alpha)
+            numbers |= {f"{key}/{name}": float(each.states[0][key]) for key in (*self._recipe.numbers, "failed")}
         return numbers
 
     def summary(self) -> Summary:
-        """The outcome of every parameter, and why."""
+        """The outcome of every parameter of the model as it is now, and why."""
+        plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         notes = self._capture.source.notes
-        outcomes = (replace(o, reason=notes.get(o.layer, "")) if o.layer else o for o in self._plan.outcomes.values())
+        outcomes = (replace(o, reason=notes.get(o.layer, "")) if o.layer else o for o in plan.outcomes.values())
         return Summary(tuple(outcomes), self.memory_report().curvature)
 
     def memory_report(self) -> MemoryReport:
         """Bytes of all state, by layer, from shapes: true before the first step, too."""
-        return memory_report(self._states, self.param_groups)
+        return memory_report(self._layers, self._recipe, self.param_groups)
 
     def state_dict(self) -> dict[str, Any]:
-        """torch.optim's own form with one more entry, `lngd`: statistics, inverses, averages, step and generator."""
-        return super().state_dict() | {"lngd": checkpoint.save(self._header(), self._states, self._generator)}
+        """torch.optim's own form. `state` holds each layer's statistics, inverses and averages, under its weight.
+
+        What belongs to no parameter, counters and the generator, stands in each group as `progress`.
+        """
+        self._store_progress()
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a checkpoint of the same model; the run goes on bit-equal.
@@ -160,91 +188,299 @@ class NaturalGradient(torch.optim.Optimizer):
         Raises:
             ValueError: it belongs to another model or optimizer (the first difference is named); nothing is changed.
         """
-        complete = checkpoint.validated(state_dict, self._header(), self._states)
-        saved = complete["lngd"]
-        for name, reason in saved["demoted"]:
-            if name in self._states:
-                self._demote(name, reason)
-        super().load_state_dict({key: complete[key] for key in ("state", "param_groups")})
-        self._fallback.adopt(self.state)
-        checkpoint.restore(saved, self._states, self._generator)
-        self._steps, self._capture.measuring = saved["steps"], saved["measuring"]
-        self._skips.restore(saved["skipped"])
-        self._bind_groups()
-        self._cycle.recall(saved)
-        self._forget()
+        numbered = checkpoint.numbered(state_dict)
+        loaded: dict[str, Any] = {}
+
+        def last_look(_optimizer: torch.optim.Optimizer, given: dict[str, Any]) -> None:
+            layouts = (zip(each.parameters, layout(each.layer, each.block, self._recipe), strict=True) for each in self._layers.values())
+            checkpoint.validate(given, self.param_groups, self._progress(), dict(chain.from_iterable(layouts)))
+            loaded.update(given)
+
+        handle = self.register_load_state_dict_pre_hook(last_look)  # after all of the user's, which may change it
+        self._loading = loaded
+        try:
+            super().load_state_dict(numbered)
+        finally:
+            handle.remove()
+            del self._loading
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds parameters. Those added after construction are trained by the fallback: their layers have no hooks."""
-        if "kind" not in param_group:
-            param_group = {**param_group, "kind": "fallback", "lr": fallback_rate({**self.defaults, **param_group})}
-        super().add_param_group(param_group)
+        """Adds parameters of the model, as torch's does; their layers get curvature like all others."""
+        if self._structure is None:
+            return super().add_param_group(param_group)
+        group = dict(param_group)
+        known = {id(p): name for name, p in named_parameters(self._model).items()}
+        complete_group(group, known, {id(p) for other in self.param_groups for p in other["params"]})
+        super().add_param_group({**self.defaults, **group})
+        self._follow_model()
+        self._store_progress()
+        return None
 
-    def _header(self) -> dict[str, Any]:
-        outcomes = [[o.name, list(o.shape), o.kind != "frozen"] for o in self._plan.outcomes.values()]
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for index, group in enumerate(self.param_groups):
+            options = ", ".join(f"{name}={group[name]!r}" for name in self.defaults if name in group)
+            lines.append(f"  group {index}: {len(group['params'])} parameters, {options}")
+        return "\n".join([*lines, ")"])
+
+    # ---------------------------------------------------------------- the stages of a step
+
+    def _check_gradients(self) -> Guard | None:
+        """What has to hold before a step; None for one that changes nothing: without a rate and without a gradient.
+
+        torch.distributed.checkpoint asks for an optimizer's state by such a step.
+        """
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        refuse_no_gradient(grads)
+        if all(group["lr"] == 0 for group in self.param_groups) and not any(grad.any() for grad in grads):
+            return None
+        for grad in grads:
+            if grad.is_sparse:
+                refuse_sparse_gradients(self._plan.parameters.items())
+        if self._structure is None or not self._structure.still_holds():
+            self._follow_model()
+        self._capture.refuse_hidden_forwards()
+        self._fall_back_unseen()
+        return Guard(finite(grads), self._scale.squared())
+
+    def _measure(self, guard: Guard) -> None:
+        """Φ, Ψ ← ϵ·old + (1−ϵ)·new (LNGD eq. 14) at a measuring step; else changes nothing and waits for nothing."""
+        capture = self._capture
+        capture.source.finished(None)
+        if not capture.measuring:
+            return
+        pending = [mean for each in self._layers.values() for mean in each.pending.means]
+        if not pending:
+            return refuse_parts_of_a_model(self._fisher.type, capture.waiting and bool(self._layers))
+        measured = guard.accept & all_finite(pending).to(guard.accept.device)
+        self._lost = not measured
+        if measured:
+            self._overflows = 0
+            for each in self._layers.values():
+                each.take_measurement(guard)
+        elif guard.accept:
+            self._overflowed()
+        guard.accept = measured
+        return None
+
+    def _refresh(self, guard: Guard) -> None:
+        """Φ̂⁻¹, Ψ̂⁻¹ of the next layers that are due, and of those that lack them.
+
+        All at once would make one step in an interval many times as long as the others, so they are spread over the steps
+        that follow, by their cost.
+        """
+        schedule = self._recipe.schedule
+        due = self._portion() if self._portions else []
+        if schedule.refreshes(self.t):
+            for each in self._layers.values():
+                each.states[0]["owed"] = int(each.block.measured)
+            self._portions = schedule.portions(self.t)
+            due = self._portion() if self._portions == 1 else []
+        if self._lacking:
+            due = [each for each in self._layers.values() if each.block.measured and not each.block.ready] + due
+        if due and guard.accept:
+            for each in dict.fromkeys(due):
+                each.refresh()
+                each.states[0]["owed"] = 0
+            self._portions = max(0, self._portions - 1)
+            self._lacking = any(each.block.measured and not each.block.ready for each in due)
+
+    def _portion(self) -> list[CurvedLayer]:
+        """The first layers whose refresh is owed, until they make up a step's share of the work."""
+        owed = [each for each in self._layers.values() if each.states[0]["owed"]]
+        if not owed:
+            self._portions = 0
+            return []
+        costs = [each.block.refresh_cost for each in owed]
+        share = sum(costs) / self._portions
+        return [each for each, done in zip(owed, accumulate(costs, initial=0), strict=False) if done < share]
+
+    def _active_buckets(self) -> list[Bucket]:
+        """The layers that have a gradient, in buckets that last until others have one."""
+        active = []
+        for each in self._layers.values():
+            for p in each.parameters:
+                if p.grad is not None:
+                    active.append(each)
+                    break
+        if active != self._active:
+            self._active, self._buckets = active, buckets(active)
+        return self._buckets
+
+    def _finish_step(self, guard: Guard) -> None:
+        """Counts the step, forgets what belonged to it, and says whether the next one measures."""
+        self._skips.add(guard.accept)
+        self.t += 1
+        if self._capture.measuring:
+            for each in self._layers.values():
+                each.pending = Measurement()
+            self._unmeasured = [each for each in self._layers.values() if not each.block.measured]
+        self._scale.forget()
+        self._capture.reset()
+        missing = any(each.has_gradient() for each in self._unmeasured) if self._unmeasured else False
+        self._capture.measuring = missing or self._lost or self._recipe.schedule.measures(self.t)
+        self._lost = False
+
+    # ---------------------------------------------------------------- the model as it is now
+
+    def _follow_model(self, since: int | None = None) -> None:
+        """Plans anew: a parameter was added, replaced, frozen or unfrozen, moved or resized, or a module was.
+
+        Args:
+            since: the first step whose forward new layers can see; by default the next one.
+        """
+        now = named_parameters(self._model)
+        for p in take_replaced(self._plan.parameters, now, self.param_groups):
+            self.state.pop(p, None)
+        refuse_strangers(self._plan.parameters, now, self.param_groups, whole=self._whole)
+        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
+        self._take_plan(self.t + 1 if since is None else since)
+
+    def _take_plan(self, since: int = 0) -> None:
+        """Gives every parameter its state, watches the layers that have curvature, and leaves the rest to AdamW."""
+        groups = {id(p): group for group in self.param_groups for p in group["params"]}
+        before = dict(self._layers)
+        self._layers.clear()  # the same dictionary for good: what the hooks bring is delivered to it
+        for name, layer in self._plan.layers.items():
+            known = before.get(name)
+            fits = known is not None and known.fits(layer)
+            each = known if known is not None and fits else CurvedLayer(name, layer, self._block(layer), self._recipe, since)
+            each.bind([self.state[p] for p in each.parameters], [groups[id(p)] for p in each.parameters])
+            self._layers[name] = each
+        curved = {id(p) for each in self._layers.values() for p in each.parameters}
+        self._adamw.groups = [
+            (group, [p for p in group["params"] if id(p) not in curved and p.requires_grad]) for group in self.param_groups
+        ]
+        for _, params in self._adamw.groups:
+            for p in params:
+                adamw.complete_state(self.state[p], p)
+        self._unmeasured = [each for each in self._layers.values() if not each.block.measured]
+        self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
+        self._active, self._buckets = None, []
+        self._structure = Structure.of(self._model)
+        self._scale = GradientScale([p for group in self.param_groups for p in group["params"] if p.requires_grad])
+        self._capture.watch({name: each.layer for name, each in self._layers.items()})
+        self._capture.measuring |= bool(self._unmeasured)
+
+    def _watch(self) -> None:
+        """Hooks on the model, on no layer yet."""
+        layers, step_size = self._layers, self._recipe.step_size
+
+        def deliver(name: str, calls: Calls, forward_id: int, fisher: FisherType) -> None:
+            layers[name].measure(calls, forward_id, fisher)
+
+        samples = step_size.sequences() if self._recipe.mean_over == "token" else step_size.samples
+        self._capture = Capture(self._watched, {}, self._fisher.source(deliver, self._generator), samples)
+        self._capture.attach()
+
+    def _fall_back_unseen(self) -> None:
+        """Layers that have a gradient and can't be measured: a borrowed weight, a head beside the model's output."""
+        for each in [each for each in self._unmeasured if each.since <= self.t and each.has_gradient()]:
+            if not each.pending.samples and (reason := self._capture.why_unseen(each.name)):
+                self._fall_back(each, reason)
+
+    def _fall_back(self, each: CurvedLayer, reason: str) -> None:
+        warn(each.name, f"AdamW trains it from now on, since it can't be given curvature: {reason}")
+        self._fallen[each.name] = (each.layer.module, reason)
+        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
+        self._take_plan(self.t + 1)
+
+    def _overflowed(self) -> None:
+        """Gradients are finite and a statistic, which is a square, is not."""
+        self._overflows += 1
+        if self._overflows < OVERFLOWS:
+            return
+        for each in self._layers.values():
+            means = [mean for mean in each.pending.means if mean.is_floating_point()]
+            if means and not all_finite(means) and each.layer.dtype != torch.float64 and means[0].device.type != "mps":
+                each.promote()
+                warn(each.name, "its statistics overflow float32 and are kept in float64 from now on")
+        self._active = None
+
+    # ---------------------------------------------------------------- checkpoints and copies
+
+    def _progress(self) -> dict[str, Any]:
+        """What belongs to no parameter."""
         return {
-            "parameters": outcomes,
-            "fisher": self._recipe.fisher.value,
+            "format": checkpoint.FORMAT,
+            "version": __version__,
+            "method": type(self).__name__,
+            "fisher": self._fisher.type.value,
             "mean_over": self._recipe.mean_over,
-            "steps": self._steps,
+            "steps": self.t,
             "skipped": self._skips.count(),
-            "demoted": [list(pair) for pair in self._demoted.items()],
-            "measuring": self._capture.measuring,
-            **self._cycle.memory(),
-            "groups": [len(group["params"]) for group in self.param_groups],
+            "measuring": int(self._capture.measuring),
+            "portions": self._portions,
+            "overflows": self._overflows,
+            "generator": self._generator.get_state(),
         }
+
+    def _store_progress(self) -> None:
+        """Puts it into the groups, where every way of saving an optimizer finds it."""
+        progress = self._progress()
+        for group in self.param_groups:
+            group["progress"] = progress
+
+    def _restore(self, loaded: Mapping[str, Any]) -> None:
+        """Takes over a validated checkpoint in full precision: torch's own loading casts all of it to the parameter's dtype."""
+        saved = [number for group in loaded["param_groups"] for number in group["params"]]
+        own = [p for group in self.param_groups for p in group["params"]]
+        self.state.clear()
+        for number, p in zip(saved, own, strict=True):
+            if number in loaded["state"]:
+                self.state[p] = {
+                    name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in loaded["state"][number].items()
+                }
+        self._fallen = {
+            name: (layer.module, "AdamW trained it in the run that was saved")
+            for name, layer in self._planner.plan(self._model, self.param_groups, {}).layers.items()
+            if "exp_avg" in self.state[layer.weight]
+        }
+        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
+        self._layers.clear()
+        self._take_plan()
+        progress = loaded["param_groups"][0]["progress"]
+        self.t, self._portions, self._overflows = progress["steps"], progress["portions"], progress["overflows"]
+        self._skips, self._lost = SkipCounter(progress["skipped"]), False
+        self._generator.set_state(progress["generator"].cpu())
+        self._capture.reset()
+        self._capture.measuring = bool(progress["measuring"])
+        self._store_progress()
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the hooks: a copy or a pickle of model and optimizer together goes on bit-equal."""
-        own = {k: v for k, v in vars(self).items() if k.startswith("_") and k != "_capture" and not k.startswith("_optimizer_")}
-        return own | super().__getstate__() | {"captured": self._capture.memory()}
+        mine = {name: value for name, value in vars(self).items() if name in COPIED}
+        return mine | super().__getstate__() | {"captured": self._capture.memory()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Hooks the copy to its own model."""
+        """Hooks a copy to its own model; puts a checkpoint in place."""
         captured = state.pop("captured", None)
         super().__setstate__(state)
-        if captured is not None:
-            self._watch(self._model)
-            self._capture.recall(captured)
+        if captured is None:
+            self._restore(self._loading)
+            return
+        self._buckets, self._adamw = [], adamw.AdamW()
+        self._watch()
+        self._take_plan()
+        self._capture.recall(captured)
 
-    def _watch(self, model: nn.Module) -> None:
-        source = source_of(
-            self._recipe.fisher,
-            deliver_to(self._states),
-            noise=self._noise,
-            likelihood=self._likelihood,
-            generator=self._generator,
-        )
-        self._capture = Capture(model, self._plan.layers, source, self._rate_samples)
-        self._capture.attach()
 
-    def _bind_groups(self) -> None:
-        owner = {id(p): group for group in self.param_groups for p in group["params"]}
-        for state in self._states.values():
-            state.groups = [owner[id(p)] for p in state.layer.parameters]
-
-    def _finish_step(self, active: dict[str, LayerState]) -> None:
-        self._steps += 1
-        self._forget()
-        self._capture.measuring = self._cycle.measures_next(self._steps, active)
-
-    def _forget(self) -> None:
-        """Drops what was captured since the last step."""
-        self._capture.reset()
-        self._cycle.forget()
-
-    def _demote_unseen_layers(self) -> None:
-        """Layers that have a gradient and can't be measured: a borrowed weight, a head beside the model's output."""
-        unmeasured = [n for n, s in self._states.items() if s.has_gradient() and not (s.block.measured or s.pending.samples)]
-        for name in unmeasured:
-            if reason := self._capture.why_unseen(name):
-                self._demote(name, reason)
-
-    def _demote(self, name: str, reason: str) -> None:
-        if not self._plan.layers[name].module.training:
-            warnings.warn(f"layer '{name}' has no curvature, AdamW trains it: {reason}", stacklevel=5)
-        groups = self._states.pop(name).groups
-        moved = self._plan.fall_back(name, reason)
-        for p, group in zip(moved, groups, strict=True):
-            move_to_fallback(self.param_groups, p, group)
-        self._demoted[name] = reason
+COPIED = (
+    "t",
+    "_model",
+    "_watched",
+    "_recipe",
+    "_fisher",
+    "_block",
+    "_planner",
+    "_plan",
+    "_whole",
+    "_layers",
+    "_fallen",
+    "_portions",
+    "_overflows",
+    "_lost",
+    "_skips",
+    "_generator",
+)
+"""What a copy takes along; the rest is made from it."""

@@ -1,0 +1,68 @@
+"""AdamW, torch's own, for the parameters without curvature, inside the same optimizer and on its state."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lngd.optimizer.guards import Guard
+from lngd.optimizer.parameters import Group
+
+FOUND_INF = "found_inf"
+"""The attribute by which torch.amp.GradScaler tells a fused optimizer to skip a step without synchronising."""
+FUSED_DEVICES = ("cpu", "cuda", "xpu", "mps")
+
+
+class AdamW:
+    """Drives torch.optim.AdamW on the parameters and the state of the outer optimizer."""
+
+    def __init__(self) -> None:
+        self._adamw = torch.optim.AdamW([nn.Parameter(torch.zeros(1))])
+        self.groups: list[tuple[Group, list[nn.Parameter]]] = []
+        """The outer optimizer's groups, and which of their parameters are AdamW's."""
+
+    def step(self, state: Any, guard: Guard) -> None:
+        """One step at the rate `lr · adamw_lr_ratio` of each group; where the guard does not accept it nothing changes.
+
+        The fused kernel takes that flag on the device (`found_inf`, torch's own protocol for gradient scaling). Where
+        there is none, the flag is read on the host.
+        """
+        for fused in (True, False):
+            mine = [self._of_torch(group, params, fused) for group, params in self.groups]
+            mine = [group for group in mine if group["params"]]
+            if not mine or guard.refused or not (fused or guard.accept):
+                continue
+            self._adamw.param_groups, self._adamw.state = mine, state
+            flag = guard.accept.logical_not().to(torch.float32) if fused and not guard.readable else None
+            setattr(self._adamw, FOUND_INF, flag)
+            self._adamw.step()
+
+    def _of_torch(self, group: Group, params: Iterable[nn.Parameter], fused: bool) -> dict[str, Any]:
+        """A group as torch's AdamW reads it."""
+        own = {
+            "params": [p for p in params if p.grad is not None and fusible(p) is fused],
+            "lr": group["lr"] * group["adamw_lr_ratio"],
+            "betas": group["adamw_betas"],
+            "eps": group["adamw_eps"],
+            "weight_decay": group["weight_decay"],
+        }
+        return {**self._adamw.defaults, **own, "fused": fused, "foreach": None if fused else False}
+
+
+def fusible(p: Tensor) -> bool:
+    """Whether the fused kernel takes a parameter."""
+    return p.device.type in FUSED_DEVICES and p.is_floating_point()
+
+
+AVERAGES = ("exp_avg", "exp_avg_sq")
+
+
+def complete_state(state: dict[str, Any], p: nn.Parameter) -> None:
+    """Makes what torch's AdamW keeps of a parameter, unless it is there, on the parameter's device and in its dtype."""
+    if state.keys() != {"step", *AVERAGES} or any(state[name].shape != p.shape for name in AVERAGES):
+        state.clear()
+        state["step"] = torch.zeros((), dtype=torch.float32)
+        state.update({name: torch.zeros_like(p, memory_format=torch.preserve_format) for name in AVERAGES})
+    state["step"] = state["step"].to(p.device if fusible(p) else "cpu")
+    state.update({name: state[name].to(p.device, p.dtype) for name in AVERAGES})

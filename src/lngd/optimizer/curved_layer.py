@@ -1,0 +1,250 @@
+"""One layer in training: its block, what is measured for it, and its state, which stands in `optimizer.state[weight]`.
+
+The block works on attributes of its own; `publish` puts the same tensors into the state after each change, `adopt` takes them out of
+it after a checkpoint was loaded. What a layer keeps from the start has its final shape from the start, so that distributed
+checkpoints know the layout before the first step.
+"""
+
+import itertools
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lngd.capture import Calls, spread
+from lngd.curvature import CurvatureBlock
+from lngd.fisher import FisherType, fisher_weight
+from lngd.layers import ConvLayer, Layer
+from lngd.linalg import Damping, NotPositiveDefiniteError
+from lngd.optimizer.guards import Guard
+from lngd.optimizer.hyperparameters import Recipe
+from lngd.optimizer.parameters import Group
+from lngd.types import Gradients, joined
+
+State: TypeAlias = dict[str, Any]
+Place: TypeAlias = tuple[tuple[int, ...], torch.dtype] | None
+"""Shape and dtype of a tensor; None for a whole number."""
+Layout: TypeAlias = dict[str, Place]
+LEAST_ROWS = 2048
+"""Rows, samples times positions, from which a sub-batch measures the curvature."""
+COUNTERS = ("updates", "ready", "owed", "failed")
+"""Measurements so far; whether the inverses are the statistics'; whether a refresh is owed; refreshes that failed in a row."""
+MOST_FAILURES = 10
+"""Refreshes that may fail in a row before training on old inverses is an error."""
+MORE_DAMPING = (1.0, 10.0, 100.0)
+"""What the damping is multiplied with, in turn, until a refresh succeeds."""
+LEAST_DAMPING = 1e-6
+"""What counts as damping in the second try if there is none: above the rounding error of a float32 factor."""
+
+
+@dataclass
+class Measurement:
+    """What the forwards since the last step have measured, a mean over their samples."""
+
+    means: tuple[Tensor, ...] = ()
+    samples: int = 0
+    positions: int = 0
+    largest: int = 0
+    forward_id: int = -1
+    fisher: FisherType | None = None
+    """Where g came from, which is not always the optimizer's own Fisher type; None as long as there is none."""
+
+    def add(self, measured: tuple[Tensor, ...], n: int, positions: int, forward_id: int) -> None:
+        """Adds a mean over n samples. A second call in the same forward adds to the same samples, as further positions would."""
+        if forward_id != self.forward_id:
+            self.forward_id, self.largest, self.positions = forward_id, 0, 0
+        before, self.samples = self.samples, self.samples + max(0, n - self.largest)
+        self.largest, self.positions = max(self.largest, n), max(self.positions, positions)
+        share, new = before / self.samples, n / self.samples
+        self.means = tuple(m * share + x * new for m, x in zip(self.means, measured, strict=True)) if self.means else measured
+
+
+class CurvedLayer:
+    """A layer with its curvature.
+
+    Args:
+        name: of its module.
+        layer: the adapter.
+        block: its Fisher block.
+        recipe: what all layers share.
+        since: the first step whose forward it can have seen.
+    """
+
+    def __init__(self, name: str, layer: Layer, block: CurvatureBlock, recipe: Recipe, since: int) -> None:
+        self.name, self.layer, self.block, self.recipe, self.since = name, layer, block, recipe, since
+        block.shape = layer.outputs, layer.inputs
+        self.parameters = layer.parameters
+        """Weight first."""
+        self._shapes = [p.shape for p in self.parameters]
+        self.states: list[State] = []
+        """Of each parameter, weight first."""
+        self.groups: list[Group] = []
+        """The parameter group of each."""
+        self.average: Tensor | None = None
+        """M as a matrix, whose parts stand in the states; None where the layer's layout has no such view, or nothing is averaged."""
+        self.alpha: Tensor | None = None
+        """α_l of the last step."""
+        self.pending = Measurement()
+
+    def fits(self, layer: Layer) -> bool:
+        """Whether it is the same layer: of the same module, with the same parameters in the same shapes."""
+        pairs = itertools.zip_longest(self.parameters, layer.parameters)
+        same = self.layer.module is layer.module and all(p is q for p, q in pairs)
+        return same and self._shapes == [p.shape for p in self.parameters]
+
+    def bind(self, states: Sequence[State], groups: Sequence[Group]) -> None:
+        """Takes its parameters' states and groups; a state that is not this layer's starts anew."""
+        self.states, self.groups = list(states), list(groups)
+        layouts = layout(self.layer, self.block, self.recipe)
+        if not all(fits_layout(state, wanted) for state, wanted in zip(states, layouts, strict=True)):
+            for state, wanted in zip(states, layouts, strict=True):
+                state.clear()
+                state.update({name: zeros(place, self.layer.weight.device) for name, place in wanted.items()})
+        self.adopt()
+
+    def adopt(self) -> None:
+        """Takes everything out of the states, on the layer's device and in its dtype."""
+        device, dtype, own = self.layer.weight.device, self.layer.dtype, self.states[0]
+        for state in self.states:
+            for name, t in state.items():
+                if isinstance(t, Tensor):
+                    state[name] = t.to(device, dtype if t.is_floating_point() else t.dtype)
+        names = (*self.block.statistics, *(self.block.inverses if own["ready"] else ()))
+        self.block.load(own["updates"], {name: own[name] for name in names} if own["updates"] else {})
+        if "average" in own:
+            matrix = self.layer.matrix([state["average"] for state in self.states])
+            parts = self.layer.split(matrix)
+            if all(part.untyped_storage().data_ptr() == matrix.untyped_storage().data_ptr() for part in parts):
+                self.average = matrix
+                for state, part in zip(self.states, parts, strict=True):
+                    state["average"] = part
+            else:
+                self.average = None
+
+    def publish(self) -> None:
+        """Puts the block's tensors into the state."""
+        self.states[0].update(self.block.tensors(), updates=self.block.updates, ready=int(self.block.ready))
+
+    def has_gradient(self) -> bool:
+        """Whether there is anything to do."""
+        return any(p.grad is not None for p in self.parameters)
+
+    @torch.no_grad()
+    def measure(self, calls: Calls, forward_id: int, fisher: FisherType) -> None:
+        """Measures the calls of one forward: further calls on the same samples are further positions."""
+        self.pending.fisher = fisher
+        by_size: defaultdict[int, Calls] = defaultdict(list)
+        for x, g in calls:
+            by_size[len(x)].append((x, g))
+        for n, same in by_size.items():
+            if n:
+                self._measure_alike(same, n, forward_id)
+
+    def _measure_alike(self, calls: Calls, n: int, forward_id: int) -> None:
+        """Calls on n samples each."""
+        with torch.autocast(calls[0][0].device.type, enabled=False):
+            tokens = max(g[0].numel() for _, g in calls) // (self.layer.outputs * self.layer.groups)
+            for a, g in self._operands(self._sub_batch(calls, n, tokens)):
+                self.pending.add(self.block.measure(a, g), n, tokens, forward_id)
+
+    def _sub_batch(self, calls: Calls, n: int, positions: int) -> Calls:
+        """A sub-batch of equal means: pixels and tokens make many rows of a sample."""
+        wanted = self.recipe.schedule.samples
+        if wanted is None:
+            return calls
+        chosen = spread(n, max(wanted, -(-LEAST_ROWS // max(1, positions))))
+        return [(x[chosen], g[chosen]) for x, g in calls]
+
+    def _operands(self, calls: Calls) -> Iterator[tuple[Any, Gradients]]:
+        """What the block measures: all calls as one, or each call's patches."""
+        layer = self.layer
+        if self.block.takes_patches and isinstance(layer, ConvLayer):
+            yield from ((layer.patches(x), layer.gradients(g)) for x, g in calls)
+        else:
+            yield joined([layer.activations(x) for x, _ in calls]), joined([layer.gradients(g) for _, g in calls])
+
+    def take_measurement(self, guard: Guard) -> None:
+        """F ← ϵF + (1−ϵ)F_new (LNGD eq. 14), F_new at the Fisher matrix's scale."""
+        pending = self.pending
+        if not pending.samples:
+            return
+        fisher, mean_over = pending.fisher, self.recipe.mean_over
+        assert fisher is not None
+        weight: float | Tensor = fisher_weight(fisher, mean_over, batch=pending.samples, positions=pending.positions)
+        if fisher is FisherType.EMPIRICAL:
+            weight = weight * guard.of_squares(pending.means[0].device)
+        self.block.update(self.block.weighted(pending.means, weight), self.groups[0]["decay"])
+        self.publish()
+        if mean_over == "none":
+            self.states[0]["summed"].fill_(pending.samples)
+
+    def promote(self) -> None:
+        """Keeps everything of this layer in float64 from now on: squares of its inputs or gradients overflow float32."""
+        self.layer.least_dtype = torch.float64
+        self.adopt()
+
+    def refresh(self) -> None:
+        """Φ̂⁻¹, Ψ̂⁻¹ from the statistics, with more damping if it takes that. Where a factor has none the last good ones stay.
+
+        Each try is one in the factor's own precision and one in float64 (`lngd.linalg.inverse`).
+
+        Raises:
+            RuntimeError: MOST_FAILURES refreshes in a row have failed. A layer whose statistics are all zero, because nothing
+                reaches it, is not counted: its gradient is zero too.
+        """
+        damping, bounds = self.groups[0]["damping"], self.recipe.factors.damping_bounds
+        for factor in MORE_DAMPING:
+            relative = damping if factor == 1 else factor * max(damping, LEAST_DAMPING)
+            try:
+                self.block.refresh(Damping(relative, bounds))
+            except NotPositiveDefiniteError:
+                continue
+            if factor > 1:
+                warn(self.name, f"its Fisher factor needed damping={float(relative):g}; raise the damping")
+            self.states[0]["failed"] = 0
+            return self.publish()
+        return self._failed()
+
+    def _failed(self) -> None:
+        kept = "kept the last inverse" if self.block.ready else "the layer stays as it is until it has one"
+        if any(getattr(self.block, statistic).any() for statistic in self.block.statistics):
+            self.states[0]["failed"] += 1
+            if self.states[0]["failed"] >= MOST_FAILURES:
+                raise RuntimeError(
+                    f"layer '{self.name}': its Fisher factors had no inverse in {MOST_FAILURES} refreshes; raise the damping, or give "
+                    "its parameters a group with curvature=False. Weights and averages are as they were before this step"
+                )
+        warn(self.name, f"Fisher factor not positive definite, {kept}; raise the damping")
+
+
+def layout(layer: Layer, block: CurvatureBlock, recipe: Recipe) -> list[Layout]:
+    """What the state of each of a layer's parameters holds, weight first: all names, shapes and dtypes, before any step."""
+    group = (layer.groups,) if layer.groups > 1 else ()
+    shapes = block.shapes(layer.inputs, layer.outputs, one_hot=layer.one_hot)
+    factors = {name: ((*group, *shape) if shape else (), block.dtypes.get(name, layer.dtype)) for name, shape in shapes.items()}
+    numbers: dict[str, Place] = dict.fromkeys(recipe.numbers, ((), layer.dtype))
+    counters: dict[str, Place] = dict.fromkeys(COUNTERS, None)
+    parts = [dict.fromkeys(recipe.tensors, (tuple(p.shape), layer.dtype)) for p in layer.parameters]
+    return [counters | numbers | factors | parts[0], *parts[1:]]
+
+
+def zeros(place: Place, device: torch.device) -> Tensor | int:
+    """What stands in such a place at the start."""
+    return 0 if place is None else torch.zeros(place[0], dtype=place[1], device=device)
+
+
+def fits_layout(state: State, wanted: Layout) -> bool:
+    """Whether a state has all names of a layout and no others, in its shapes."""
+    return state.keys() == wanted.keys() and all(
+        isinstance(state[name], int) if place is None else isinstance(state[name], Tensor) and state[name].shape == place[0]
+        for name, place in wanted.items()
+    )
+
+
+def warn(layer: str, what: str) -> None:
+    """One warning that names the layer."""
+    warnings.warn(f"layer '{layer}': {what}", stacklevel=7)

@@ -1,0 +1,251 @@
+"""The step of all layers, Algorithm 1 line by line, for many layers at once.
+
+A layer's own part of a step is a few matrix products; the rest, averages, rates, norms, is a handful of numbers a layer. Layers
+that agree in device, dtype and parameter groups share a bucket, whose numbers are vectors: what a step costs in calls, of Python
+or of kernels, then hardly depends on the number of layers. The vectors are the bucket's; `optimizer.state` holds views of their
+entries. A bucket is small, so that a step never holds much more than one layer's direction.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lngd.capture import RateSample
+from lngd.linalg import orthogonalised
+from lngd.optimizer.curved_layer import CurvedLayer
+from lngd.optimizer.guards import Guard
+from lngd.step_size import Directions, Parts
+from lngd.types import GradientMatrices, Scalar, Vector
+
+LARGEST = 2**22
+"""Entries of all gradients of a bucket of more than one layer."""
+Samples = Mapping[str, Sequence[RateSample]]
+ALIGNMENT_DECAY = 0.9
+ALIGNED = 0.1
+"""A layer is scale-invariant, in front of a normalisation, if the running mean of |cos(W, ∇)|·√dim is below this. For unrelated W
+and ∇ that mean is about 0.8 at any width; there it is rounding error (`tests/optimizer/test_scale_invariance.py`)."""
+AGREED = 10
+"""How many observations have to agree before a norm is kept."""
+OBSERVE_EVERY = 4
+"""Steps between two of them after the first 2 · AGREED: they read the weight and the gradient once more."""
+
+
+class Bucket:
+    """Layers that step together.
+
+    Args:
+        layers: of one device, one dtype and the same parameter groups.
+    """
+
+    def __init__(self, layers: Sequence[CurvedLayer]) -> None:
+        self.layers = list(layers)
+        first = layers[0]
+        self.recipe, self.groups, self.dtype = first.recipe, first.groups, first.layer.dtype
+        self.adapters = [each.layer for each in layers]
+        self.parameters: list[list[nn.Parameter]] = [list(p) for p in zip(*(layer.parameters for layer in self.adapters), strict=True)]
+        self.device, self.low_precision = first.layer.weight.device, first.layer.weight.dtype != self.dtype
+        self.numbers = {name: self._joined(name) for name in self.recipe.numbers}
+        self.tensors = {name: self._columns(name) for name in self.recipe.tensors}
+        self.sizes = [layer.weight.numel() ** 0.5 for layer in self.adapters]
+
+    def _joined(self, name: str) -> Vector:
+        """A number of each layer as one vector, of which the layers' states hold the entries from now on."""
+        vector = torch.stack([each.states[0][name] for each in self.layers])
+        for each, entry in zip(self.layers, vector.unbind(), strict=True):
+            each.states[0][name] = entry
+        return vector
+
+    def _columns(self, name: str) -> list[list[Tensor]]:
+        """A tensor of each parameter: those of all weights, then those of all biases."""
+        return [list(column) for column in zip(*([state[name] for state in each.states] for each in self.layers), strict=True)]
+
+    def directions(self, guard: Guard, samples: Samples, warmup: float) -> Directions:
+        """Where to: M and d = F̂⁻¹M (LNGD Algorithm 1, lines 10–11).
+
+        Args:
+            guard: of this step.
+            samples: what was caught for the rates.
+            warmup: the share of lr that this step may use.
+        """
+        gradients = self._gradients(guard)
+        parts, averages = self._average(gradients, guard)
+        lr = self.groups[0]["lr"] if len(self.groups) < 2 else max(group["lr"] for group in self.groups)
+        return Directions(
+            layers=self.adapters,
+            gradients=gradients,
+            average_parts=parts,
+            averages=averages,
+            directions=self._precondition(averages),
+            samples=[samples.get(each.name, ()) for each in self.layers],
+            memory=self.numbers,
+            tensors=self.tensors,
+            accept=guard.accept.to(self.device, non_blocking=True),
+            squared_scale=None if guard.squared_scale is None else guard.squared_scale.to(self.device, non_blocking=True),
+            mean_over=self.recipe.mean_over,
+            lr=warmup * lr,
+            summed=self.numbers.get("summed"),
+        )
+
+    def apply(self, step: Directions, warmup: float, common: Scalar | None, *, guard: Guard, observe: bool) -> None:
+        """How far: α_l, W ← W − lr·α_l·d (LNGD Algorithm 1, lines 12–16).
+
+        Args:
+            step: what `directions` gave.
+            warmup: the share of lr that this step may use.
+            common: the factor of all layers' α_l.
+            guard: of this step.
+            observe: whether to look which layers are scale-invariant.
+        """
+        alpha = self.recipe.step_size.alpha(step)  # α_l = ⟨d,M⟩ / (dᵀFd + µ)      line 12, eqs. 12–13
+        if common is not None:
+            alpha = alpha * common.to(self.device)
+        if not guard.readable:
+            alpha = torch.where(step.accept, alpha, 0.0)
+        for each, own in zip(self.layers, alpha.unbind(), strict=True):
+            each.alpha = own
+        norms = torch.stack(torch._foreach_norm(self.parameters[0])) if self.recipe.keep_norms else None
+        if observe and norms is not None:
+            self._observe(step, norms)
+        columns = zip(*(layer.split(d) for layer, d in zip(self.adapters, step.directions, strict=True)), strict=True)
+        for place, (directions, group) in enumerate(zip(columns, self.groups, strict=True)):
+            self._move(place, list(directions), -warmup * group["lr"] * alpha, guard)  # lr belongs inside ζ: lines 13–16
+        if norms is not None:
+            self._keep_norms(norms, guard)
+
+    def _gradients(self, guard: Guard) -> Parts:
+        """∇ of every parameter; zero where there is none."""
+        columns: list[Sequence[Tensor]] = []
+        for parameters in self.parameters:
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            columns.append(guard.kept([grad.to(self.dtype) for grad in grads] if self.low_precision else grads))
+        return columns
+
+    def _average(self, gradients: Parts, guard: Guard) -> tuple[Parts, GradientMatrices]:
+        """M ← βM + (1−β)∇, corrected for its start at zero: M moves by the share (1−β)/(1−βᵗ) towards ∇ (line 10).
+
+        With momentum on the update nothing is averaged here; Nesterov's is a step ahead, (1−β)∇ + βM.
+        """
+        recipe, beta = self.recipe, self.groups[0]["momentum"]
+        if recipe.momentum_on == "update":
+            return gradients, self._matrices(gradients)
+        share = 1 - beta if guard.readable else guard.accept.to(self.device, self.dtype) * (1 - beta)
+        weight = self.numbers["average_weight"]  # 1 − βᵗ
+        weight.lerp_(torch.ones_like(weight), share)
+        shares = (share / weight.clamp(min=torch.finfo(weight.dtype).tiny)).unbind()
+        averages = self.tensors["average"]
+        for average, grads in zip(averages, gradients, strict=True):
+            torch._foreach_lerp_(average, list(grads), shares)
+        if recipe.momentum_on == "nesterov":
+            ahead = [torch._foreach_lerp(list(g), a, beta) for g, a in zip(gradients, averages, strict=True)]
+            return ahead, self._matrices(ahead)
+        if all(each.average is not None for each in self.layers):
+            return averages, [each.average for each in self.layers if each.average is not None]
+        return averages, self._matrices(averages)
+
+    def _matrices(self, parts: Parts) -> GradientMatrices:
+        return [layer.matrix(list(own)) for layer, own in zip(self.adapters, zip(*parts, strict=True), strict=True)]
+
+    def _precondition(self, averages: GradientMatrices) -> GradientMatrices:
+        """d = F̂⁻¹M (line 11), for the spectral step with its singular values set to one. A layer without F̂⁻¹ waits for it."""
+        found = []
+        for each, average in zip(self.layers, averages, strict=True):
+            if not each.block.ready:
+                found.append(torch.zeros_like(average))
+                continue
+            natural = each.block.precondition(average)
+            found.append(orthogonalised(natural, average) if self.recipe.spectral else natural)
+        return found
+
+    def _move(self, place: int, directions: list[Tensor], lengths: Vector, guard: Guard) -> None:
+        """p ← (1 − lr·λ) p + length · d for the weights or the biases, unless that has no room in their dtype."""
+        parameters, group = self.parameters[place], self.groups[place]
+        if self.recipe.momentum_on == "update":
+            directions, lengths = self._update_momentum(place, directions, lengths, guard)
+        shrink = group["lr"] * group["weight_decay"]
+        possible = self._stay_finite(parameters, directions, lengths, shrink)
+        whole = guard.readable and bool(possible.all())
+        if not guard.readable:
+            possible = possible & guard.accept.to(self.device)
+        decays = isinstance(shrink, Tensor) or shrink != 0
+        if decays:
+            torch._foreach_mul_(parameters, (1 - possible.to(lengths.dtype) * shrink).unbind())
+        if not whole:
+            directions = [torch.where(flag, d, 0.0) for flag, d in zip(possible.unbind(), directions, strict=True)]
+            lengths = torch.where(possible, lengths, 0.0)
+        if self.low_precision:
+            steps = torch._foreach_mul(directions, lengths.unbind())
+            torch._foreach_add_(parameters, [step.to(p.dtype) for step, p in zip(steps, parameters, strict=True)])
+        else:
+            torch._foreach_addcmul_(parameters, directions, lengths.unbind())
+
+    def _update_momentum(
+        self, place: int, directions: list[Tensor], lengths: Vector, guard: Guard
+    ) -> tuple[list[Tensor], Vector]:
+        """m ← τm + ζ, then θ ← θ + m (LNGD Algorithm 1, lines 14–16)."""
+        momentum = self.tensors["momentum"][place]
+        new = torch._foreach_mul(momentum, self.groups[place]["momentum"])
+        torch._foreach_addcmul_(new, directions, lengths.unbind())
+        for old, each in zip(momentum, new, strict=True):
+            old.copy_(each if guard.readable else torch.where(guard.accept.to(self.device), each, old))
+        return list(new), torch.ones_like(lengths)
+
+    def _stay_finite(
+        self, parameters: Sequence[Tensor], directions: Sequence[Tensor], lengths: Vector, shrink: float | Tensor
+    ) -> Tensor:
+        """Whether (1 − shrink) p + length · direction has room in p's dtype; finite numbers may be too long for it.
+
+        max |x| ≤ ‖x‖₂, which is faster to have; the room that float16 has is too narrow for that.
+        """
+        order = float("inf") if parameters[0].dtype == torch.float16 else 2.0
+        before, far = (torch.stack(torch._foreach_norm(list(t), ord=order)) for t in (parameters, directions))
+        return abs(1 - shrink) * before.to(far.dtype) + lengths.abs() * far < torch.finfo(parameters[0].dtype).max / 2
+
+    def _observe(self, step: Directions, norms: Vector) -> None:
+        """The running mean of |cos(W, ∇)|·√dim: below ALIGNED the loss does not depend on the weight's norm.
+
+        There ∇ is orthogonal to W. A step orthogonal to W can only lengthen it, and a natural-gradient step is as long as W is: left
+        alone, norms grow geometrically until they overflow, while the function looks healthy.
+        """
+        weights, grads = self.parameters[0], list(step.gradients[0])
+        slopes = torch.stack([torch.dot(w.reshape(-1).to(self.dtype), g.reshape(-1)) for w, g in zip(weights, grads, strict=True)])
+        cosine = slopes.abs() / (norms.to(slopes.dtype) * torch.stack(torch._foreach_norm(grads)))
+        scaled = torch.stack(torch._foreach_mul(cosine.unbind(), self.sizes))
+        seen, alignment = self.numbers["observations"], self.numbers["alignment"]
+        counts = step.accept & scaled.isfinite()
+        mean = torch.where(seen > 0, torch.lerp(scaled, alignment, ALIGNMENT_DECAY), scaled)
+        alignment.copy_(torch.where(counts, mean, alignment))
+        seen.add_(counts)
+
+    def _keep_norms(self, norms: Vector, guard: Guard) -> None:
+        """Gives the weights of scale-invariant layers the norm they had before the step."""
+        invariant = (self.numbers["alignment"] < ALIGNED) & (self.numbers["observations"] > AGREED)
+        if guard.readable and not invariant.any():
+            return
+        weights = self.parameters[0]
+        ratio = norms / torch.stack(torch._foreach_norm(weights))
+        if not guard.readable:
+            invariant = invariant & guard.accept.to(self.device)
+        ratio = torch.where(invariant & ratio.isfinite() & (ratio > 0), ratio, 1.0)
+        torch._foreach_mul_(weights, ratio.unbind())
+
+
+def buckets(layers: Iterable[CurvedLayer]) -> list[Bucket]:
+    """All layers, those of a kind together as far as they are small; in an order that depends on nothing else."""
+    kinds: dict[tuple[object, ...], list[list[CurvedLayer]]] = {}
+    held: dict[tuple[object, ...], int] = {}
+    for each in layers:
+        layer = each.layer
+        kind = (layer.weight.device, layer.weight.dtype, layer.dtype, *(id(group) for group in each.groups))
+        size = layer.groups * layer.outputs * layer.inputs
+        if kind not in kinds or held[kind] + size > LARGEST:
+            kinds.setdefault(kind, []).append([])
+            held[kind] = 0
+        held[kind] += size
+        kinds[kind][-1].append(each)
+    return [Bucket(members) for alike in kinds.values() for members in alike]
+
+
+def observes(step: int) -> bool:
+    """Whether step `step`, counted from 0, looks for scale-invariance."""
+    return step < 2 * AGREED or step % OBSERVE_EVERY == 0

@@ -1,0 +1,376 @@
+"""What becomes of every parameter: curvature, AdamW or frozen, with the reason; and when that has to be decided anew.
+
+The user's groups stay as they are given, one for one. Which of their parameters have curvature follows from the model as it is:
+a module that is unfrozen, replaced or added later changes the plan, as soon as the next step sees it.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lngd.curvature import CurvatureBlock
+from lngd.layers import Layer, adapter_of, why_unsupported
+from lngd.ranges import check
+
+Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
+Group: TypeAlias = dict[str, Any]
+
+GROUP_OPTIONS = (
+    "lr",
+    "momentum",
+    "weight_decay",
+    "damping",
+    "decay",
+    "adamw_lr_ratio",
+    "adamw_betas",
+    "adamw_eps",
+    "curvature",
+)
+"""What a group may set and a scheduler may move; each is read at every step."""
+SCHEDULERS_OWN = ("params", "param_names", "name", "initial_lr", "swa_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
+"""What else a group may hold: names, and what torch's schedulers and averagers leave there."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One parameter's fate."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    reason: str
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Every parameter of a model with its outcome; printed, a table."""
+
+    outcomes: tuple[Outcome, ...]
+    state_bytes: int
+    """Bytes of all statistics and inverses."""
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return iter(self.outcomes)
+
+    def count(self, kind: Kind) -> int:
+        """How many numbers have this outcome."""
+        return sum(torch.Size(o.shape).numel() for o in self.outcomes if o.kind == kind)
+
+    def __str__(self) -> str:
+        rows = [("parameter", "shape", "outcome", "reason")]
+        rows += [(o.name, "×".join(map(str, o.shape)) or "scalar", o.kind, o.reason) for o in self.outcomes]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows]
+        kinds: tuple[Kind, ...] = ("curvature", "fallback", "frozen")
+        totals = ", ".join(f"{self.count(kind):,} {kind}" for kind in kinds)
+        return "\n".join([*lines, f"{totals}; {self.state_bytes / 2**20:.1f} MiB of curvature"])
+
+
+@dataclass
+class Plan:
+    """The outcome of every parameter and the layers that have curvature, by name."""
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    layers: dict[str, Layer] = field(default_factory=dict)
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+    """All of the model's, each under its first name."""
+
+
+@dataclass
+class Structure:
+    """The model as the plan saw it: its modules, its parameters and whether each is trained."""
+
+    modules: list[tuple[nn.Module, int]] = field(default_factory=list)
+    """With how many modules and parameters each holds."""
+    children: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]] = field(default_factory=list)
+    parameters: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None, bool]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Structure":
+        """As it is now."""
+        seen = cls()
+        for module in model.modules():
+            seen.modules.append((module, len(module._modules) + len(module._parameters)))
+            seen.children += [(module._modules, key, child) for key, child in module._modules.items()]
+            seen.parameters += [
+                (module._parameters, key, p, p is not None and p.requires_grad) for key, p in module._parameters.items()
+            ]
+        return seen
+
+    def still_holds(self) -> bool:
+        """Whether nothing was added, removed, replaced, frozen or unfrozen since; microseconds, so that each step can ask."""
+        for module, held in self.modules:
+            if len(module._modules) + len(module._parameters) != held:
+                return False
+        for modules, key, child in self.children:
+            if modules.get(key) is not child:
+                return False
+        for parameters, key, p, trained in self.parameters:
+            now = parameters.get(key)
+            if now is not p and (trained or (now is not None and now.requires_grad)):
+                return False  # a frozen parameter may be renewed as often as its module likes (PEFT does)
+            if now is not None and now.requires_grad is not trained:
+                return False
+        return True
+
+
+def unwrapped(model: object) -> tuple[nn.Module, nn.Module]:
+    """The module inside DDP and torch.compile, and the one whose forward is the model's: what torch.compile returned, if any.
+
+    Raises:
+        TypeError: it is no module.
+        ValueError: several processes would each measure curvature on their own data and their weights drift apart.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"the first argument has to be the model, not {_described(model)}: its layers are watched, so write LNGD(model), "
+            "or LNGD(model, params) with parameters or groups of it"
+        )
+    layers: list[nn.Module] = [model]
+    while (inner := _inside(layers[-1])) is not None:
+        layers.append(inner)
+    return layers[-1], next((layer for layer in layers if hasattr(layer, "_orig_mod")), layers[-1])
+
+
+def _described(given: object) -> str:
+    if isinstance(given, list | tuple) and given and isinstance(given[0], dict):
+        return "parameter groups"
+    if isinstance(given, Tensor):
+        return "a tensor"
+    return "its parameters" if isinstance(given, Iterable) else f"{given!r}"
+
+
+def _inside(model: nn.Module) -> nn.Module | None:
+    """What a wrapper wraps."""
+    if isinstance(model, nn.DataParallel):
+        raise ValueError("torch.nn.DataParallel is not supported: its replicas would measure the same samples again")
+    if isinstance(model, DistributedDataParallel):
+        if model.process_group.size() > 1:
+            raise ValueError("DDP over several processes is not supported yet: each would keep curvature of its own")
+        return model.module
+    return getattr(model, "_orig_mod", None)
+
+
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters under their first names, in torch's order; unlike the method of that name it can't be overridden."""
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for key, p in module._parameters.items():
+            if p is not None and id(p) not in seen:
+                seen.add(id(p))
+                found[f"{prefix}.{key}" if prefix else key] = p
+    return found
+
+
+def user_groups(model: nn.Module, params: Any) -> list[Group]:
+    """The user's groups with named parameters, as torch.optim.Optimizer takes them.
+
+    Raises:
+        TypeError: `params` are neither parameters nor groups.
+        ValueError: a parameter is not the model's, stands in two groups, an option is unknown or out of range, or there is nothing
+            to train.
+    """
+    known = {id(p): name for name, p in named_parameters(model).items()}
+    if params is not None and (isinstance(params, int | float | str) or not isinstance(params, Iterable)):
+        raise TypeError(f"params={params!r} is neither parameters nor groups of them; the learning rate is a keyword: lr={params!r}")
+    given = [*named_parameters(model).items()] if params is None else _listed(params)
+    groups = [dict(group) for group in given] if given and isinstance(given[0], dict) else [{"params": given}]
+    seen: set[int] = set()
+    for group in groups:
+        complete_group(group, known, seen)
+    if not any(p.requires_grad for group in groups for _, p in group["params"]):
+        raise ValueError("nothing to train: the model has no parameter with requires_grad=True among the given ones")
+    return groups
+
+
+def complete_group(group: Group, known: Mapping[int, str], seen: set[int]) -> None:
+    """Names a group's parameters and checks its options.
+
+    Args:
+        group: changed in place.
+        known: the names of the model's parameters, by id.
+        seen: ids of those in other groups; this group's are added.
+
+    Raises:
+        ValueError: a parameter is not the model's or stands in two groups, or an option is unknown or out of range.
+    """
+    if "params" not in group:
+        raise ValueError("a parameter group needs the entry 'params'")
+    options = {name: value for name, value in group.items() if name not in SCHEDULERS_OWN}
+    for name in options:
+        if name not in GROUP_OPTIONS:
+            hint = f" (AdamW's are adamw_{name})" if name in ("betas", "eps") else ""
+            raise ValueError(f"'{name}' is no option of a parameter group{hint}; there are: {', '.join(GROUP_OPTIONS)}")
+    check(options)
+    group["params"] = [_named(entry, known, seen) for entry in _listed(group["params"])]
+
+
+def _listed(params: Any) -> list[Any]:
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
+def _named(entry: Any, known: Mapping[int, str], seen: set[int]) -> tuple[str, nn.Parameter]:
+    p = entry[1] if isinstance(entry, tuple) else entry  # named_parameters() is welcome too
+    if id(p) not in known:
+        shape = tuple(p.shape) if isinstance(p, Tensor) else repr(p)
+        raise ValueError(f"params hold a parameter of shape {shape} that is not one of the model's own")
+    if id(p) in seen:
+        raise ValueError(f"parameter '{known[id(p)]}' stands twice in params")
+    seen.add(id(p))
+    return known[id(p)], p
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Decides the outcome of every parameter.
+
+    Args:
+        block: makes a layer's block.
+        max_dim: a layer whose block would have a larger dense factor falls back.
+    """
+
+    block: Callable[[Layer], CurvatureBlock]
+    max_dim: int
+
+    def plan(self, model: nn.Module, groups: Iterable[Group], fallen: Mapping[str, tuple[nn.Module, str]]) -> Plan:
+        """For the model as it is now.
+
+        Args:
+            model: the model.
+            groups: a parameter in none of them is frozen.
+            fallen: modules that lost their curvature while training, by name, and why.
+        """
+        choices = {id(p): group["curvature"] for group in groups for p in group["params"]}
+        users = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+        plan, seen = Plan(parameters=named_parameters(model)), set[int]()
+        for name, module in model.named_modules():
+            own, reason = fallen.get(name, (None, ""))
+            layer = reason if own is module else self._layer_of(module, choices, users)
+            if isinstance(layer, Layer):
+                plan.layers[name] = layer
+            for key, p in module._parameters.items():
+                if p is not None and id(p) not in seen:
+                    seen.add(id(p))
+                    full = f"{name}.{key}" if name else key
+                    plan.outcomes[full] = _outcome(full, p, choices, layer, name)
+        sequence_first = {id(linear) for module in model.modules() for linear in _sequence_first(module)}
+        for found in plan.layers.values():
+            found.batch_dim = int(id(found.module) in sequence_first)
+        return plan
+
+    def _layer_of(self, module: nn.Module, choices: Mapping[int, bool | None], users: Counter[int]) -> Layer | str:
+        """A module as a layer, or why it is none."""
+        adapter, reason = adapter_of(module), why_unsupported(module)
+        if reason is not None or adapter is None:
+            return reason or ""
+        weight, bias = module._parameters.get(adapter.weight_name), module._parameters.get(adapter.bias_name)
+        if weight is None or not weight.requires_grad or id(weight) not in choices:
+            return "its weight is not trained as a plain parameter"
+        choice = choices[id(weight)]
+        if choice is None and adapter.on_request:
+            return adapter.on_request
+        if choice is False:
+            return "its weight's group says curvature=False"
+        with_bias = bias is not None and bias.requires_grad and choices.get(id(bias), False) is not False
+        layer = adapter(module, with_bias=with_bias)
+        return self._why_not(layer, users) or layer
+
+    def _why_not(self, layer: Layer, users: Counter[int]) -> str | None:
+        """Why a layer has no curvature; None if it has."""
+        if any(users[id(p)] > 1 for p in layer.parameters):
+            return "shared with another module"
+        if not layer.weight.is_floating_point():
+            return f"{layer.weight.dtype} is no real floating-point dtype"
+        largest = max(self.block(layer).dims(layer.inputs, layer.outputs, one_hot=layer.one_hot), default=0)
+        if largest <= self.max_dim:
+            return None
+        side = "outputs" if layer.one_hot or largest != layer.inputs else "inputs"
+        return f"{largest} {side} are more than factors.max_dim={self.max_dim}"
+
+
+def _outcome(full: str, p: nn.Parameter, choices: Mapping[int, bool | None], layer: Layer | str, name: str) -> Outcome:
+    shape = tuple(p.shape)
+    if not p.requires_grad:
+        return Outcome(full, shape, "frozen", "requires_grad=False")
+    if id(p) not in choices:
+        return Outcome(full, shape, "frozen", "left out of params")
+    if choices[id(p)] is False:
+        return Outcome(full, shape, "fallback", "its group says curvature=False")
+    if isinstance(layer, str):
+        return Outcome(full, shape, "fallback", layer)
+    if not any(p is own for own in layer.parameters):
+        return Outcome(full, shape, "fallback", f"no part of the matrix of '{name}'")
+    return Outcome(full, shape, "curvature", "", name)
+
+
+def _sequence_first(module: nn.Module) -> tuple[nn.Module, ...]:
+    """Linear layers whose inputs have their samples in the second dimension, as far as the module around them says so."""
+    if not isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer) or module.self_attn.batch_first:
+        return ()
+    return module.linear1, module.linear2
+
+
+def take_replaced(before: Mapping[str, nn.Parameter], now: Mapping[str, nn.Parameter], groups: Sequence[Group]) -> list[nn.Parameter]:
+    """Puts parameters that have taken another's place in the model into its place in the groups; what is to be forgotten."""
+    held = {id(p) for group in groups for p in group["params"]}
+    new = {id(before[name]): p for name, p in now.items() if name in before and before[name] is not p and id(p) not in held}
+    gone: list[nn.Parameter] = []
+    for group in groups:
+        gone += [p for p in group["params"] if id(p) in new]
+        group["params"] = [new.get(id(p), p) for p in group["params"]]
+    return gone
+
+
+def refuse_strangers(
+    before: Mapping[str, nn.Parameter], now: Mapping[str, nn.Parameter], groups: Sequence[Group], *, whole: bool
+) -> None:
+    """A trained parameter that came into the model later and is in no group.
+
+    Args:
+        before, now: the model's parameters.
+        groups: the optimizer's.
+        whole: whether the optimizer was to train the whole model; if not, another optimizer may train it.
+
+    Raises:
+        RuntimeError: there is one, and the optimizer was to train the whole model.
+    """
+    held = {id(p) for group in groups for p in group["params"]}
+    strange = [name for name, p in now.items() if name not in before and p.requires_grad and id(p) not in held]
+    if not strange:
+        return
+    said = f"parameter '{strange[0]}' came into the model after the optimizer was built, which does not train it"
+    if whole:
+        raise RuntimeError(f"{said}: call optimizer.add_param_group({{'params': …}}) with it")
+    warnings.warn(f"{said}; optimizer.add_param_group({{'params': …}}) adds it", stacklevel=6)
+
+
+def warn_of_missing_curvature(plan: Plan) -> None:
+    """Once, where less than half of what could have curvature has it: a user expects more of a natural-gradient optimizer."""
+    matrices = [o for o in plan.outcomes.values() if len(o.shape) > 1 and o.kind != "frozen" and not _is_a_choice(o)]
+    sizes = {kind: sum(torch.Size(o.shape).numel() for o in matrices if o.kind == kind) for kind in ("curvature", "fallback")}
+    if not matrices or sizes["curvature"] >= sizes["fallback"]:
+        return
+    lost: Counter[str] = Counter()
+    for outcome in matrices:
+        if outcome.kind == "fallback":
+            lost[outcome.reason] += torch.Size(outcome.shape).numel()
+    share = sizes["curvature"] / sum(sizes.values())
+    reasons = "; ".join(f"{reason} ({count:,} entries)" for reason, count in lost.most_common(3))
+    warnings.warn(
+        f"only {share:.0%} of the entries of the model's matrices get curvature, AdamW trains the others: {reasons}. "
+        "lngd.register_layer(ModuleClass, adapter) gives a module class curvature; print(optimizer.summary()) has every parameter",
+        stacklevel=5,
+    )
+
+
+def _is_a_choice(outcome: Outcome) -> bool:
+    """Whether AdamW is what the user or the documentation wants for it."""
+    return "curvature=" in outcome.reason
