@@ -11,6 +11,7 @@ import lngd
 
 ROOT = Path(lngd.__file__).parent
 ORDER = (
+    "reference",
     "types",
     "linalg",
     "layers",
@@ -84,6 +85,11 @@ def test_the_core_needs_torch_numpy_and_jaxtyping_only(path):
         assert {name.split(".")[0] for name in imports(path)} <= CORE_IMPORTS
 
 
+def test_the_reference_needs_nothing_but_torch():
+    used = {name.split(".")[0] for name in imports(ROOT / "reference.py")}
+    assert used - set(sys.stdlib_module_names) == {"torch"}
+
+
 @every_file
 def test_a_file_is_named_by_its_idea(path):
     assert path.stem not in SAYS_NOTHING
@@ -123,7 +129,8 @@ def test_no_error_is_swallowed(path):
 
 
 def test_only_the_linear_algebra_factorises_a_matrix():
-    core = [path for path in FILES if module_of(path) in CORE and module_of(path) != "linalg"]
+    """And the reference, which stands on its own."""
+    core = [path for path in FILES if module_of(path) in CORE and module_of(path) not in ("linalg", "reference")]
     assert {path.name for path in core if FACTORISING & set(attributes(path))} == set()
 
 
