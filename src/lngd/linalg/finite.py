@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lngd.linalg.vectors import norms
+from lngd.torch_private import foreach_norm
 from lngd.types import Flag, Scalar
 
 
@@ -46,6 +47,6 @@ def largest_magnitude(tensors: list[Tensor]) -> list[Scalar]:
     """
     filled = [t if t.numel() else t.new_zeros(1) for t in tensors]
     if any(t.device.type != "cpu" for t in filled):
-        return list(torch._foreach_norm(filled, ord=math.inf))  # no public counterpart; torch's own clip_grad_norm_ uses it
+        return list(foreach_norm(filled, ord=math.inf))
     extrema = (torch.aminmax(t) for t in filled)
     return [torch.maximum(high, -low) for low, high in extrema]

@@ -37,8 +37,8 @@ def numbered(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "lngd" in state_dict:
         raise ValueError(
-            f"the checkpoint has format {state_dict['lngd'].get('version')} of lngd, written before version 0.1.0 was released; this "
-            f"version reads format {FORMAT}: finish that run with the version that wrote it, or load its weights alone"
+            f"the checkpoint has format {state_dict['lngd'].get('version')}, written by an unreleased lngd; this version reads "
+            f"format {FORMAT}: finish that run with the version that wrote it, or load the model's weights alone"
         )
     if not {"state", "param_groups"} <= set(state_dict):
         raise ValueError(NO_CHECKPOINT)
@@ -46,7 +46,9 @@ def numbered(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return {**state_dict, "state": state}
 
 
-def validate(given: Mapping[str, Any], groups: Sequence[Group], progress: Mapping[str, Any], layouts: Mapping[nn.Parameter, Layout]) -> None:
+def validate(
+    given: Mapping[str, Any], groups: Sequence[Group], progress: Mapping[str, Any], layouts: Mapping[nn.Parameter, Layout]
+) -> None:
     """Raises ValueError with the first difference between a checkpoint and an optimizer.
 
     Args:
@@ -109,4 +111,6 @@ def _compare_state(name: str, p: nn.Parameter, state: State | None, wanted: Layo
         found = list(state[wrong].shape) if isinstance(state[wrong], Tensor) else type(state[wrong]).__name__
         place = wanted[wrong]
         here = "a whole number" if place is None else list(place[0])
-        raise ValueError(f"'{wrong}' of parameter '{name}' is {found} in the checkpoint, {here} here: check the model and factors.max_dim")
+        raise ValueError(
+            f"'{wrong}' of parameter '{name}' is {found} in the checkpoint, {here} here: check the model and factors.max_dim"
+        )

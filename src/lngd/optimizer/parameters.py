@@ -178,13 +178,15 @@ def user_groups(model: nn.Module, params: Any) -> list[Group]:
 
     Raises:
         TypeError: `params` are neither parameters nor groups.
-        ValueError: a parameter is not the model's, stands in two groups, an option is misspelt or out of range, or there is nothing
-            to train.
+        ValueError: a parameter is not the model's or stands in two groups, an option is misspelt or out of range, or there is
+            nothing to train.
     """
     known = {id(p): name for name, p in named_parameters(model).items()}
     if params is not None and (isinstance(params, int | float | str) or not isinstance(params, Iterable)):
-        raise TypeError(f"params={params!r} is neither parameters nor groups of them; the learning rate is a keyword: lr={params!r}")
-    given = [*named_parameters(model).items()] if params is None else _listed(params)
+        raise TypeError(
+            f"params={params!r} is neither parameters nor groups of them; the learning rate is a keyword: lr={params!r}"
+        )
+    given: list[Any] = [*named_parameters(model).items()] if params is None else _listed(params)
     groups = [dict(group) for group in given] if given and isinstance(given[0], dict) else [{"params": given}]
     seen: set[int] = set()
     for group in groups:
@@ -210,7 +212,9 @@ def complete_group(group: Group, known: Mapping[int, str], seen: set[int]) -> No
     for name in group:
         meant = [f"adamw_{name}"] if name in ("betas", "eps") else difflib.get_close_matches(name, GROUP_OPTIONS, cutoff=0.7)
         if name not in GROUP_OPTIONS and name not in OTHERS_OWN and meant:
-            raise ValueError(f"'{name}' is no option of a parameter group, did you mean '{meant[0]}'? {', '.join(GROUP_OPTIONS)} are")
+            raise ValueError(
+                f"'{name}' is no option of a parameter group, did you mean '{meant[0]}'? {', '.join(GROUP_OPTIONS)} are"
+            )
     check({name: value for name, value in group.items() if name in GROUP_OPTIONS})
     group["params"] = [_named(entry, known, seen) for entry in _listed(group["params"])]
 
@@ -320,7 +324,9 @@ def _sequence_first(module: nn.Module) -> tuple[nn.Module, ...]:
     return module.linear1, module.linear2
 
 
-def take_replaced(before: Mapping[str, nn.Parameter], now: Mapping[str, nn.Parameter], groups: Sequence[Group]) -> list[nn.Parameter]:
+def take_replaced(
+    before: Mapping[str, nn.Parameter], now: Mapping[str, nn.Parameter], groups: Sequence[Group]
+) -> list[nn.Parameter]:
     """Puts parameters that have taken another's place in the model into its place in the groups; what is to be forgotten."""
     held = {id(p) for group in groups for p in group["params"]}
     new = {id(before[name]): p for name, p in now.items() if name in before and before[name] is not p and id(p) not in held}
@@ -368,7 +374,7 @@ def warn_of_missing_curvature(plan: Plan) -> None:
     reasons = "; ".join(f"{reason} ({count:,} entries)" for reason, count in lost.most_common(3))
     warnings.warn(
         f"only {share:.0%} of the entries of the model's matrices get curvature, AdamW trains the others: {reasons}. "
-        "lngd.register_layer(ModuleClass, adapter) gives a module class curvature; print(optimizer.summary()) has every parameter",
+        "lngd.register_layer(ModuleClass, adapter) gives a module class curvature, print(optimizer.summary()) has each parameter",
         stacklevel=5,
     )
 
