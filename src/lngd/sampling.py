@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lngd.capture import source_of
-from lngd.fisher import FisherType, Likelihood, Noise
+from lngd.fisher import FisherType as FisherType, Likelihood, MeanOver as MeanOver, Noise
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ class Bucket:
         order = float("inf") if parameters[0].dtype == torch.float16 else 2.0
         before = torch.stack(foreach_norm(list(parameters), ord=order))
         far = torch.stack(foreach_norm(list(directions), ord=order))
-        kept: float | Tensor = abs(1.0 - shrink)
+        kept = (1 - shrink).abs() if isinstance(shrink, Tensor) else abs(1 - shrink)
         return kept * before.to(far.dtype) + lengths.abs() * far < torch.finfo(parameters[0].dtype).max / 2
 
     def _observe(self, step: Directions, norms: Vector) -> None:
