@@ -187,18 +187,15 @@ class Graft(StepSize):
         counts = step.accept & finite  # the square of a large gradient overflows
         share = counts.to(weight.dtype) * (1 - self.decay)
         weight.lerp_(torch.ones_like(weight), share)
-        lengths = [self._adam(*each, counts, share, weight) for each in zip(new, step.tensors["square"], step.average_parts, strict=True)]
+        lengths = []
+        for squares, running, averages in zip(new, step.tensors["square"], step.average_parts, strict=True):
+            counted = [torch.where(flag, each, 0.0) for flag, each in zip(counts.unbind(), squares, strict=True)]
+            torch._foreach_lerp_(list(running), counted, share.unbind())
+            roots = torch._foreach_sqrt(torch._foreach_div(list(running), weight.unbind()))
+            adam = torch._foreach_div(list(averages), torch._foreach_add(roots, self.eps))
+            lengths.append(torch.stack(torch._foreach_norm(adam)))
         alpha = torch.linalg.vector_norm(torch.stack(lengths), dim=0) / step.length
         return torch.where(alpha.isfinite(), alpha, 0.0)
-
-    def _adam(
-        self, new: Sequence[Tensor], square: Sequence[Tensor], average: Sequence[Tensor], counts: Tensor, share: Vector, weight: Vector
-    ) -> Vector:
-        """Lengths of Adam's steps at lr 1, of one parameter of each layer."""
-        counted = [torch.where(flag, each, 0.0) for flag, each in zip(counts.unbind(), new, strict=True)]
-        torch._foreach_lerp_(list(square), counted, share.unbind())
-        roots = torch._foreach_sqrt(torch._foreach_div(list(square), weight.unbind()))
-        return torch.stack(torch._foreach_norm(torch._foreach_div(list(average), torch._foreach_add(roots, self.eps))))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lngd.fisher import FisherType
-from lngd.linalg import all_finite
+from lngd.linalg import all_finite, readable
 from lngd.types import Flag, Scalar
 
 WITNESSED = 256
@@ -30,7 +30,7 @@ class Guard:
     @property
     def readable(self) -> bool:
         """Whether the flag lies in the host's own memory, so that reading it waits for nothing."""
-        return self.accept.device.type == "cpu"
+        return readable(self.accept)
 
     @property
     def refused(self) -> bool:
@@ -70,7 +70,7 @@ class GradientScale:
     def squared(self) -> Scalar | None:
         """(⟨now, then⟩ / ⟨then, then⟩)²; None where nothing was remembered or nobody touched the gradients since."""
         pairs = [(p.grad.reshape(-1)[:WITNESSED], then) for p, then in self._then.items() if p.grad is not None]
-        if not pairs or all(now.device.type == "cpu" and torch.equal(now, then) for now, then in pairs):
+        if not pairs or all(readable(now) and torch.equal(now, then) for now, then in pairs):
             return None
         device = pairs[0][0].device
         now, then = (torch.cat([t.to(device, non_blocking=True, dtype=torch.float32) for t in side]) for side in zip(*pairs, strict=True))
@@ -115,7 +115,7 @@ class SkipCounter:
 
     def add(self, accept: Flag) -> None:
         """Counts a step that was not accepted."""
-        if accept.device.type == "cpu" and accept:
+        if readable(accept) and accept:
             return
         rejected = accept.logical_not().to(torch.int64)
         if self._count is None and rejected.is_cuda:
@@ -137,7 +137,7 @@ class SkipCounter:
 
 def finite(grads: Sequence[Tensor]) -> Flag:
     """Whether every gradient is finite; the answer stays on the device."""
-    norms = torch._foreach_norm(list(grads)) if grads[0].device.type == "cpu" else None
+    norms = torch._foreach_norm(list(grads)) if readable(grads[0]) else None
     if norms is not None and torch.stack(norms).isfinite().all():
         return torch.ones((), dtype=torch.bool)  # the sum of squares is finite, so is every entry
     return all_finite(list(grads))
