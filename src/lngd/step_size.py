@@ -194,7 +194,7 @@ class Graft(StepSize):
             roots = torch._foreach_sqrt(torch._foreach_div(list(running), weight.unbind()))
             adam = torch._foreach_div(list(averages), torch._foreach_add(roots, self.eps))
             lengths.append(torch.stack(torch._foreach_norm(adam)))
-        alpha = torch.linalg.vector_norm(torch.stack(lengths), dim=0) / step.length
+        alpha = torch.stack(lengths).norm(dim=0) / step.length
         return torch.where(alpha.isfinite(), alpha, 0.0)
 
 
