@@ -2,24 +2,26 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import LNGD, PAPER
+from lngd import KFAC, LNGD, PAPER, Schedule
 from reference import batch, differences, mlp, snapshot, through_a_file, train_step
 
-SOON = {"curvature_every": 3, "inverse_every": 3}
+SOON = {"schedule": 3}
+PAPER_SOON = {"schedule": replace(PAPER["schedule"], curvature_every=3, inverse_every=3)}
 RECIPES = {
     "default": {},
     "default often": SOON,
-    "inverses apart": {"curvature_every": 2, "inverse_every": 5, "curvature_ramp": False},
+    "inverses apart": {"schedule": Schedule(curvature_every=2, inverse_every=5, ramp=False)},
     "paper": {"lr": 0.01, **PAPER},
-    "paper often": {"lr": 0.01, **PAPER, **SOON},
-    "graft": {"rate": "graft", "lr": 1e-3, **SOON},
-    "constant": {"rate": "constant", "lr": 1e-2, **SOON},
+    "paper often": {"lr": 0.01, **PAPER, **PAPER_SOON},
+    "graft": {"step_size": "graft", "lr": 1e-2, **SOON},
+    "constant": {"step_size": "constant", "lr": 1e-2, **SOON},
 }
 
 
@@ -151,7 +153,7 @@ def test_loading_copies_so_that_two_runs_do_not_share_tensors():
 
 def test_hyperparameters_come_back_with_the_checkpoint():
     model = plain()
-    optimizer = LNGD(model, lr=0.123, momentum=0.7, damping=0.9, fallback_lr=0.01)
+    optimizer = LNGD(model, lr=0.123, momentum=0.7, damping=0.9, adamw_lr_ratio=0.1)
     other = LNGD(plain())
     other.load_state_dict(through_a_file(optimizer.state_dict()))
     for group, expected in zip(other.param_groups, optimizer.param_groups, strict=True):

@@ -258,6 +258,7 @@ class NaturalGradient(torch.optim.Optimizer):
             self._overflows = 0
             for each in self._layers.values():
                 each.take_measurement(guard)
+            self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
         elif guard.accept:
             self._overflowed()
         guard.accept = measured
