@@ -413,6 +413,7 @@ class NaturalGradient(torch.optim.Optimizer):
             "measuring": int(self._capture.measuring),
             "portions": self._portions,
             "overflows": self._overflows,
+            "fallen": "\n".join(f"{name}\t{reason}" for name, (_, reason) in self._fallen.items()),
             "generator": self._generator.get_state(),
         }
 
@@ -432,15 +433,16 @@ class NaturalGradient(torch.optim.Optimizer):
                 self.state[p] = {
                     name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in loaded["state"][number].items()
                 }
+        progress = loaded["param_groups"][0]["progress"]
+        reasons = dict(line.partition("\t")[::2] for line in progress["fallen"].splitlines())
         self._fallen = {
-            name: (layer.module, "AdamW trained it in the run that was saved")
+            name: (layer.module, reasons.get(name, "AdamW trained it in the run that was saved"))
             for name, layer in self._planner.plan(self._model, self.param_groups, {}).layers.items()
             if "exp_avg" in self.state[layer.weight]
         }
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._layers.clear()
         self._take_plan()
-        progress = loaded["param_groups"][0]["progress"]
         self.t, self._portions, self._overflows = progress["steps"], progress["portions"], progress["overflows"]
         self._skips, self._lost = SkipCounter(progress["skipped"]), False
         self._generator.set_state(progress["generator"].cpu())
