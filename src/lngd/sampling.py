@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from lngd.capture import source_of
-from lngd.fisher import FisherType as FisherType, Likelihood, MeanOver as MeanOver, Noise
+from lngd.fisher import FisherType as FisherType
+from lngd.fisher import Likelihood, Noise
+from lngd.fisher import MeanOver as MeanOver
 
 
 @dataclass(frozen=True)

@@ -201,26 +201,15 @@ class Graft(StepSize):
         counts = step.accept & finite  # the square of a large gradient overflows
         share = counts.to(weight.dtype) * (1 - self.decay)
         weight.lerp_(torch.ones_like(weight), share)
-        lengths = [
-            self._adam(*each, counts, share, weight) for each in zip(new, step.tensors["square"], step.average_parts, strict=True)
-        ]
-        alpha = torch.linalg.vector_norm(torch.stack(lengths), dim=0) / step.length
+        lengths = []
+        for squares, running, averages in zip(new, step.tensors["square"], step.average_parts, strict=True):
+            counted = [torch.where(flag, each, 0.0) for flag, each in zip(counts.unbind(), squares, strict=True)]
+            foreach_lerp_(list(running), counted, share.unbind())
+            roots = foreach_sqrt(foreach_div(list(running), weight.unbind()))
+            adam = foreach_div(list(averages), foreach_add(roots, self.eps))
+            lengths.append(torch.stack(foreach_norm(adam)))
+        alpha = torch.stack(lengths).norm(dim=0) / step.length
         return torch.where(alpha.isfinite(), alpha, 0.0)
-
-    def _adam(
-        self,
-        new: Sequence[Tensor],
-        square: Sequence[Tensor],
-        average: Sequence[Tensor],
-        counts: Tensor,
-        share: Vector,
-        weight: Vector,
-    ) -> Vector:
-        """Lengths of Adam's steps at lr 1, of one parameter of each layer."""
-        counted = [torch.where(flag, each, 0.0) for flag, each in zip(counts.unbind(), new, strict=True)]
-        foreach_lerp_(list(square), counted, share.unbind())
-        roots = foreach_sqrt(foreach_div(list(square), weight.unbind()))
-        return torch.stack(foreach_norm(foreach_div(list(average), foreach_add(roots, self.eps))))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,13 @@ from lngd.linalg.vectors import norms
 from lngd.torch_private import foreach_norm
 from lngd.types import Flag, Scalar
 
+HOST = {"cpu"}
+"""Devices whose memory is the host's own: reading a flag there waits for nothing."""
+
 
 def readable(flag: Tensor) -> bool:
-    """Whether a tensor lies in the host's own memory, so that reading it waits for nothing."""
-    return flag.device.type == "cpu"
+    """Whether a tensor lies in the host's own memory."""
+    return flag.device.type in HOST
 
 
 def choose(accept: Flag, new: Tensor, old: Tensor | float) -> Tensor:

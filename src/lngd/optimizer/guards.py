@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lngd.fisher import FisherType
-from lngd.linalg import all_finite
+from lngd.linalg import HOST, all_finite
 from lngd.torch_private import foreach_norm
 from lngd.types import Flag, Scalar
 
@@ -33,7 +33,7 @@ class Guard:
     squared_scale: Scalar | None
 
     def __post_init__(self) -> None:
-        self.readable = self.accept.device.type == "cpu"
+        self.readable = self.accept.device.type in HOST
         """Whether the flag lies in the host's own memory, so that reading it waits for nothing."""
 
     @property
@@ -81,7 +81,7 @@ class GradientScale:
             if p.grad is not None:
                 now = p.grad.reshape(-1)[:WITNESSED]
                 pairs.append((now, then))
-                touched = touched or now.device.type != "cpu" or not torch.equal(now, then)
+                touched = touched or now.device.type not in HOST or not torch.equal(now, then)
         if not touched:
             return None
         device = pairs[0][0].device
@@ -155,7 +155,7 @@ class SkipCounter:
 
     def add(self, accept: Flag) -> None:
         """Counts a step that was not accepted."""
-        if accept.device.type == "cpu" and accept:
+        if accept.device.type in HOST and accept:
             return
         rejected = accept.logical_not().to(torch.int64)
         if self._count is None and rejected.is_cuda:
@@ -177,7 +177,7 @@ class SkipCounter:
 
 def finite(grads: Sequence[Tensor]) -> Flag:
     """Whether every gradient is finite; the answer stays on the device."""
-    norms = foreach_norm(list(grads)) if grads[0].device.type == "cpu" else None
+    norms = foreach_norm(list(grads)) if grads[0].device.type in HOST else None
     if norms is not None and torch.stack(norms).isfinite().all():
         return torch.ones((), dtype=torch.bool)  # the sum of squares is finite, so is every entry
     return all_finite(list(grads))

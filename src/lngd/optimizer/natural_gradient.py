@@ -270,6 +270,7 @@ class NaturalGradient(torch.optim.Optimizer):
             self._overflows = 0
             for each in self._layers.values():
                 each.take_measurement(guard)
+            self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
         elif guard.accept:
             self._overflowed()
         guard.accept = measured
@@ -426,6 +427,7 @@ class NaturalGradient(torch.optim.Optimizer):
             "measuring": int(self._capture.measuring),
             "portions": self._portions,
             "overflows": self._overflows,
+            "fallen": "\n".join(f"{name}\t{reason}" for name, (_, reason) in self._fallen.items()),
             "generator": self._generator.get_state(),
             **self._scale.memory(),
         }
@@ -445,15 +447,16 @@ class NaturalGradient(torch.optim.Optimizer):
             if number in loaded["state"]:
                 entry = loaded["state"][number].items()
                 self.state[p] = {name: v.detach().clone() if isinstance(v, Tensor) else v for name, v in entry}
+        progress = loaded["param_groups"][0]["progress"]
+        reasons = dict(line.partition("\t")[::2] for line in progress["fallen"].splitlines())
         self._fallen = {
-            name: (layer.module, "AdamW trained it in the run that was saved")
+            name: (layer.module, reasons.get(name, "AdamW trained it in the run that was saved"))
             for name, layer in self._planner.plan(self._model, self.param_groups, {}).layers.items()
             if "exp_avg" in self.state[layer.weight]
         }
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._layers.clear()
         self._take_plan()
-        progress = loaded["param_groups"][0]["progress"]
         self.t, self._portions, self._overflows = progress["steps"], progress["portions"], progress["overflows"]
         self._skips, self._lost = SkipCounter(progress["skipped"]), False
         self._generator.set_state(progress["generator"].cpu())
