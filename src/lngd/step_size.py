@@ -28,6 +28,20 @@ Parts: TypeAlias = Sequence[Sequence[Tensor]]
 
 
 @dataclass
+class Averages:
+    """M of some layers: what is preconditioned, the gradient itself or its moving average."""
+
+    gradients: Parts
+    """∇ of this batch, by parameter."""
+    parts: Parts
+    """M by parameter."""
+    matrices: GradientMatrices
+    """M of each layer as the matrix that multiplies the activations."""
+    vectors: GradientMatrices
+    """The same, flat."""
+
+
+@dataclass
 class Directions:
     """What is known of some layers of one device and dtype when their steps are sized; a vector has an entry for each.
 
@@ -35,14 +49,8 @@ class Directions:
     """
 
     layers: Sequence[Layer]
-    gradients: Parts
-    """∇ of this batch."""
-    average_parts: Parts
-    """What was preconditioned, ∇ itself or its moving average, by parameter."""
-    averages: GradientMatrices
-    """The same as matrices: M."""
-    flat_averages: GradientMatrices
-    """The same as vectors."""
+    averages: Averages
+    """M."""
     directions: GradientMatrices
     """d = F̂⁻¹M."""
     samples: Sequence[Sequence[RateSample]]
@@ -63,7 +71,7 @@ class Directions:
     @cached_property
     def slope(self) -> Vector:
         """⟨d, M⟩."""
-        pairs = zip(self.directions, self.flat_averages, strict=True)
+        pairs = zip(self.directions, self.averages.vectors, strict=True)
         return torch.stack([torch.dot(d.reshape(-1), m) for d, m in pairs])
 
     @cached_property
@@ -196,13 +204,13 @@ class Graft(StepSize):
 
     def alpha(self, step: Directions) -> Vector:
         weight = step.memory["square_weight"]  # 1 − β₂ᵗ
-        new = [foreach_mul(grads, grads) for grads in step.gradients]
+        new = [foreach_mul(grads, grads) for grads in step.averages.gradients]
         finite = torch.stack([torch.stack(foreach_norm(part, ord=1)) for part in new]).isfinite().all(0)
         counts = step.accept & finite  # the square of a large gradient overflows
         share = counts.to(weight.dtype) * (1 - self.decay)
         weight.lerp_(torch.ones_like(weight), share)
         lengths = []
-        for squares, running, averages in zip(new, step.tensors["square"], step.average_parts, strict=True):
+        for squares, running, averages in zip(new, step.tensors["square"], step.averages.parts, strict=True):
             counted = [torch.where(flag, each, 0.0) for flag, each in zip(counts.unbind(), squares, strict=True)]
             foreach_lerp_(list(running), counted, share.unbind())
             roots = foreach_sqrt(foreach_div(list(running), weight.unbind()))

@@ -5,7 +5,8 @@ A step that may not be taken is skipped whole: no weight, average or statistic m
 
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -173,6 +174,16 @@ class SkipCounter:
     def count(self) -> int:
         """Skipped steps so far; waits for the device."""
         return self._before + (0 if self._count is None else int(self._count))
+
+
+@contextmanager
+def outside_autocast(devices: Iterable[str]) -> Iterator[None]:
+    """Full precision for matrix products, where `step()` is called inside the user's autocast region."""
+    with ExitStack() as regions:
+        for device in devices:
+            if torch.is_autocast_enabled(device):
+                regions.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def finite(grads: Sequence[Tensor]) -> Flag:

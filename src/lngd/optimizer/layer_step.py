@@ -15,7 +15,7 @@ from lngd.capture import RateSample
 from lngd.linalg import orthogonalised
 from lngd.optimizer.curved_layer import CurvedLayer
 from lngd.optimizer.guards import Guard
-from lngd.step_size import Directions, Parts
+from lngd.step_size import Averages, Directions, Parts
 from lngd.torch_private import (
     foreach_add_,
     foreach_addcmul_,
@@ -75,49 +75,78 @@ class Bucket:
         """A tensor of each parameter: those of all weights, then those of all biases."""
         return [list(column) for column in zip(*([state[name] for state in each.states] for each in self.layers), strict=True)]
 
-    def directions(self, guard: Guard, samples: Samples, warmup: float) -> Directions:
-        """Where to: M and d = F̂⁻¹M (LNGD Algorithm 1, lines 10–11).
+    def average_gradient(self, guard: Guard) -> Averages:
+        """M ← βM + (1−β)∇ (line 10), corrected for its start at zero: M moves by the share (1−β)/(1−βᵗ) towards ∇.
+
+        With momentum on the update M is ∇; Nesterov's is a step ahead, (1−β)∇ + βM.
+        """
+        gradients, recipe, beta = self._gradients(guard), self.recipe, self.groups[0]["momentum"]
+        if recipe.momentum_on == "update":
+            return self._as_matrices(gradients, gradients)
+        share = 1 - beta if guard.readable else guard.accept.to(self.device, self.dtype) * (1 - beta)
+        weight = self.numbers["average_weight"]  # 1 − βᵗ
+        weight.lerp_(torch.ones_like(weight), share)
+        shares = (share / weight.clamp(min=torch.finfo(weight.dtype).tiny)).unbind()
+        averages = self.tensors["average"]
+        for average, grads in zip(averages, gradients, strict=True):
+            foreach_lerp_(average, list(grads), shares)
+        if recipe.momentum_on == "nesterov":
+            ahead = [foreach_lerp(list(g), a, beta) for g, a in zip(gradients, averages, strict=True)]
+            return self._as_matrices(gradients, ahead)
+        if self.averages is None:
+            return self._as_matrices(gradients, averages)
+        return Averages(gradients, averages, self.averages, self.flat_averages)
+
+    def precondition(self, averages: Averages) -> GradientMatrices:
+        """d = F̂⁻¹M (line 11), for the spectral step with its singular values set to one. A layer without F̂⁻¹ waits for it."""
+        found = []
+        for each, average in zip(self.layers, averages.matrices, strict=True):
+            if not each.ready:
+                found.append(torch.zeros_like(average))
+                continue
+            natural = each.block.precondition(average)
+            found.append(orthogonalised(natural, average) if self.recipe.spectral else natural)
+        return found
+
+    def size(self, directions: GradientMatrices, averages: Averages, samples: Samples, warmup: float, guard: Guard) -> Directions:
+        """α_l = ⟨d,M⟩ / (dᵀFd + µ) (line 12, eqs. 12–13), or what else the step size makes of it.
 
         Args:
-            guard: of this step.
-            samples: what was caught for the rates.
+            directions: d.
+            averages: M.
+            samples: what was caught of each layer in the backward pass, by name.
             warmup: the share of lr that this step may use.
+            guard: of this step.
         """
-        gradients = self._gradients(guard)
-        parts, averages = self._average(gradients, guard)
         lr = self.groups[0]["lr"] if len(self.groups) < 2 else max(group["lr"] for group in self.groups)
-        return Directions(
+        scale = guard.squared_scale
+        self.step = Directions(
             layers=self.adapters,
-            gradients=gradients,
-            average_parts=parts,
             averages=averages,
-            flat_averages=[m.reshape(-1) for m in averages] if averages is not self.averages else self.flat_averages,
-            directions=self._precondition(averages),
+            directions=directions,
             samples=[samples.get(each.name, ()) for each in self.layers],
             memory=self.numbers,
             tensors=self.tensors,
             accept=guard.accept.to(self.device, non_blocking=True),
-            squared_scale=None if guard.squared_scale is None else guard.squared_scale.to(self.device, non_blocking=True),
+            squared_scale=None if scale is None else scale.to(self.device, non_blocking=True),
             mean_over=self.recipe.mean_over,
             lr=warmup * lr,
             summed=self.numbers.get("summed"),
         )
+        alpha = self.recipe.step_size.alpha(self.step)
+        self.alpha = alpha if guard.readable else torch.where(self.step.accept, alpha, 0.0)
+        self.warmup = warmup
+        return self.step
 
-    def apply(self, step: Directions, warmup: float, common: Scalar | None, *, guard: Guard, observe: bool) -> None:
-        """How far: α_l, W ← W − lr·α_l·d (LNGD Algorithm 1, lines 12–16).
+    def apply(self, common: Scalar | None, *, guard: Guard, observe: bool) -> None:
+        """ζ = −lr·α_l·d, m ← τm + ζ, W ← W + m (lines 13–16).
 
         Args:
-            step: what `directions` gave.
-            warmup: the share of lr that this step may use.
-            common: the factor of all layers' α_l.
+            common: a factor of all layers' α_l.
             guard: of this step.
             observe: whether to look which layers are scale-invariant.
         """
-        alpha = self.recipe.step_size.alpha(step)  # α_l = ⟨d,M⟩ / (dᵀFd + µ)      line 12, eqs. 12–13
-        if common is not None:
-            alpha = alpha * common.to(self.device)
-        if not guard.readable:
-            alpha = torch.where(step.accept, alpha, 0.0)
+        step, alpha = self.step, self.alpha if common is None else self.alpha * common.to(self.device)
         for each, own in zip(self.layers, alpha.unbind(), strict=True):
             each.alpha = own
         norms = torch.stack(foreach_norm(self.parameters[0])) if self.recipe.keep_norms else None
@@ -125,9 +154,10 @@ class Bucket:
             self._observe(step, norms)
         columns = zip(*[layer.split(d) for layer, d in zip(self.adapters, step.directions, strict=True)], strict=True)
         for place, (directions, group) in enumerate(zip(columns, self.groups, strict=True)):
-            self._move(place, list(directions), -warmup * group["lr"] * alpha, guard)  # lr belongs inside ζ: lines 13–16
+            self._move(place, list(directions), -self.warmup * group["lr"] * alpha, guard)  # lr inside ζ: m keeps its time's
         if norms is not None:
             self._keep_norms(norms, guard)
+        del self.step  # a step holds the directions of one bucket at a time
 
     def _gradients(self, guard: Guard) -> Parts:
         """∇ of every parameter; zero where there is none."""
@@ -138,39 +168,9 @@ class Bucket:
             columns.append(grads if guard.readable else guard.kept(grads))
         return columns
 
-    def _average(self, gradients: Parts, guard: Guard) -> tuple[Parts, GradientMatrices]:
-        """M ← βM + (1−β)∇, corrected for its start at zero: M moves by the share (1−β)/(1−βᵗ) towards ∇ (line 10).
-
-        With momentum on the update nothing is averaged here; Nesterov's is a step ahead, (1−β)∇ + βM.
-        """
-        recipe, beta = self.recipe, self.groups[0]["momentum"]
-        if recipe.momentum_on == "update":
-            return gradients, self._matrices(gradients)
-        share = 1 - beta if guard.readable else guard.accept.to(self.device, self.dtype) * (1 - beta)
-        weight = self.numbers["average_weight"]  # 1 − βᵗ
-        weight.lerp_(torch.ones_like(weight), share)
-        shares = (share / weight.clamp(min=torch.finfo(weight.dtype).tiny)).unbind()
-        averages = self.tensors["average"]
-        for average, grads in zip(averages, gradients, strict=True):
-            foreach_lerp_(average, list(grads), shares)
-        if recipe.momentum_on == "nesterov":
-            ahead = [foreach_lerp(list(g), a, beta) for g, a in zip(gradients, averages, strict=True)]
-            return ahead, self._matrices(ahead)
-        return averages, self._matrices(averages) if self.averages is None else self.averages
-
-    def _matrices(self, parts: Parts) -> GradientMatrices:
-        return [layer.matrix(list(own)) for layer, own in zip(self.adapters, zip(*parts, strict=True), strict=True)]
-
-    def _precondition(self, averages: GradientMatrices) -> GradientMatrices:
-        """d = F̂⁻¹M (line 11), for the spectral step with its singular values set to one. A layer without F̂⁻¹ waits for it."""
-        found = []
-        for each, average in zip(self.layers, averages, strict=True):
-            if not each.ready:
-                found.append(torch.zeros_like(average))
-                continue
-            natural = each.block.precondition(average)
-            found.append(orthogonalised(natural, average) if self.recipe.spectral else natural)
-        return found
+    def _as_matrices(self, gradients: Parts, parts: Parts) -> Averages:
+        matrices = [layer.matrix(list(own)) for layer, own in zip(self.adapters, zip(*parts, strict=True), strict=True)]
+        return Averages(gradients, parts, matrices, [m.reshape(-1) for m in matrices])
 
     def _move(self, place: int, directions: list[Tensor], lengths: Vector, guard: Guard) -> None:
         """p ← (1 − lr·λ) p + length · d for the weights or the biases, unless that has no room in their dtype."""
@@ -224,7 +224,7 @@ class Bucket:
         There ∇ is orthogonal to W. A step orthogonal to W can only lengthen it, and a natural-gradient step is as long as W is:
         left alone, norms grow geometrically until they overflow, while the function looks healthy.
         """
-        weights, grads = self.parameters[0], list(step.gradients[0])
+        weights, grads = self.parameters[0], list(step.averages.gradients[0])
         slopes = torch.stack(
             [torch.dot(w.reshape(-1).to(self.dtype), g.reshape(-1)) for w, g in zip(weights, grads, strict=True)]
         )

@@ -19,6 +19,7 @@ from lngd.optimizer.guards import (
     Guard,
     SkipCounter,
     finite,
+    outside_autocast,
     refuse_parts_of_a_model,
     refuse_sparse_gradients,
 )
@@ -38,7 +39,6 @@ from lngd.optimizer.parameters import (
     warn_of_missing_curvature,
 )
 from lngd.sampling import Fisher, FisherType
-from lngd.step_size import Directions
 from lngd.version import __version__
 
 OVERFLOWS = 3
@@ -114,27 +114,31 @@ class NaturalGradient(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        guard = self._check_gradients()  # finite, dense, measurable
-        if guard is None:
-            return loss
-        self._measure(guard)  # Φ, Ψ ← ϵ·old + (1−ϵ)·new             lines 3–6, eqs. 3–5, 14
-        self._refresh(guard)  # Φ̂⁻¹, Ψ̂⁻¹                             lines 7–9
-        warmup, rates = self._recipe.share_of_lr(self.t), self._capture.gather()
-        observe = self.t < 2 * AGREED or self.t % OBSERVE_EVERY == 0
-        if not guard.refused:
-            active = self._active_buckets()
-            steps: Iterable[Directions] = (
-                bucket.directions(guard, rates, warmup) for bucket in active
-            )  # M; d = Ψ̂⁻¹ M Φ̂⁻¹: 10–11
-            if self._recipe.step_size.joint:
-                steps = list(steps)
-            common = self._recipe.step_size.common(steps) if isinstance(steps, list) and steps else None
-            for bucket, step in zip(active, steps, strict=True):  # α_l, eqs. 12–13; m, θ: lines 12–16
-                bucket.apply(step, warmup, common, guard=guard, observe=observe)
+        with outside_autocast(self._device_types):
+            if (guard := self._check_gradients()) is not None:
+                self._take_step(guard)
+        return loss
+
+    def _take_step(self, guard: Guard) -> None:
+        """LNGD Algorithm 1, step k."""
+        self._measure(guard)  # Φ, Ψ ← ϵ·old + (1−ϵ)·new                       lines 3–6, eqs. 3–5 and 14
+        self._refresh(guard)  # Φ̂⁻¹, Ψ̂⁻¹                                       lines 7–9
+        samples, warmup = self._capture.gather(), self._recipe.share_of_lr(self.t)
+        step_size, observe = self._recipe.step_size, self.t < 2 * AGREED or self.t % OBSERVE_EVERY == 0
+        active = [] if guard.refused else self._active_buckets()
+        for bucket in active:
+            M = bucket.average_gradient(guard)  # M ← βM + (1−β)∇               line 10
+            d = bucket.precondition(M)  # d = Ψ̂⁻¹ M Φ̂⁻¹                         line 11
+            bucket.size(d, M, samples, warmup, guard)  # α_l = ⟨d,M⟩ / (dᵀFd+µ) line 12, eqs. 12–13
+            if not step_size.joint:
+                bucket.apply(None, guard=guard, observe=observe)  # θ ← θ + m   lines 13–16
+        if step_size.joint and active:
+            common = step_size.common([bucket.step for bucket in active])
+            for bucket in active:
+                bucket.apply(common, guard=guard, observe=observe)
         if self._adamw.groups:
             self._adamw.step(self.state, guard)
         self._finish_step(guard)
-        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's; what was measured along with the gradients goes with them."""
@@ -372,6 +376,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
         self._active, self._buckets = None, []
         self._structure = Structure.of(self._model)
+        self._device_types = {p.device.type for group in self.param_groups for p in group["params"]}
         trained = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         self._scale = GradientScale(trained, self._scale)
         self._capture.watch({name: each.layer for name, each in self._layers.items()})
