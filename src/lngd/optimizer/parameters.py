@@ -89,9 +89,10 @@ class Plan:
 class Structure:
     """The model as the plan saw it: its modules, its parameters, and of each that is trained device, dtype and shape."""
 
-    modules: list[tuple[nn.Module, int]] = field(default_factory=list)
-    """With how many modules and parameters each holds."""
-    children: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]] = field(default_factory=list)
+    modules: list[tuple[dict[str, nn.Module | None], tuple[nn.Module | None, ...], dict[str, nn.Parameter | None], int]] = field(
+        default_factory=list
+    )
+    """Of each module the modules in it, and how many parameters it holds."""
     parameters: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None, Layout | None]] = field(default_factory=list)
 
     @classmethod
@@ -99,8 +100,8 @@ class Structure:
         """As it is now."""
         seen = cls()
         for module in model.modules():
-            seen.modules.append((module, len(module._modules) + len(module._parameters)))
-            seen.children += [(module._modules, key, child) for key, child in module._modules.items()]
+            children, parameters = module._modules, module._parameters
+            seen.modules.append((children, tuple(children.values()), parameters, len(parameters)))
             for key, p in module._parameters.items():
                 trained = (p.device, p.dtype, p.shape) if p is not None and p.requires_grad else None
                 seen.parameters.append((module._parameters, key, p, trained))
@@ -108,11 +109,8 @@ class Structure:
 
     def still_holds(self) -> bool:
         """Whether nothing was added, removed, replaced, frozen or unfrozen since; microseconds, so that each step can ask."""
-        for module, held in self.modules:
-            if len(module._modules) + len(module._parameters) != held:
-                return False
-        for modules, key, child in self.children:
-            if modules.get(key) is not child:
+        for children, seen, parameters, count in self.modules:
+            if tuple(children.values()) != seen or len(parameters) != count:
                 return False
         for parameters, key, p, trained in self.parameters:
             now = parameters.get(key)
