@@ -239,6 +239,8 @@ class NaturalGradient(torch.optim.Optimizer):
 
         torch.distributed.checkpoint asks for an optimizer's state by such a step.
         """
+        if self._structure is None or not self._structure.still_holds():
+            self._follow_model()
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not grads:
             raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
@@ -247,8 +249,6 @@ class NaturalGradient(torch.optim.Optimizer):
         for grad in grads:
             if grad.is_sparse:
                 refuse_sparse_gradients(self._plan.parameters.items())
-        if self._structure is None or not self._structure.still_holds():
-            self._follow_model()
         self._capture.refuse_hidden_forwards()
         if self._unmeasured:
             self._fall_back_unseen()

@@ -179,12 +179,13 @@ def user_groups(model: nn.Module, params: Any) -> list[Group]:
         ValueError: a parameter is not the model's or stands in two groups, an option is misspelt or out of range, or there is
             nothing to train.
     """
-    known = {id(p): name for name, p in named_parameters(model).items()}
+    own = named_parameters(model)  # once: some modules (PEFT's round attention) renew a parameter whenever they are listed
+    known = {id(p): name for name, p in own.items()}
     if params is not None and (isinstance(params, int | float | str) or not isinstance(params, Iterable)):
         raise TypeError(
             f"params={params!r} is neither parameters nor groups of them; the learning rate is a keyword: lr={params!r}"
         )
-    given: list[Any] = [*named_parameters(model).items()] if params is None else _listed(params)
+    given: list[Any] = [*own.items()] if params is None else _listed(params)
     groups = [dict(group) for group in given] if given and isinstance(given[0], dict) else [{"params": given}]
     seen: set[int] = set()
     for group in groups:
