@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compatibility.exact import assert_exact, dense_of, kind_of, one_step, samples
-from compatibility.runs import assert_same, assert_trains, inputs, learnable, plain, start
+from compatibility.runs import OFTEN, assert_same, assert_trains, inputs, learnable, plain, start
 from compatibility.table import group
 from lngd import FisherType
 from lngd.methods import Method
@@ -73,7 +73,7 @@ def inplace_relu(method: type[Method]) -> None:
         model = nn.Sequential(
             nn.Linear(4, 6), nn.ReLU(inplace), nn.Linear(6, 5), nn.ReLU(inplace), nn.Flatten(), nn.Linear(15, 3)
         )
-        runs.append(start(method, model, curvature_every=2).steps([learnable(16, 3, 4)] * 4))
+        runs.append(start(method, model, **OFTEN).steps([learnable(16, 3, 4)] * 4))
     assert_same(*runs)
 
 

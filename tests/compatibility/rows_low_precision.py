@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from compatibility.runs import Run, apart, assert_healthy, assert_trains, batches, changed, learnable, plain, seeded, start
 from compatibility.table import group
+from lngd import Schedule
 from lngd.methods import Method
 from reference import differences, snapshot
 
@@ -102,7 +103,7 @@ def overflow(method: type[Method], clip: Clip | None) -> None:
     """A scale of 2⁴⁰ overflows, and is 2¹⁰ after it."""
     runs = []
     for overflows in (False, True):
-        run = start(method, net(), warmup=0, curvature_ramp=False)
+        run = start(method, net(), warmup=0, schedule=Schedule(ramp=False))
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40 if overflows else 2.0**10, backoff_factor=2.0**-30)
         data = batches(4, 4)
         if overflows:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from compatibility.exact import assert_exact
-from compatibility.runs import Run, assert_resumes, assert_same, assert_trains, batches, inputs, learnable, plain, start
+from compatibility.runs import OFTEN, Run, assert_resumes, assert_same, assert_trains, batches, inputs, learnable, plain, start
 from compatibility.table import group
 from lngd.methods import Method
 
@@ -115,7 +115,7 @@ def functional_call(method: type[Method]) -> None:
         def forward(x: Tensor, model: nn.Module = model) -> Tensor:
             return torch.func.functional_call(model, dict(model.named_parameters()), (x,))
 
-        run = start(method, model, curvature_every=2)
+        run = start(method, model, **OFTEN)
         for x, y in batches(4, 4):
             run.step(x, y, forward if functional else None)
         runs.append(run)
@@ -149,7 +149,7 @@ class Extended(nn.Module):
 def extended(method: type[Method]) -> Run:
     run = start(method, Extended(), warmup=3)
     run.model.head = nn.Linear(3, 3)
-    run.optimizer.add_param_group({"params": list(run.model.head.parameters()), "fallback_lr": 0.01})
+    run.optimizer.add_param_group({"params": list(run.model.head.parameters()), "adamw_lr_ratio": 0.1})
     return run
 
 

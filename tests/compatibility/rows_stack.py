@@ -26,7 +26,7 @@ from compatibility.runs import (
     weights,
 )
 from compatibility.table import group
-from lngd import FisherType
+from lngd import FisherType, Schedule
 from lngd.methods import Method
 
 stack = group("Training stack")
@@ -175,7 +175,7 @@ def assert_near(run: Run, other: Run) -> None:
 def short_last_batch(method: type[Method]) -> None:
     x, y = learnable(37, 4)
     epoch = list(zip(x.split(16), y.split(16), strict=True))
-    run = start(method, plain(), warmup=3, curvature_every=1).steps(epoch * 3)
+    run = start(method, plain(), warmup=3, schedule=Schedule(curvature_every=1)).steps(epoch * 3)
     assert_healthy(run, skipped=0)
     assert torch.stack(run.losses[-3:]).mean() < 0.97 * torch.stack(run.losses[:3]).mean()
     assert {block.updates for block in run.optimizer.blocks.values()} == {len(run.losses)}

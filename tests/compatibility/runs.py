@@ -13,7 +13,7 @@ from lngd.methods import Method, SpectralLNGD
 from reference import batch, differences, snapshot, through_a_file
 
 SINGLE, DOUBLE = torch.float32, torch.float64
-OFTEN = {"curvature_every": 2, "inverse_every": 2}
+OFTEN = {"schedule": 2}
 """A schedule with steps of every kind among the first three."""
 Data = tuple[Tensor, Tensor]
 
