@@ -22,6 +22,8 @@ PROGRESS: dict[str, type] = {
     "portions": int,
     "overflows": int,
     "generator": Tensor,
+    "loss_scale": float,
+    "since_growth": int,
 }
 """What stands in each group as `progress`, beside its format."""
 NO_CHECKPOINT = "this is no checkpoint of lngd: it needs the entries 'state' and 'param_groups', each group with its 'progress'"

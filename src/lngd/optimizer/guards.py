@@ -5,7 +5,7 @@ A step that may not be taken is skipped whole: no weight, average or statistic m
 
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +18,15 @@ from lngd.types import Flag, Scalar
 
 WITNESSED = 256
 """Entries of one parameter's gradient that are remembered."""
+INITIAL, GROWTH_INTERVAL = 2.0**16, 2000
+"""torch.amp.GradScaler's defaults: its first scale, and after how many good steps it doubles it."""
+LEAST_CLIPPING = 2.0**-10
+"""Below this a factor is no clipping."""
 
 
 @dataclass
 class Guard:
-    """Of one step. `accept`: whether it is taken; `squared_scale`: the square of `GradientScale.since`, None for 1."""
+    """Of one step. `accept`: whether it is taken; `squared_scale`: what `GradientScale.of_squares` gave."""
 
     accept: Flag
     squared_scale: Scalar | None
@@ -47,37 +51,62 @@ class Guard:
 
 
 class GradientScale:
-    """What all gradients were multiplied with between the user's backward pass and the step.
+    """The loss scale: what torch.amp.GradScaler multiplied the loss with, and divided the gradients by before the step.
 
-    torch.amp.GradScaler divides them by the loss scale, clipping by norm shortens them, pipeline schedules and loops that count tokens
-    divide them by a number of samples. What the backward pass brought to the hooks, samples of the rate and of the empirical Fisher
-    matrix, has not seen that. So a few entries of one parameter's gradient are remembered as they are accumulated, and compared.
+    What the backward pass brought to the hooks, samples of the rate and of the empirical Fisher matrix, is still multiplied with it,
+    and torch tells it to no optimizer whose gradients it has unscaled. So a few entries of two parameters' gradients are remembered
+    as they are accumulated. Their ratio to what the step finds is 1/scale, a power of two, which no other number looks like; or
+    c/scale with a factor c ≤ 1 of clipping. Clipping is no loss scale: it is meant to shorten the step. Where every step is clipped,
+    the scale is taken for what GradScaler starts with and then does by default. Whoever knows it sets `optimizer.grad_scale`.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], before: "GradientScale | None" = None) -> None:
         halves = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
-        self._then: dict[nn.Parameter, Tensor] = {}
+        self._then: dict[nn.Parameter, Tensor] = {} if before is None else before._then
         self._handles = [
             min(half, key=Tensor.numel).register_post_accumulate_grad_hook(Remember(self)) for half in halves if half
         ]
         weakref.finalize(self, remove_all, self._handles).atexit = False
+        self._scale = torch.ones(()) if before is None else before._scale
+        self._steps = 0 if before is None else before._steps
 
     def remember(self, p: nn.Parameter) -> None:
         """A gradient has been accumulated."""
         if p.grad is not None and not p.grad.is_sparse:
             self._then[p] = p.grad.detach().reshape(-1)[:WITNESSED].clone()
 
-    def squared(self) -> Scalar | None:
-        """(⟨now, then⟩ / ⟨then, then⟩)²; None where nothing was remembered or nobody touched the gradients since."""
+    def of_squares(self, told: Tensor | float | None) -> Scalar | None:
+        """1/scale²; None where nobody touched the gradients since they were accumulated. `told`: the scale, if the user says it."""
+        if told is not None:
+            self._scale = torch.as_tensor(told, dtype=torch.float32).reshape(())
+            return self._scale.reciprocal().square()
         pairs = [(p.grad.reshape(-1)[:WITNESSED], then) for p, then in self._then.items() if p.grad is not None]
         if not pairs or all(now.device.type == "cpu" and torch.equal(now, then) for now, then in pairs):
             return None
         device = pairs[0][0].device
-        now, then = (torch.cat([t.to(device, non_blocking=True, dtype=torch.float32) for t in side]) for side in zip(*pairs, strict=True))
+        now, then = (torch.cat([t.to(device, torch.float32, non_blocking=True) for t in side]) for side in zip(*pairs, strict=True))
         largest = then.abs().amax().clamp(min=torch.finfo(then.dtype).tiny)
-        now, then = now / largest, then / largest
-        share = torch.dot(now, then) / torch.dot(then, then)
-        return torch.where(share.isfinite(), share, 1.0).square()
+        share = torch.dot(now / largest, then / largest) / torch.dot(then / largest, then / largest)
+        self._scale = self._consistent(share, self._scale.to(device, non_blocking=True))
+        return self._scale.reciprocal().square()
+
+    def _consistent(self, share: Scalar, before: Scalar) -> Scalar:
+        """The scale that explains what share of the accumulated gradients the step finds."""
+        mantissa, exponent = torch.frexp(share)
+        power = torch.ldexp(torch.ones_like(share), 1 - exponent)  # of two; share · power is in [1, 2)
+        guess = torch.where(share * INITIAL <= 1, INITIAL, power / 2)
+        assumed = torch.where(before > 1, before, torch.where(share < LEAST_CLIPPING, guess, 1.0))
+        scale = torch.where(mantissa == 0.5, power, assumed)
+        self._steps += 1
+        if self._steps % GROWTH_INTERVAL == 0:
+            scale = torch.where((scale > 1) & (mantissa != 0.5), 2 * scale, scale)
+        return torch.where(share.isfinite() & (share > 0), scale, before)
+
+    def overflowed(self) -> None:
+        """Gradients were dropped without a step: GradScaler halves its scale."""
+        if self._then:
+            self._scale, self._steps = torch.where(self._scale > 1, self._scale / 2, self._scale), 0
+            self._then.clear()
 
     def forget(self) -> None:
         """A step has ended."""
@@ -87,6 +116,14 @@ class GradientScale:
         """Takes the hooks off."""
         remove_all(self._handles)
         self._then.clear()
+
+    def memory(self) -> dict[str, float]:
+        """What a checkpoint has to know; waits for the device."""
+        return {"loss_scale": float(self._scale), "since_growth": self._steps}
+
+    def recall(self, memory: Mapping[str, float]) -> None:
+        """Takes what `memory` gave."""
+        self._scale, self._steps = torch.tensor(float(memory["loss_scale"])), int(memory["since_growth"])
 
 
 class Remember:

@@ -87,6 +87,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._fallen: dict[str, tuple[nn.Module, str]] = {}
         self._portions, self._overflows, self._lost = 0, 0, False
         self._skips, self._adamw = SkipCounter(), adamw.AdamW()
+        self._scale: GradientScale | None = None
         self._structure: Structure | None = None
         super().__init__(user_groups(self._model, params), defaults)
         device = self.param_groups[0]["params"][0].device if self.param_groups[0]["params"] else torch.device("cpu")
@@ -241,7 +242,7 @@ class NaturalGradient(torch.optim.Optimizer):
             self._follow_model()
         self._capture.refuse_hidden_forwards()
         self._fall_back_unseen()
-        return Guard(finite(grads), self._scale.squared())
+        return Guard(finite(grads), self._scale.of_squares(getattr(self, "grad_scale", None)))
 
     def _measure(self, guard: Guard) -> None:
         """Φ, Ψ ← ϵ·old + (1−ϵ)·new (LNGD eq. 14) at a measuring step; else changes nothing and waits for nothing."""
@@ -333,7 +334,10 @@ class NaturalGradient(torch.optim.Optimizer):
         for p in take_replaced(self._plan.parameters, now, self.param_groups):
             self.state.pop(p, None)
         refuse_strangers(self._plan.parameters, now, self.param_groups, whole=self._whole)
-        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
+        curved, self._plan = set(self._layers), self._planner.plan(self._model, self.param_groups, self._fallen)
+        for name in sorted(curved - self._plan.layers.keys()):
+            if (p := self._layers[name].layer.weight).requires_grad and any(p is q for q in self._plan.parameters.values()):
+                warn(name, "it has no curvature any more, AdamW trains it; print(optimizer.summary()) says why")
         self._take_plan(self.t + 1 if since is None else since)
 
     def _take_plan(self, since: int = 0) -> None:
@@ -358,7 +362,8 @@ class NaturalGradient(torch.optim.Optimizer):
         self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
         self._active, self._buckets = None, []
         self._structure = Structure.of(self._model)
-        self._scale = GradientScale([p for group in self.param_groups for p in group["params"] if p.requires_grad])
+        trained = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        self._scale = GradientScale(trained, self._scale)
         self._capture.watch({name: each.layer for name, each in self._layers.items()})
         self._capture.measuring |= bool(self._unmeasured)
 
@@ -413,6 +418,7 @@ class NaturalGradient(torch.optim.Optimizer):
             "portions": self._portions,
             "overflows": self._overflows,
             "generator": self._generator.get_state(),
+            **self._scale.memory(),
         }
 
     def _store_progress(self) -> None:
@@ -443,6 +449,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self.t, self._portions, self._overflows = progress["steps"], progress["portions"], progress["overflows"]
         self._skips, self._lost = SkipCounter(progress["skipped"]), False
         self._generator.set_state(progress["generator"].cpu())
+        self._scale.recall(progress)
         self._capture.reset()
         self._capture.measuring = bool(progress["measuring"])
         self._store_progress()
@@ -450,19 +457,20 @@ class NaturalGradient(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the hooks: a copy or a pickle of model and optimizer together goes on bit-equal."""
         mine = {name: value for name, value in vars(self).items() if name in COPIED}
-        return mine | super().__getstate__() | {"captured": self._capture.memory()}
+        return mine | super().__getstate__() | {"captured": self._capture.memory(), "scaled": self._scale.memory()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Hooks a copy to its own model; puts a checkpoint in place."""
-        captured = state.pop("captured", None)
+        captured, scaled = state.pop("captured", None), state.pop("scaled", None)
         super().__setstate__(state)
         if captured is None:
             self._restore(self._loading)
             return
-        self._buckets, self._adamw = [], adamw.AdamW()
+        self._buckets, self._adamw, self._scale = [], adamw.AdamW(), None
         self._watch()
         self._take_plan()
         self._capture.recall(captured)
+        self._scale.recall(scaled)
 
 
 COPIED = (

@@ -4,6 +4,7 @@ The user's groups stay as they are given, one for one. Which of their parameters
 a module that is unfrozen, replaced or added later changes the plan, as soon as the next step sees it.
 """
 
+import difflib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from lngd.ranges import check
 
 Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
 Group: TypeAlias = dict[str, Any]
+Layout: TypeAlias = tuple[torch.device, torch.dtype, torch.Size]
 
 GROUP_OPTIONS = (
     "lr",
@@ -33,8 +35,8 @@ GROUP_OPTIONS = (
     "curvature",
 )
 """What a group may set and a scheduler may move; each is read at every step."""
-SCHEDULERS_OWN = ("params", "param_names", "name", "initial_lr", "swa_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
-"""What else a group may hold: names, and what torch's schedulers and averagers leave there."""
+OTHERS_OWN = ("params", "param_names")
+"""What else a group holds. Any other name is carried along, as torch does: schedulers and libraries keep theirs there."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,12 @@ class Plan:
 
 @dataclass
 class Structure:
-    """The model as the plan saw it: its modules, its parameters and whether each is trained."""
+    """The model as the plan saw it: its modules, its parameters, and of each that is trained device, dtype and shape."""
 
     modules: list[tuple[nn.Module, int]] = field(default_factory=list)
     """With how many modules and parameters each holds."""
     children: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]] = field(default_factory=list)
-    parameters: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None, bool]] = field(default_factory=list)
+    parameters: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None, Layout | None]] = field(default_factory=list)
 
     @classmethod
     def of(cls, model: nn.Module) -> "Structure":
@@ -99,9 +101,9 @@ class Structure:
         for module in model.modules():
             seen.modules.append((module, len(module._modules) + len(module._parameters)))
             seen.children += [(module._modules, key, child) for key, child in module._modules.items()]
-            seen.parameters += [
-                (module._parameters, key, p, p is not None and p.requires_grad) for key, p in module._parameters.items()
-            ]
+            for key, p in module._parameters.items():
+                trained = (p.device, p.dtype, p.shape) if p is not None and p.requires_grad else None
+                seen.parameters.append((module._parameters, key, p, trained))
         return seen
 
     def still_holds(self) -> bool:
@@ -114,9 +116,10 @@ class Structure:
                 return False
         for parameters, key, p, trained in self.parameters:
             now = parameters.get(key)
-            if now is not p and (trained or (now is not None and now.requires_grad)):
-                return False  # a frozen parameter may be renewed as often as its module likes (PEFT does)
-            if now is not None and now.requires_grad is not trained:
+            if now is None or not now.requires_grad:
+                if trained is not None:
+                    return False  # frozen ones may be renewed as often as their module likes (PEFT does)
+            elif now is not p or (now.device, now.dtype, now.shape) != trained:
                 return False
         return True
 
@@ -175,7 +178,7 @@ def user_groups(model: nn.Module, params: Any) -> list[Group]:
 
     Raises:
         TypeError: `params` are neither parameters nor groups.
-        ValueError: a parameter is not the model's, stands in two groups, an option is unknown or out of range, or there is nothing
+        ValueError: a parameter is not the model's, stands in two groups, an option is misspelt or out of range, or there is nothing
             to train.
     """
     known = {id(p): name for name, p in named_parameters(model).items()}
@@ -200,16 +203,15 @@ def complete_group(group: Group, known: Mapping[int, str], seen: set[int]) -> No
         seen: ids of those in other groups; this group's are added.
 
     Raises:
-        ValueError: a parameter is not the model's or stands in two groups, or an option is unknown or out of range.
+        ValueError: a parameter is not the model's or stands in two groups, or an option is misspelt or out of range.
     """
     if "params" not in group:
         raise ValueError("a parameter group needs the entry 'params'")
-    options = {name: value for name, value in group.items() if name not in SCHEDULERS_OWN}
-    for name in options:
-        if name not in GROUP_OPTIONS:
-            hint = f" (AdamW's are adamw_{name})" if name in ("betas", "eps") else ""
-            raise ValueError(f"'{name}' is no option of a parameter group{hint}; there are: {', '.join(GROUP_OPTIONS)}")
-    check(options)
+    for name in group:
+        meant = [f"adamw_{name}"] if name in ("betas", "eps") else difflib.get_close_matches(name, GROUP_OPTIONS, cutoff=0.7)
+        if name not in GROUP_OPTIONS and name not in OTHERS_OWN and meant:
+            raise ValueError(f"'{name}' is no option of a parameter group, did you mean '{meant[0]}'? {', '.join(GROUP_OPTIONS)} are")
+    check({name: value for name, value in group.items() if name in GROUP_OPTIONS})
     group["params"] = [_named(entry, known, seen) for entry in _listed(group["params"])]
 
 
