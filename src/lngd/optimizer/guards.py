@@ -102,11 +102,13 @@ class GradientScale:
             scale = torch.where((scale > 1) & (mantissa != 0.5), 2 * scale, scale)
         return torch.where(share.isfinite() & (share > 0), scale, before)
 
-    def overflowed(self) -> None:
-        """Gradients were dropped without a step: GradScaler halves its scale."""
-        if self._then:
-            self._scale, self._steps = torch.where(self._scale > 1, self._scale / 2, self._scale), 0
-            self._then.clear()
+    def overflowed(self) -> bool:
+        """Whether there are gradients that no step has used. They are being dropped, as GradScaler does when it halves its scale."""
+        if not self._then:
+            return False
+        self._scale, self._steps = torch.where(self._scale > 1, self._scale / 2, self._scale), 0
+        self._then.clear()
+        return True
 
     def forget(self) -> None:
         """A step has ended."""

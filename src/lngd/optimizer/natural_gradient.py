@@ -135,8 +135,12 @@ class NaturalGradient(torch.optim.Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As torch's; what was measured along with the gradients goes with them."""
+        """As torch's; what was measured along with gradients that no step has used goes with them."""
         super().zero_grad(set_to_none)
+        if self._scale.overflowed():
+            self._capture.reset()
+            for each in self._layers.values():
+                each.pending = Measurement()
 
     def close(self) -> None:
         """Takes the hooks off the model."""
