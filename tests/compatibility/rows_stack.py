@@ -19,6 +19,7 @@ from compatibility.runs import (
     assert_healthy,
     assert_same,
     batches,
+    default,
     learnable,
     plain,
     seeded,
@@ -26,7 +27,7 @@ from compatibility.runs import (
     weights,
 )
 from compatibility.table import group
-from lngd import FisherType, Schedule
+from lngd import Constant, FisherType, LayerwiseRate, Schedule
 from lngd.methods import Method
 
 stack = group("Training stack")
@@ -56,21 +57,30 @@ def no_grad_forward(method: type[Method]) -> None:
 
 
 @stack(
-    "Gradient clipping", "the step follows the clipped gradient: with a constant rate, c times the gradient is c times the step"
+    "Gradient clipping",
+    "with a constant and with the layer-wise step size, c times the gradient is c times the step; one whose length is fixed, by its "
+    "singular values, stays as it is",
 )
 def gradient_clipping(method: type[Method]) -> None:
-    ways = []
-    for norm in (1e6, 1e-2):
-        model, (x, y) = curved(), learnable(16, 4, dtype=DOUBLE)
-        origin = weights(model)
-        optimizer = method(model, rate="constant", norm="frobenius", lr=0.1, warmup=0, generator=seeded())
-        F.cross_entropy(model(x), y).backward()
-        total = nn.utils.clip_grad_norm_(model.parameters(), norm)
-        kept = [p.grad.clone() for p in model.parameters()]
-        optimizer.step()
-        assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), kept, strict=True))
-        ways.append((weights(model) - origin) / min(1.0, norm / total.item()))
-    torch.testing.assert_close(ways[0], ways[1], rtol=1e-3, atol=1e-8)
+    for step_size in (Constant(), LayerwiseRate(mu=0.0)):
+        options = {"step_size": step_size} if default(method, "step_size") else {}
+        (whole, _), (clipped, share) = (clipped_step(method, norm, **options) for norm in (1e6, 1e-2))
+        assert share < 0.1
+        share = 1.0 if method.spectral and step_size == Constant() else share
+        torch.testing.assert_close(clipped, share * whole, rtol=1e-3, atol=1e-8)
+
+
+def clipped_step(method: type[Method], norm: float, **options: Any) -> tuple[Tensor, float]:
+    """The first step with gradients clipped to a norm, and what share that leaves of them."""
+    model, (x, y) = curved(), learnable(16, 4, dtype=DOUBLE)
+    origin = weights(model)
+    optimizer = method(model, lr=0.1, warmup=0, generator=seeded(), **options)
+    F.cross_entropy(model(x), y).backward()
+    total = nn.utils.clip_grad_norm_(model.parameters(), norm)
+    kept = [p.grad.clone() for p in model.parameters()]
+    optimizer.step()
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), kept, strict=True))
+    return weights(model) - origin, min(1.0, norm / total.item())
 
 
 def curved() -> nn.Module:
@@ -100,8 +110,9 @@ def clipped_training(method: type[Method]) -> None:
 )
 def accumulation(method: type[Method]) -> None:
     runs = []
+    whole = {"step_size": LayerwiseRate(samples=None)} if default(method, "step_size") == "layerwise" else {}
     for sizes in ((32,), (4, 6, 10, 12)):
-        run = start(method, curved(), rate_samples=None, fisher=FisherType.EMPIRICAL, **OFTEN)
+        run = start(method, curved(), fisher=FisherType.EMPIRICAL, **OFTEN, **whole)
         for x, y in batches(3, 4, n=32, dtype=DOUBLE):
             run.optimizer.zero_grad()
             for part, labels in zip(x.split(sizes), y.split(sizes), strict=True):
@@ -109,8 +120,8 @@ def accumulation(method: type[Method]) -> None:
             run.optimizer.step()
         runs.append(run.snapshot())
     assert runs[0].keys() == runs[1].keys()
-    for name, whole in runs[0].items():
-        torch.testing.assert_close(runs[1][name], whole, rtol=1e-8, atol=1e-10, msg=name, equal_nan=True)
+    for name, expected in runs[0].items():
+        torch.testing.assert_close(runs[1][name], expected, rtol=1e-8, atol=1e-10, msg=name)
 
 
 @stack(
