@@ -1,5 +1,6 @@
 """Rows: what training loops do around a model."""
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -203,6 +204,67 @@ def scheduler(method: type[Method]) -> None:
     assert torch.equal(before, weights(runs[0].model))
     runs[1].steps(batches(2, 4))
     assert torch.equal(before, weights(runs[1].model))
+
+
+@stack(
+    "OneCycleLR with one number",
+    "the layers with curvature see its lr, AdamW's part moves as torch's AdamW at lr·adamw_lr_ratio does (float64, 1e-12)",
+)
+def one_cycle(method: type[Method]) -> None:
+    run = start(method, plain().double(), adamw_lr_ratio=0.25)
+    norm, twin = run.model[1], copy.deepcopy(run.model[1])
+    reference = torch.optim.AdamW(twin.parameters(), weight_decay=0.0)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(run.optimizer, 0.08, total_steps=6)
+    its_own = torch.optim.lr_scheduler.OneCycleLR(reference, 0.02, total_steps=6, cycle_momentum=False)
+    for x, y in batches(5, 4, dtype=DOUBLE):
+        before = run.model[0].weight.detach().clone()
+        run.step(x, y)
+        for p, q in zip(norm.parameters(), twin.parameters(), strict=True):
+            q.grad = p.grad.clone()
+        reference.step()
+        for p, q in zip(norm.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+        assert not torch.equal(run.model[0].weight, before)
+        cycle.step()
+        its_own.step()
+    assert {group["lr"] for group in run.optimizer.param_groups} == {*cycle.get_last_lr()}
+
+
+@stack(
+    "Parameters unfrozen later",
+    "bit-equal to before while frozen; from the step that first sees them they get curvature and move, the loss falls, no warning",
+)
+def unfrozen_later(method: type[Method]) -> None:
+    model, data = plain(), learnable(32, 4)
+    late = [p.requires_grad_(False) for p in (*model[0].parameters(), *model[1].parameters())]
+    before = [p.detach().clone() for p in late]
+    run = start(method, model, warmup=3, **OFTEN).steps([data] * 3)
+    assert all(torch.equal(p, b) for p, b in zip(late, before, strict=True))
+    for p in late:
+        p.requires_grad_()
+    run.steps([data] * 8)
+    assert not any(torch.equal(p, b) for p, b in zip(late, before, strict=True))
+    assert {name for name, block in run.optimizer.blocks.items() if block.ready} == {"0", "3", "5"}
+    assert run.losses[-1] < 0.97 * run.losses[3]
+    assert_healthy(run, skipped=0)
+
+
+@stack(
+    "`model.to(torch.float64)` after construction",
+    "before the first step bit-equal to a model that was float64 all along; later weights and statistics are float64, the loss falls",
+)
+def to_double(method: type[Method]) -> None:
+    early, whole = (start(method, model, **OFTEN) for model in (plain(), plain().double()))
+    early.model.to(DOUBLE)
+    assert_same(*(run.steps(batches(3, 4, dtype=DOUBLE)) for run in (early, whole)))
+    x, y = learnable(32, 4)
+    run = start(method, plain(), warmup=3, **OFTEN).steps([(x, y)] * 3)
+    run.model.to(DOUBLE)
+    run.steps([(x.double(), y)] * 8)
+    kept = [t for name, t in run.snapshot().items() if name.startswith(("model.", "optimizer.state.")) and t.dim()]
+    assert {t.dtype for t in kept if t.is_floating_point()} == {DOUBLE}
+    assert run.losses[-1] < 0.97 * run.losses[3]
+    assert_healthy(run, skipped=0)
 
 
 @stack("`step(closure)`", "bit-equal to backward and `step()`, and returns the closure's loss")
