@@ -89,7 +89,7 @@ def near_single_precision(method: type[Method], clip: Clip | None, scale: float 
     assert_healthy(half, skipped=0)
 
 
-@precision("float16 autocast with `GradScaler`", "within 3 % of the way that the float32 run goes, with its usual scale and another")
+@precision("float16 autocast with `GradScaler`", "within 3 % of the way that the float32 run goes; a usual and an unusual scale")
 def grad_scaler(method: type[Method]) -> None:
     near_single_precision(method, None)
     near_single_precision(method, None, 2.0**10)
@@ -97,8 +97,7 @@ def grad_scaler(method: type[Method]) -> None:
 
 @precision(
     "`GradScaler`, `unscale_`, `clip_grad_norm_`",
-    "every step clipped: within 3 % of the way that the float32 run with the same clipping goes, with the scaler's usual scale, and "
-    "with another that `optimizer.grad_scale` says",
+    "within 3 % of the way that the float32 run with the same clipping goes; an unusual scale is told by `optimizer.grad_scale`",
 )
 def grad_scaler_with_clipping(method: type[Method]) -> None:
     near_single_precision(method, unscale_and_clip)

@@ -5,7 +5,19 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from compatibility.exact import assert_exact
-from compatibility.runs import OFTEN, Run, assert_resumes, assert_same, assert_trains, batches, inputs, lacking_curvature, learnable, plain, start
+from compatibility.runs import (
+    OFTEN,
+    Run,
+    assert_resumes,
+    assert_same,
+    assert_trains,
+    batches,
+    inputs,
+    lacking_curvature,
+    learnable,
+    plain,
+    start,
+)
 from compatibility.table import group
 from lngd.methods import Method
 
@@ -155,7 +167,9 @@ def extended(method: type[Method]) -> Run:
     return run
 
 
-@weights("`add_param_group`", "the new layer gets curvature, it and the old ones move, the loss falls, a checkpoint resumes bit-equal")
+@weights(
+    "`add_param_group`", "the new layer gets curvature, it and the old ones move, the loss falls, a checkpoint resumes bit-equal"
+)
 def added_parameters(method: type[Method]) -> None:
     run, data = extended(method), learnable(32, 4)
     before = [p.detach().clone() for p in run.model.parameters()]

@@ -59,8 +59,7 @@ def no_grad_forward(method: type[Method]) -> None:
 
 @stack(
     "Gradient clipping",
-    "with a constant and with the layer-wise step size, c times the gradient is c times the step; one whose length is fixed, by its "
-    "singular values, stays as it is",
+    "constant and layer-wise step size: c times the gradient is c times the step; a step of fixed singular values stays as it is",
 )
 def gradient_clipping(method: type[Method]) -> None:
     for step_size in (Constant(), LayerwiseRate(mu=0.0)):
@@ -232,7 +231,7 @@ def one_cycle(method: type[Method]) -> None:
 
 @stack(
     "Parameters unfrozen later",
-    "bit-equal to before while frozen; from the step that first sees them they get curvature and move, the loss falls, no warning",
+    "bit-equal to before while frozen; from then on they get curvature and move, the loss falls, no warning",
 )
 def unfrozen_later(method: type[Method]) -> None:
     model, data = plain(), learnable(32, 4)
@@ -251,7 +250,7 @@ def unfrozen_later(method: type[Method]) -> None:
 
 @stack(
     "`model.to(torch.float64)` after construction",
-    "before the first step bit-equal to a model that was float64 all along; later weights and statistics are float64, the loss falls",
+    "before the first step: bit-equal to a float64 model; later: weights and statistics are float64, the loss falls",
 )
 def to_double(method: type[Method]) -> None:
     early, whole = (start(method, model, **OFTEN) for model in (plain(), plain().double()))

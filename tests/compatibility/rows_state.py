@@ -162,7 +162,7 @@ def through_torch(source: Run, target: Run, *, flat: bool) -> None:
 
 
 def carried_over(method: type[Method], *, flat: bool) -> None:
-    """Into a new optimizer and into one that has trained; asking for the state leaves a run as it was, before its first step too."""
+    """Into a new optimizer and into one that has trained; asking leaves a run as it was, before its first step too."""
     run, fresh, trained = running(method), start(method, plain(), **OFTEN), start(method, plain(), **OFTEN).steps(batches(5, 4))
     for each in (fresh, run):
         before = each.snapshot()
@@ -198,5 +198,5 @@ def memory_report(method: type[Method]) -> None:
     run.steps([learnable(8, 40)] * 3)
     assert [name for name in run.optimizer.blocks if name not in str(report)] == []
     tensors = [t for t in tree_leaves(run.optimizer.state_dict()) if isinstance(t, Tensor) and t.dtype != torch.uint8]
-    allocated = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}  # a weight's and its bias's are one
-    assert sum(allocated.values()) == pytest.approx(report.total, rel=0.05)
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}  # averages of weight and bias share one
+    assert sum(storage.nbytes() for storage in storages.values()) == pytest.approx(report.total, rel=0.05)
