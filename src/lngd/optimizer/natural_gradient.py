@@ -246,7 +246,10 @@ class NaturalGradient(torch.optim.Optimizer):
             self._follow_model()
         self._capture.refuse_hidden_forwards()
         self._fall_back_unseen()
-        return Guard(finite(grads), self._scale.of_squares(getattr(self, "grad_scale", None)))
+        guard = Guard(finite(grads), None)
+        if not guard.refused:
+            guard.squared_scale = self._scale.of_squares(getattr(self, "grad_scale", None))
+        return guard
 
     def _measure(self, guard: Guard) -> None:
         """Φ, Ψ ← ϵ·old + (1−ϵ)·new (LNGD eq. 14) at a measuring step; else changes nothing and waits for nothing."""
