@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +124,7 @@ class GradientScale:
         """What a checkpoint has to know; waits for the device."""
         return {"loss_scale": float(self._scale), "since_growth": self._steps}
 
-    def recall(self, memory: Mapping[str, float]) -> None:
+    def recall(self, memory: Mapping[str, Any]) -> None:
         """Takes what `memory` gave."""
         self._scale, self._steps = torch.tensor(float(memory["loss_scale"])), int(memory["since_growth"])
 
