@@ -6,6 +6,7 @@ import re
 import runpy
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lngd.reference
-from lngd import LNGD, PAPER
+from lngd import LNGD, PAPER, Factors, Schedule
 from lngd.reference import Algorithm1
 from reference import batch, factors, per_sample_gradients, train_step, with_ones
 
@@ -32,8 +33,13 @@ def by_the_library(model: nn.Module, **options) -> LNGD:
         model: to train.
         options: `weight_decay`, `damping` and `damping_bounds` where they are not the paper's.
     """
-    intervals = {"curvature_every": CURVATURE_EVERY, "inverse_every": INVERSE_EVERY}
-    return LNGD(model, lr=LR, generator=torch.Generator().manual_seed(SEED), **{**PAPER, **intervals, **options})
+    options = dict(options)
+    factors: Factors = PAPER["factors"]
+    if "damping_bounds" in options:
+        factors = replace(factors, damping_bounds=options.pop("damping_bounds"))
+    schedule: Schedule = replace(PAPER["schedule"], curvature_every=CURVATURE_EVERY, inverse_every=INVERSE_EVERY)
+    recipe = {**PAPER, "schedule": schedule, "factors": factors, **options}
+    return LNGD(model, lr=LR, generator=torch.Generator().manual_seed(SEED), **recipe)
 
 
 def by_the_reference(model: nn.Sequential, **options) -> Algorithm1:

@@ -5,6 +5,7 @@ Every factor between what the graph holds and such a gradient (mean over the bat
 """
 
 from enum import Enum
+from functools import cache
 from typing import Literal
 
 import torch
@@ -71,6 +72,7 @@ def sampled_gradient(likelihood: Likelihood, outputs: Tensor, generator: torch.G
     return outputs.softmax(axis).scatter_add(axis, chosen, -torch.ones_like(chosen, dtype=outputs.dtype))
 
 
+@cache
 def fisher_weight(fisher: FisherType, mean_over: MeanOver, *, batch: int, positions: int) -> float:
     """c in F = c · (1/N) Σₙ gₙgₙᵀ, for g as the graph holds them.
 

@@ -1,23 +1,44 @@
 """Temporary."""
+
 from dataclasses import dataclass
 from typing import ClassVar
-from lngd.fisher import FisherType, Likelihood, MeanOver, Noise
+
 from lngd.capture import source_of
+from lngd.fisher import FisherType as FisherType
+from lngd.fisher import Likelihood, Noise
+from lngd.fisher import MeanOver as MeanOver
+
+
 @dataclass(frozen=True)
 class Layerwise:
     noise: Noise = "rademacher"
     type: ClassVar[FisherType] = FisherType.LAYERWISE
-    def source(self, deliver, generator): return source_of(self.type, deliver, noise=self.noise, likelihood="categorical", generator=generator)
+
+    def source(self, deliver, generator):
+        return source_of(self.type, deliver, noise=self.noise, likelihood="categorical", generator=generator)
+
+
 @dataclass(frozen=True)
 class Empirical:
     type: ClassVar[FisherType] = FisherType.EMPIRICAL
-    def source(self, deliver, generator): return source_of(self.type, deliver, noise="rademacher", likelihood="categorical", generator=generator)
+
+    def source(self, deliver, generator):
+        return source_of(self.type, deliver, noise="rademacher", likelihood="categorical", generator=generator)
+
+
 @dataclass(frozen=True)
 class Sampled:
     likelihood: Likelihood = "categorical"
     type: ClassVar[FisherType] = FisherType.SAMPLED
-    def source(self, deliver, generator): return source_of(self.type, deliver, noise="rademacher", likelihood=self.likelihood, generator=generator)
+
+    def source(self, deliver, generator):
+        return source_of(self.type, deliver, noise="rademacher", likelihood=self.likelihood, generator=generator)
+
+
 Fisher = Layerwise | Empirical | Sampled
+
+
 def as_fisher(given):
-    if isinstance(given, (Layerwise, Empirical, Sampled)): return given
+    if isinstance(given, (Layerwise, Empirical, Sampled)):
+        return given
     return {"layerwise": Layerwise, "empirical": Empirical, "sampled": Sampled}[FisherType(given).value]()

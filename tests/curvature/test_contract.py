@@ -259,11 +259,10 @@ def test_shapes_and_dims_are_those_of_the_tensors(kind, group, i, o):
 
 
 def assert_shapes(block: CurvatureBlock, group: tuple[int, ...], expected: dict[str, tuple[int, ...]]) -> None:
-    """A scalar may be one for all groups."""
-    found = {name: tuple(t.shape) for name, t in block.tensors().items()}
-    assert set(found) == set(expected)
-    for name, shape in expected.items():
-        assert found[name] == (*group, *shape) or found[name] == shape == ()
+    """A scalar is one for all groups. State of these shapes and dtypes is made before the first step."""
+    found = {name: (tuple(t.shape), t.dtype) for name, t in block.tensors().items()}
+    dtypes = {name: block.dtypes.get(name, DOUBLE) for name in expected}
+    assert found == {name: ((*group, *shape) if shape else (), dtypes[name]) for name, shape in expected.items()}
 
 
 def trace_per_position(a: Tensor, g: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """The step against a plain transcription of Algorithm 1 on an MLP, in float64, with explicit forward and backward formulas."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lngd import LNGD, PAPER
+from lngd import LNGD, PAPER, LayerwiseRate, Schedule
 from reference import batch, mlp, train_step, with_ones
 
 WIDTHS, BATCH, STEPS = (4, 6, 5, 3), 64, 30
@@ -133,7 +133,7 @@ def assert_same_weights(model: nn.Sequential, expected: Reference, step: int) ->
 def test_the_papers_recipe_is_algorithm_1(lr):
     model = mlp(*WIDTHS)
     expected = reference(model, paper=True, interval=3, damping=1.0, bounds=(1e-5, 1e-2))
-    recipe = {**PAPER, "curvature_every": 3, "inverse_every": 3}
+    recipe = {**PAPER, "schedule": replace(PAPER["schedule"], curvature_every=3, inverse_every=3)}
     optimizer = LNGD(model, lr=lr, generator=torch.Generator().manual_seed(3), **recipe)
     for step in range(STEPS):
         x, y = batch(BATCH, 4, seed=step)
@@ -145,7 +145,7 @@ def test_the_papers_recipe_is_algorithm_1(lr):
 def test_the_papers_momentum_keeps_each_steps_own_rate():
     model = mlp(*WIDTHS)
     expected = reference(model, paper=True, interval=3, damping=1.0, bounds=(1e-5, 1e-2))
-    recipe = {**PAPER, "curvature_every": 3, "inverse_every": 3}
+    recipe = {**PAPER, "schedule": replace(PAPER["schedule"], curvature_every=3, inverse_every=3)}
     optimizer = LNGD(model, lr=0.01, generator=torch.Generator().manual_seed(3), **recipe)
     for step, lr in enumerate([0.01, 0.01, 0.002, 0.0, 0.0, 0.005]):
         for group in optimizer.param_groups:
@@ -160,7 +160,8 @@ def test_the_papers_momentum_keeps_each_steps_own_rate():
 def test_the_default_recipe_is_its_own_transcription(weight_decay):
     model = mlp(*WIDTHS)
     expected = reference(model, paper=False, interval=20, damping=0.3, bounds=(1e-5, float("inf")))
-    optimizer = LNGD(model, lr=0.2, damping=0.3, refresh_over=1, rate_samples=32, weight_decay=weight_decay)
+    options = {"schedule": Schedule(refresh_over=1), "step_size": LayerwiseRate(samples=32)}
+    optimizer = LNGD(model, lr=0.2, damping=0.3, weight_decay=weight_decay, **options)
     for step in range(STEPS):
         x, y = batch(BATCH, 4, seed=step)
         train_step(model, optimizer, x, y)

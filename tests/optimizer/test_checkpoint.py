@@ -2,24 +2,27 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import LNGD, PAPER
+from lngd import LNGD, PAPER, Schedule
 from reference import batch, differences, mlp, snapshot, through_a_file, train_step
 
-SOON = {"curvature_every": 3, "inverse_every": 3}
+SOON = {"schedule": 3}
+PAPER_SOON = {"schedule": replace(PAPER["schedule"], curvature_every=3, inverse_every=3)}
 RECIPES = {
     "default": {},
     "default often": SOON,
-    "inverses apart": {"curvature_every": 2, "inverse_every": 5, "curvature_ramp": False},
+    "inverses apart": {"schedule": Schedule(curvature_every=2, inverse_every=5, ramp=False)},
     "paper": {"lr": 0.01, **PAPER},
-    "paper often": {"lr": 0.01, **PAPER, **SOON},
-    "graft": {"rate": "graft", "lr": 1e-3, **SOON},
-    "constant": {"rate": "constant", "lr": 1e-2, **SOON},
+    "paper often": {"lr": 0.01, **PAPER, **PAPER_SOON},
+    "graft": {"step_size": "graft", "lr": 1e-2, **SOON},
+    "constant": {"step_size": "constant", "lr": 1e-2, **SOON},
 }
 
 
@@ -80,6 +83,10 @@ def run(model: nn.Module, optimizer: LNGD, steps: range) -> None:
         train_step(model, optimizer, x, y)
 
 
+FELL_BACK = "ignore:layer 'borrowed'. AdamW trains it from now on"
+
+
+@pytest.mark.filterwarnings(FELL_BACK)
 @pytest.mark.parametrize("stop", [1, 12])
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("kind", MODELS)
@@ -151,11 +158,17 @@ def test_loading_copies_so_that_two_runs_do_not_share_tensors():
 
 def test_hyperparameters_come_back_with_the_checkpoint():
     model = plain()
-    optimizer = LNGD(model, lr=0.123, momentum=0.7, damping=0.9, fallback_lr=0.01)
+    optimizer = LNGD(model, lr=0.123, momentum=0.7, damping=0.9, adamw_lr_ratio=0.1)
     other = LNGD(plain())
     other.load_state_dict(through_a_file(optimizer.state_dict()))
     for group, expected in zip(other.param_groups, optimizer.param_groups, strict=True):
-        assert {k: v for k, v in group.items() if k != "params"} == {k: v for k, v in expected.items() if k != "params"}
+        assert settings(group) == settings(expected)
+        assert group["adamw_lr_ratio"] == 0.1
+
+
+def settings(group: dict[str, Any]) -> dict[str, Any]:
+    """All of a group but its parameters and the counters of the run, which hold a tensor."""
+    return {name: value for name, value in group.items() if name not in ("params", "progress")}
 
 
 def frozen_bias() -> nn.Module:
@@ -165,11 +178,14 @@ def frozen_bias() -> nn.Module:
 
 
 OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "wider": (lambda: mlp(4, 7, 5, 3, dtype=torch.float32), r"'0\.weight' is \[7, 4\] in the checkpoint and \[6, 4\]"),
-    "deeper": (lambda: mlp(4, 6, 5, 3, 3, dtype=torch.float32), "8 parameters, the model 6"),
-    "shallower": (lambda: mlp(4, 6, 5, dtype=torch.float32), "4 parameters, the model 6"),
+    "wider": (
+        lambda: mlp(4, 7, 5, 3, dtype=torch.float32),
+        r"'average' of parameter '0\.weight' is \[7, 4\] in the checkpoint, \[6, 4\]",
+    ),
+    "deeper": (lambda: mlp(4, 6, 5, 3, 3, dtype=torch.float32), r"hold \[8\] parameters, this optimizer's \[6\]"),
+    "shallower": (lambda: mlp(4, 6, 5, dtype=torch.float32), r"hold \[4\] parameters, this optimizer's \[6\]"),
     "renamed": (lambda: nn.Sequential(nn.Identity(), *plain()), r"'1\.weight' where the model has '0\.weight'"),
-    "frozen": (frozen_bias, r"'0\.bias' is frozen in the checkpoint"),
+    "frozen": (frozen_bias, r"no state of parameter '0\.bias', which is trained here; was it frozen"),
 }
 
 
@@ -189,17 +205,37 @@ def test_a_checkpoint_of_another_model_names_the_first_difference_and_changes_no
 
 
 BROKEN = {
-    "another optimizer's": (lambda s: {k: v for k, v in s.items() if k != "lngd"}, "no checkpoint of lngd"),
-    "a future format": (lambda s: {**s, "lngd": {**s["lngd"], "version": 99}}, "format 99"),
-    "another method's": (
-        lambda s: {**s, "lngd": {**s["lngd"], "layers": of_another_block(s["lngd"]["layers"])}},
-        "layer '0' has a KFACBlock in the checkpoint, a LNGDBlock here",
+    "AdamW's": (lambda _: torch.optim.AdamW(plain().parameters()).state_dict(), "no checkpoint of lngd"),
+    "only a part": (lambda s: {"state": s["state"]}, "no checkpoint of lngd"),
+    "of format 4": (lambda s: {**s, "lngd": {"version": 4}}, "format 4 of lngd.*reads format 5"),
+    "of a future format": (lambda s: with_progress(s, format=99, version="7.0"), r"format 99, written by lngd 7\.0"),
+    "another method's": (lambda s: with_progress(s, method="KFAC"), "method=KFAC, this optimizer has LNGD"),
+    "of another mean": (lambda s: with_progress(s, mean_over="token"), "mean_over=token, this optimizer has batch"),
+    "without a counter": (lambda s: with_progress(s, steps=None), "damaged.*no 'steps' of type int"),
+    "without a rate": (lambda s: without(s, "param_groups", "lr"), "damaged.*group 0 has no 'lr'"),
+    "without a statistic": (lambda s: without(s, "state", "phi"), r"damaged.*'0\.weight' has no 'phi'"),
+    "with another statistic": (lambda s: renamed(s, "phi", "A"), r"'0\.weight' has A, .* in the checkpoint"),
+    "without a parameter": (
+        lambda s: {**s, "state": {k: v for k, v in s["state"].items() if k != 2}},
+        r"no state of parameter '2\.weight'",
     ),
 }
 
 
-def of_another_block(layers: dict) -> dict:
-    return {name: {**layer, "kind": "KFACBlock"} for name, layer in layers.items()}
+def with_progress(state: dict, **changes: Any) -> dict:
+    return {**state, "param_groups": [{**g, "progress": {**g["progress"], **changes}} for g in state["param_groups"]]}
+
+
+def without(state: dict, part: str, name: str) -> dict:
+    """The first entry of `state` or `param_groups` lacks something."""
+    entries = copy.deepcopy(state[part])
+    del entries[0][name]
+    return {**state, part: entries}
+
+
+def renamed(state: dict, name: str, new: str) -> dict:
+    first = {new if key == name else key: value for key, value in state["state"][0].items()}
+    return {**state, "state": {**state["state"], 0: first}}
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -216,15 +252,15 @@ def test_what_is_no_checkpoint_is_refused_and_changes_nothing(kind):
 
 def test_layers_on_the_limit_of_the_factors_size_are_named():
     model = plain()
-    small = LNGD(plain(), max_factor_dim=5)
+    small = LNGD(plain(), factors=5)
     optimizer = LNGD(model)
-    with pytest.raises(
-        ValueError, match=r"layer '2' has factors of \[4\] in the checkpoint, of \[7\] here: check max_factor_dim"
-    ):
+    found = r"'phi' of parameter '2\.weight' is \[2, 4, 4\] in the checkpoint, \[7, 7\] here: check .* factors\.max_dim"
+    with pytest.raises(ValueError, match=found):
         optimizer.load_state_dict(small.state_dict())
 
 
-def test_a_checkpoint_with_other_groups_changes_nothing_not_even_demotions():
+@pytest.mark.filterwarnings(FELL_BACK)
+def test_a_checkpoint_with_other_groups_changes_nothing_not_even_who_fell_back():
     model = Borrowed()
     halves = [[p for n, p in model.named_parameters() if ("head" in n) == head] for head in (False, True)]
     optimizer = LNGD(model, [{"params": half} for half in halves])
@@ -238,7 +274,8 @@ def test_a_checkpoint_with_other_groups_changes_nothing_not_even_demotions():
     assert set(resumed.blocks) == names
 
 
-def test_demotions_come_back_with_the_checkpoint():
+@pytest.mark.filterwarnings(FELL_BACK)
+def test_what_fell_back_comes_back_with_the_checkpoint_and_its_reason():
     model = Borrowed()
     optimizer = LNGD(model)
     run(model, optimizer, range(2))

@@ -55,7 +55,7 @@ class CurvatureBlock(ABC):
 
     @abstractmethod
     def shapes(self, inputs: int, outputs: int, *, one_hot: bool = False) -> dict[str, Shape]:
-        """The shape of each statistic and inverse, per group; a scalar `()` may be one for all groups."""
+        """The shape of each statistic and inverse, per group; a scalar `()` is one for all groups."""
 
     @abstractmethod
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:

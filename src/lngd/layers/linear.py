@@ -20,8 +20,11 @@ class LinearLayer(Layer):
         return _rows(grad.to(self.dtype))
 
     def output(self, x: Float[Tensor, "n ..."], matrix: GradientMatrix) -> Float[Tensor, "n ..."]:
-        x = x.to(self.dtype)
+        x = x.to(matrix.dtype)
         return F.linear(x, matrix) if self.bias is None else F.linear(x, matrix[:, :-1], matrix[:, -1])
+
+    def split(self, matrix: GradientMatrix) -> list[Tensor]:
+        return [matrix] if self.bias is None else [matrix[:, :-1], matrix[:, -1]]
 
 
 class Conv1DLayer(LinearLayer):
@@ -36,6 +39,9 @@ class Conv1DLayer(LinearLayer):
 
     def matrix_as_weight(self, matrix: GradientMatrix) -> Tensor:
         return matrix.mT
+
+    def split(self, matrix: GradientMatrix) -> list[Tensor]:
+        return Layer.split(self, matrix)
 
 
 def is_conv1d(module: nn.Module) -> bool:

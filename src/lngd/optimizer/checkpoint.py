@@ -21,6 +21,7 @@ PROGRESS: dict[str, type] = {
     "measuring": int,
     "portions": int,
     "overflows": int,
+    "fallen": str,
     "generator": Tensor,
     "loss_scale": float,
     "since_growth": int,
@@ -37,8 +38,8 @@ def numbered(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "lngd" in state_dict:
         raise ValueError(
-            f"the checkpoint has format {state_dict['lngd'].get('version')} of lngd, written before version 0.1.0 was released; this "
-            f"version reads format {FORMAT}: finish that run with the version that wrote it, or load its weights alone"
+            f"the checkpoint has format {state_dict['lngd'].get('version')}, written by an unreleased lngd; this version reads "
+            f"format {FORMAT}: finish that run with the version that wrote it, or load the model's weights alone"
         )
     if not {"state", "param_groups"} <= set(state_dict):
         raise ValueError(NO_CHECKPOINT)
@@ -46,7 +47,9 @@ def numbered(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return {**state_dict, "state": state}
 
 
-def validate(given: Mapping[str, Any], groups: Sequence[Group], progress: Mapping[str, Any], layouts: Mapping[nn.Parameter, Layout]) -> None:
+def validate(
+    given: Mapping[str, Any], groups: Sequence[Group], progress: Mapping[str, Any], layouts: Mapping[nn.Parameter, Layout]
+) -> None:
     """Raises ValueError with the first difference between a checkpoint and an optimizer.
 
     Args:
@@ -60,14 +63,20 @@ def validate(given: Mapping[str, Any], groups: Sequence[Group], progress: Mappin
     sizes, own = [len(group["params"]) for group in saved], [len(group["params"]) for group in groups]
     if sizes != own:
         raise ValueError(f"the checkpoint's parameter groups hold {sizes} parameters, this optimizer's {own}")
+    trained: list[tuple[str, nn.Parameter, State]] = []
     for theirs, mine in zip(saved, groups, strict=True):
         names = mine.get("param_names", [str(number) for number in theirs["params"]])
         for name, their_name in zip(names, theirs.get("param_names", names), strict=True):
             if name != their_name:
                 raise ValueError(f"the checkpoint has parameter '{their_name}' where the model has '{name}'")
         for number, name, p in zip(theirs["params"], names, mine["params"], strict=True):
+            state = given["state"].get(number)
+            if p.requires_grad and not isinstance(state, Mapping):
+                raise ValueError(f"the checkpoint has no state of parameter '{name}', which is trained here; was it frozen?")
             if p.requires_grad:
-                _compare_state(name, p, given["state"].get(number), layouts.get(p))
+                trained.append((name, p, state))
+    for name, p, state in trained:
+        _compare_state(name, p, state, layouts.get(p))
 
 
 def _compare_progress(saved: Sequence[Any], own: Mapping[str, Any]) -> None:
@@ -91,9 +100,7 @@ def _compare_progress(saved: Sequence[Any], own: Mapping[str, Any]) -> None:
                 raise ValueError(f"the checkpoint was made with {name}={progress[name]}, this optimizer has {own[name]}")
 
 
-def _compare_state(name: str, p: nn.Parameter, state: State | None, wanted: Layout | None) -> None:
-    if not isinstance(state, Mapping):
-        raise ValueError(f"the checkpoint has no state of parameter '{name}', which is trained here; was it frozen?")
+def _compare_state(name: str, p: nn.Parameter, state: State, wanted: Layout | None) -> None:
     if wanted is None or "exp_avg" in state:  # AdamW's, now or in the run that was saved
         wanted = {"step": ((), p.dtype), **dict.fromkeys(AVERAGES, (tuple(p.shape), p.dtype))}
     missing, strange = [key for key in wanted if key not in state], [key for key in state if key not in wanted]
@@ -105,8 +112,11 @@ def _compare_state(name: str, p: nn.Parameter, state: State | None, wanted: Layo
             "curvature in the one and AdamW in the other, or other options"
         )
     if not fits_layout(dict(state), wanted):
-        wrong = next(key for key in wanted if not fits_layout({key: state[key]}, {key: wanted[key]}))
+        misfits = [key for key in wanted if not fits_layout({key: state[key]}, {key: wanted[key]})]
+        wrong = max(misfits, key=lambda key: (wanted[key] or [None])[0] == tuple(p.shape))  # first what has the parameter's shape
         found = list(state[wrong].shape) if isinstance(state[wrong], Tensor) else type(state[wrong]).__name__
         place = wanted[wrong]
         here = "a whole number" if place is None else list(place[0])
-        raise ValueError(f"'{wrong}' of parameter '{name}' is {found} in the checkpoint, {here} here: check the model and factors.max_dim")
+        raise ValueError(
+            f"'{wrong}' of parameter '{name}' is {found} in the checkpoint, {here} here: check the model and factors.max_dim"
+        )

@@ -1,8 +1,8 @@
 """One layer in training: its block, what is measured for it, and its state, which stands in `optimizer.state[weight]`.
 
-The block works on attributes of its own; `publish` puts the same tensors into the state after each change, `adopt` takes them out of
-it after a checkpoint was loaded. What a layer keeps from the start has its final shape from the start, so that distributed
-checkpoints know the layout before the first step.
+The block works on attributes of its own; `publish` puts the same tensors into the state after each change, `adopt` takes them out
+of it after a checkpoint was loaded. What a layer keeps has its final shape from the start, so that distributed checkpoints know
+the layout before the first step.
 """
 
 import itertools
@@ -85,7 +85,9 @@ class CurvedLayer:
         self.groups: list[Group] = []
         """The parameter group of each."""
         self.average: Tensor | None = None
-        """M as a matrix, whose parts stand in the states; None where the layer's layout has no such view, or nothing is averaged."""
+        """M as a matrix, whose parts stand in the states; None where the layout has no such view or nothing is averaged."""
+        self.ready = False
+        """Whether there are inverses."""
         self.alpha: Tensor | None = None
         """α_l of the last step."""
         self.pending = Measurement()
@@ -118,16 +120,17 @@ class CurvedLayer:
         if "average" in own:
             matrix = self.layer.matrix([state["average"] for state in self.states])
             parts = self.layer.split(matrix)
+            self.average = None
             if all(part.untyped_storage().data_ptr() == matrix.untyped_storage().data_ptr() for part in parts):
                 self.average = matrix
                 for state, part in zip(self.states, parts, strict=True):
                     state["average"] = part
-            else:
-                self.average = None
+        self.ready = self.block.ready
 
     def publish(self) -> None:
         """Puts the block's tensors into the state."""
-        self.states[0].update(self.block.tensors(), updates=self.block.updates, ready=int(self.block.ready))
+        self.ready = self.block.ready
+        self.states[0].update(self.block.tensors(), updates=self.block.updates, ready=int(self.ready))
 
     def has_gradient(self) -> bool:
         """Whether there is anything to do."""
@@ -215,8 +218,8 @@ class CurvedLayer:
             self.states[0]["failed"] += 1
             if self.states[0]["failed"] >= MOST_FAILURES:
                 raise RuntimeError(
-                    f"layer '{self.name}': its Fisher factors had no inverse in {MOST_FAILURES} refreshes; raise the damping, or give "
-                    "its parameters a group with curvature=False. Weights and averages are as they were before this step"
+                    f"layer '{self.name}': its Fisher factors had no inverse in {MOST_FAILURES} refreshes; raise the damping, or "
+                    "give its parameters a group with curvature=False. Weights and averages are as they were before this step"
                 )
         warn(self.name, f"Fisher factor not positive definite, {kept}; raise the damping")
 
@@ -228,8 +231,8 @@ def layout(layer: Layer, block: CurvatureBlock, recipe: Recipe) -> list[Layout]:
     factors = {name: ((*group, *shape) if shape else (), block.dtypes.get(name, layer.dtype)) for name, shape in shapes.items()}
     numbers: dict[str, Place] = dict.fromkeys(recipe.numbers, ((), layer.dtype))
     counters: dict[str, Place] = dict.fromkeys(COUNTERS, None)
-    parts = [dict.fromkeys(recipe.tensors, (tuple(p.shape), layer.dtype)) for p in layer.parameters]
-    return [counters | numbers | factors | parts[0], *parts[1:]]
+    parts: list[Layout] = [dict.fromkeys(recipe.tensors, (tuple(p.shape), layer.dtype)) for p in layer.parameters]
+    return [{**counters, **numbers, **factors, **parts[0]}, *parts[1:]]
 
 
 def zeros(place: Place, device: torch.device) -> Tensor | int:

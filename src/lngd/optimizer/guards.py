@@ -5,7 +5,8 @@ A step that may not be taken is skipped whole: no weight, average or statistic m
 
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lngd.fisher import FisherType
-from lngd.linalg import all_finite
+from lngd.linalg import HOST, all_finite
+from lngd.torch_private import foreach_norm
 from lngd.types import Flag, Scalar
 
 WITNESSED = 256
@@ -32,10 +34,9 @@ class Guard:
     accept: Flag
     squared_scale: Scalar | None
 
-    @property
-    def readable(self) -> bool:
+    def __post_init__(self) -> None:
+        self.readable = self.accept.device.type in HOST
         """Whether the flag lies in the host's own memory, so that reading it waits for nothing."""
-        return self.accept.device.type == "cpu"
 
     @property
     def refused(self) -> bool:
@@ -54,11 +55,12 @@ class Guard:
 class GradientScale:
     """The loss scale: what torch.amp.GradScaler multiplied the loss with, and divided the gradients by before the step.
 
-    What the backward pass brought to the hooks, samples of the rate and of the empirical Fisher matrix, is still multiplied with it,
-    and torch tells it to no optimizer whose gradients it has unscaled. So a few entries of two parameters' gradients are remembered
-    as they are accumulated. Their ratio to what the step finds is 1/scale, a power of two, which no other number looks like; or
-    c/scale with a factor c ≤ 1 of clipping. Clipping is no loss scale: it is meant to shorten the step. Where every step is clipped,
-    the scale is taken for what GradScaler starts with and then does by default. Whoever knows it sets `optimizer.grad_scale`.
+    What the backward pass brought to the hooks, samples of the rate and of the empirical Fisher matrix, is still multiplied with
+    it, and torch tells it to no optimizer whose gradients it has unscaled. So a few entries of two parameters' gradients are
+    remembered as they are accumulated. Their ratio to what the step finds is 1/scale, a power of two, which no other number looks
+    like; or c/scale with a factor c ≤ 1 of clipping. Clipping is no loss scale: it is meant to shorten the step. Where every step
+    is clipped, the scale is taken for what GradScaler starts with and then does by default. Whoever knows it sets
+    `optimizer.grad_scale`.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], before: "GradientScale | None" = None) -> None:
@@ -68,24 +70,26 @@ class GradientScale:
             min(half, key=Tensor.numel).register_post_accumulate_grad_hook(Remember(self)) for half in halves if half
         ]
         weakref.finalize(self, remove_all, self._handles).atexit = False
-        self._scale = torch.ones(()) if before is None else before._scale
-        self._steps = 0 if before is None else before._steps
-
-    def remember(self, p: nn.Parameter) -> None:
-        """A gradient has been accumulated."""
-        if p.grad is not None and not p.grad.is_sparse:
-            self._then[p] = p.grad.detach().reshape(-1)[:WITNESSED].clone()
+        self._scale: Tensor = torch.ones(()) if before is None else before._scale
+        self._steps: int = 0 if before is None else before._steps
 
     def of_squares(self, told: Tensor | float | None) -> Scalar | None:
-        """1/scale²; None where nobody touched the gradients since they were accumulated. `told`: the scale, if the user says it."""
+        """1/scale²; None where nobody touched the gradients since they came. `told`: the scale, if the user knows it."""
         if told is not None:
             self._scale = torch.as_tensor(told, dtype=torch.float32).reshape(())
             return self._scale.reciprocal().square()
-        pairs = [(p.grad.reshape(-1)[:WITNESSED], then) for p, then in self._then.items() if p.grad is not None]
-        if not pairs or all(now.device.type == "cpu" and torch.equal(now, then) for now, then in pairs):
+        pairs, touched = [], False
+        for p, then in self._then.items():
+            if p.grad is not None:
+                now = p.grad.reshape(-1)[:WITNESSED]
+                pairs.append((now, then))
+                touched = touched or now.device.type not in HOST or not torch.equal(now, then)
+        if not touched:
             return None
         device = pairs[0][0].device
-        now, then = (torch.cat([t.to(device, torch.float32, non_blocking=True) for t in side]) for side in zip(*pairs, strict=True))
+        now, then = (
+            torch.cat([t.to(device, torch.float32, non_blocking=True) for t in side]) for side in zip(*pairs, strict=True)
+        )
         largest = then.abs().amax().clamp(min=torch.finfo(then.dtype).tiny)
         share = torch.dot(now / largest, then / largest) / torch.dot(then / largest, then / largest)
         self._scale = self._consistent(share, self._scale.to(device, non_blocking=True))
@@ -130,15 +134,15 @@ class GradientScale:
 
 
 class Remember:
-    """A hook that keeps nobody alive; a copy of the model carries one that does nothing."""
+    """The hook: a gradient has been accumulated. It keeps nobody alive; a copy of the model carries one that does nothing."""
 
     def __init__(self, scale: GradientScale | None) -> None:
         self.scale = None if scale is None else weakref.ref(scale)
 
     def __call__(self, p: nn.Parameter) -> None:
-        scale = self.scale and self.scale()
-        if scale is not None:
-            scale.remember(p)
+        scale = None if self.scale is None else self.scale()
+        if scale is not None and p.grad is not None and not p.grad.is_sparse:
+            scale._then[p] = p.grad.detach().reshape(-1)[:WITNESSED].clone()
 
     def __reduce__(self) -> tuple[type["Remember"], tuple[None]]:
         return Remember, (None,)
@@ -155,7 +159,7 @@ class SkipCounter:
 
     def add(self, accept: Flag) -> None:
         """Counts a step that was not accepted."""
-        if accept.device.type == "cpu" and accept:
+        if accept.device.type in HOST and accept:
             return
         rejected = accept.logical_not().to(torch.int64)
         if self._count is None and rejected.is_cuda:
@@ -175,18 +179,22 @@ class SkipCounter:
         return self._before + (0 if self._count is None else int(self._count))
 
 
+@contextmanager
+def outside_autocast(devices: Iterable[str]) -> Iterator[None]:
+    """Full precision for matrix products, where `step()` is called inside the user's autocast region."""
+    with ExitStack() as regions:
+        for device in devices:
+            if torch.is_autocast_enabled(device):
+                regions.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
 def finite(grads: Sequence[Tensor]) -> Flag:
     """Whether every gradient is finite; the answer stays on the device."""
-    norms = torch._foreach_norm(list(grads)) if grads[0].device.type == "cpu" else None
+    norms = foreach_norm(list(grads)) if grads[0].device.type in HOST else None
     if norms is not None and torch.stack(norms).isfinite().all():
         return torch.ones((), dtype=torch.bool)  # the sum of squares is finite, so is every entry
     return all_finite(list(grads))
-
-
-def refuse_no_gradient(grads: Sequence[Tensor]) -> None:
-    """Raises RuntimeError for a step before any backward pass."""
-    if not grads:
-        raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
 
 
 def refuse_sparse_gradients(named: Iterable[tuple[str, nn.Parameter]]) -> None:

@@ -19,15 +19,14 @@ from lngd.optimizer.guards import (
     Guard,
     SkipCounter,
     finite,
-    refuse_no_gradient,
+    outside_autocast,
     refuse_parts_of_a_model,
     refuse_sparse_gradients,
 )
 from lngd.optimizer.hyperparameters import Recipe
-from lngd.optimizer.layer_step import Bucket, buckets, observes
+from lngd.optimizer.layer_step import AGREED, OBSERVE_EVERY, Bucket, buckets
 from lngd.optimizer.memory import MemoryReport, memory_report
 from lngd.optimizer.parameters import (
-    Group,
     Planner,
     Structure,
     Summary,
@@ -87,7 +86,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._fallen: dict[str, tuple[nn.Module, str]] = {}
         self._portions, self._overflows, self._lost = 0, 0, False
         self._skips, self._adamw = SkipCounter(), adamw.AdamW()
-        self._scale: GradientScale | None = None
+        self._scale = GradientScale([])
         self._structure: Structure | None = None
         super().__init__(user_groups(self._model, params), defaults)
         device = self.param_groups[0]["params"][0].device if self.param_groups[0]["params"] else torch.device("cpu")
@@ -115,24 +114,31 @@ class NaturalGradient(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        guard = self._check_gradients()  # finite, dense, measurable
-        if guard is None:
-            return loss
-        self._measure(guard)  # Φ, Ψ ← ϵ·old + (1−ϵ)·new             lines 3–6, eqs. 3–5, 14
-        self._refresh(guard)  # Φ̂⁻¹, Ψ̂⁻¹                             lines 7–9
-        warmup, rates = self._recipe.share_of_lr(self.t), self._capture.gather()
-        if not guard.refused:
-            active = self._active_buckets()
-            steps = (bucket.directions(guard, rates, warmup) for bucket in active)  # M; d = Ψ̂⁻¹ M Φ̂⁻¹      lines 10–11
-            common = None
-            if self._recipe.step_size.joint and active:
-                all_steps = list(steps)
-                common, steps = self._recipe.step_size.common(all_steps), iter(all_steps)
-            for bucket, step in zip(active, steps, strict=True):  # α_l, eqs. 12–13; m, θ      lines 12–16
-                bucket.apply(step, warmup, common, guard=guard, observe=observes(self.t))
-        self._adamw.step(self.state, guard)
-        self._finish_step(guard)
+        with outside_autocast(self._device_types):
+            if (guard := self._check_gradients()) is not None:
+                self._take_step(guard)
         return loss
+
+    def _take_step(self, guard: Guard) -> None:
+        """LNGD Algorithm 1, step k."""
+        self._measure(guard)  # Φ, Ψ ← ϵ·old + (1−ϵ)·new                       lines 3–6, eqs. 3–5 and 14
+        self._refresh(guard)  # Φ̂⁻¹, Ψ̂⁻¹                                       lines 7–9
+        samples, warmup = self._capture.gather(), self._recipe.share_of_lr(self.t)
+        step_size, observe = self._recipe.step_size, self.t < 2 * AGREED or self.t % OBSERVE_EVERY == 0
+        active = [] if guard.refused else self._active_buckets()
+        for bucket in active:
+            M = bucket.average_gradient(guard)  # M ← βM + (1−β)∇               line 10
+            d = bucket.precondition(M)  # d = Ψ̂⁻¹ M Φ̂⁻¹                         line 11
+            bucket.size(d, M, samples, warmup, guard)  # α_l = ⟨d,M⟩ / (dᵀFd+µ) line 12, eqs. 12–13
+            if not step_size.joint:
+                bucket.apply(None, guard=guard, observe=observe)  # θ ← θ + m   lines 13–16
+        if step_size.joint and active:
+            common = step_size.common([bucket.step for bucket in active])
+            for bucket in active:
+                bucket.apply(common, guard=guard, observe=observe)
+        if self._adamw.groups:
+            self._adamw.step(self.state, guard)
+        self._finish_step(guard)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's; what was measured along with gradients that no step has used goes with them."""
@@ -197,7 +203,9 @@ class NaturalGradient(torch.optim.Optimizer):
         loaded: dict[str, Any] = {}
 
         def last_look(_optimizer: torch.optim.Optimizer, given: dict[str, Any]) -> None:
-            layouts = (zip(each.parameters, layout(each.layer, each.block, self._recipe), strict=True) for each in self._layers.values())
+            layouts = (
+                zip(each.parameters, layout(each.layer, each.block, self._recipe), strict=True) for each in self._layers.values()
+            )
             checkpoint.validate(given, self.param_groups, self._progress(), dict(chain.from_iterable(layouts)))
             loaded.update(given)
 
@@ -212,14 +220,14 @@ class NaturalGradient(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters of the model, as torch's does; their layers get curvature like all others."""
         if self._structure is None:
-            return super().add_param_group(param_group)
+            super().add_param_group(param_group)
+            return
         group = dict(param_group)
         known = {id(p): name for name, p in named_parameters(self._model).items()}
         complete_group(group, known, {id(p) for other in self.param_groups for p in other["params"]})
         super().add_param_group({**self.defaults, **group})
-        self._follow_model()
+        self._follow_model(since=self.t)
         self._store_progress()
-        return None
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -236,8 +244,9 @@ class NaturalGradient(torch.optim.Optimizer):
         torch.distributed.checkpoint asks for an optimizer's state by such a step.
         """
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        refuse_no_gradient(grads)
-        if all(group["lr"] == 0 for group in self.param_groups) and not any(grad.any() for grad in grads):
+        if not grads:
+            raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
+        if self.param_groups[0]["lr"] == 0 and self._asks_for_the_state(grads):
             return None
         for grad in grads:
             if grad.is_sparse:
@@ -245,11 +254,16 @@ class NaturalGradient(torch.optim.Optimizer):
         if self._structure is None or not self._structure.still_holds():
             self._follow_model()
         self._capture.refuse_hidden_forwards()
-        self._fall_back_unseen()
+        if self._unmeasured:
+            self._fall_back_unseen()
         guard = Guard(finite(grads), None)
         if not guard.refused:
             guard.squared_scale = self._scale.of_squares(getattr(self, "grad_scale", None))
         return guard
+
+    def _asks_for_the_state(self, grads: list[Tensor]) -> bool:
+        """Whether no rate and no gradient differs from zero."""
+        return all(group["lr"] == 0 for group in self.param_groups) and not any(grad.any() for grad in grads)
 
     def _measure(self, guard: Guard) -> None:
         """Φ, Ψ ← ϵ·old + (1−ϵ)·new (LNGD eq. 14) at a measuring step; else changes nothing and waits for nothing."""
@@ -259,17 +273,18 @@ class NaturalGradient(torch.optim.Optimizer):
             return
         pending = [mean for each in self._layers.values() for mean in each.pending.means]
         if not pending:
-            return refuse_parts_of_a_model(self._fisher.type, capture.waiting and bool(self._layers))
+            refuse_parts_of_a_model(self._fisher.type, capture.waiting and bool(self._layers))
+            return
         measured = guard.accept & all_finite(pending).to(guard.accept.device)
         self._lost = not measured
         if measured:
             self._overflows = 0
             for each in self._layers.values():
                 each.take_measurement(guard)
+            self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
         elif guard.accept:
             self._overflowed()
         guard.accept = measured
-        return None
 
     def _refresh(self, guard: Guard) -> None:
         """Φ̂⁻¹, Ψ̂⁻¹ of the next layers that are due, and of those that lack them.
@@ -359,9 +374,8 @@ class NaturalGradient(torch.optim.Optimizer):
             each.bind([self.state[p] for p in each.parameters], [groups[id(p)] for p in each.parameters])
             self._layers[name] = each
         curved = {id(p) for each in self._layers.values() for p in each.parameters}
-        self._adamw.groups = [
-            (group, [p for p in group["params"] if id(p) not in curved and p.requires_grad]) for group in self.param_groups
-        ]
+        rest = [(group, [p for p in group["params"] if id(p) not in curved and p.requires_grad]) for group in self.param_groups]
+        self._adamw.groups = [(group, params) for group, params in rest if params]
         for _, params in self._adamw.groups:
             for p in params:
                 adamw.complete_state(self.state[p], p)
@@ -369,6 +383,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
         self._active, self._buckets = None, []
         self._structure = Structure.of(self._model)
+        self._device_types = {p.device.type for group in self.param_groups for p in group["params"]}
         trained = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         self._scale = GradientScale(trained, self._scale)
         self._capture.watch({name: each.layer for name, each in self._layers.items()})
@@ -424,6 +439,7 @@ class NaturalGradient(torch.optim.Optimizer):
             "measuring": int(self._capture.measuring),
             "portions": self._portions,
             "overflows": self._overflows,
+            "fallen": "\n".join(f"{name}\t{reason}" for name, (_, reason) in self._fallen.items()),
             "generator": self._generator.get_state(),
             **self._scale.memory(),
         }
@@ -441,18 +457,18 @@ class NaturalGradient(torch.optim.Optimizer):
         self.state.clear()
         for number, p in zip(saved, own, strict=True):
             if number in loaded["state"]:
-                self.state[p] = {
-                    name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in loaded["state"][number].items()
-                }
+                entry = loaded["state"][number].items()
+                self.state[p] = {name: v.detach().clone() if isinstance(v, Tensor) else v for name, v in entry}
+        progress = loaded["param_groups"][0]["progress"]
+        reasons = dict(line.partition("\t")[::2] for line in progress["fallen"].splitlines())
         self._fallen = {
-            name: (layer.module, "AdamW trained it in the run that was saved")
+            name: (layer.module, reasons.get(name, "AdamW trained it in the run that was saved"))
             for name, layer in self._planner.plan(self._model, self.param_groups, {}).layers.items()
             if "exp_avg" in self.state[layer.weight]
         }
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._layers.clear()
         self._take_plan()
-        progress = loaded["param_groups"][0]["progress"]
         self.t, self._portions, self._overflows = progress["steps"], progress["portions"], progress["overflows"]
         self._skips, self._lost = SkipCounter(progress["skipped"]), False
         self._generator.set_state(progress["generator"].cpu())
@@ -473,7 +489,7 @@ class NaturalGradient(torch.optim.Optimizer):
         if captured is None:
             self._restore(self._loading)
             return
-        self._buckets, self._adamw, self._scale = [], adamw.AdamW(), None
+        self._buckets, self._adamw, self._scale = [], adamw.AdamW(), GradientScale([])
         self._watch()
         self._take_plan()
         self._capture.recall(captured)

@@ -89,9 +89,10 @@ class Plan:
 class Structure:
     """The model as the plan saw it: its modules, its parameters, and of each that is trained device, dtype and shape."""
 
-    modules: list[tuple[nn.Module, int]] = field(default_factory=list)
-    """With how many modules and parameters each holds."""
-    children: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]] = field(default_factory=list)
+    modules: list[tuple[dict[str, nn.Module | None], tuple[nn.Module | None, ...], dict[str, nn.Parameter | None], int]] = field(
+        default_factory=list
+    )
+    """Of each module the modules in it, and how many parameters it holds."""
     parameters: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None, Layout | None]] = field(default_factory=list)
 
     @classmethod
@@ -99,8 +100,8 @@ class Structure:
         """As it is now."""
         seen = cls()
         for module in model.modules():
-            seen.modules.append((module, len(module._modules) + len(module._parameters)))
-            seen.children += [(module._modules, key, child) for key, child in module._modules.items()]
+            children, parameters = module._modules, module._parameters
+            seen.modules.append((children, tuple(children.values()), parameters, len(parameters)))
             for key, p in module._parameters.items():
                 trained = (p.device, p.dtype, p.shape) if p is not None and p.requires_grad else None
                 seen.parameters.append((module._parameters, key, p, trained))
@@ -108,11 +109,8 @@ class Structure:
 
     def still_holds(self) -> bool:
         """Whether nothing was added, removed, replaced, frozen or unfrozen since; microseconds, so that each step can ask."""
-        for module, held in self.modules:
-            if len(module._modules) + len(module._parameters) != held:
-                return False
-        for modules, key, child in self.children:
-            if modules.get(key) is not child:
+        for children, seen, parameters, count in self.modules:
+            if tuple(children.values()) != seen or len(parameters) != count:
                 return False
         for parameters, key, p, trained in self.parameters:
             now = parameters.get(key)
@@ -178,13 +176,15 @@ def user_groups(model: nn.Module, params: Any) -> list[Group]:
 
     Raises:
         TypeError: `params` are neither parameters nor groups.
-        ValueError: a parameter is not the model's, stands in two groups, an option is misspelt or out of range, or there is nothing
-            to train.
+        ValueError: a parameter is not the model's or stands in two groups, an option is misspelt or out of range, or there is
+            nothing to train.
     """
     known = {id(p): name for name, p in named_parameters(model).items()}
     if params is not None and (isinstance(params, int | float | str) or not isinstance(params, Iterable)):
-        raise TypeError(f"params={params!r} is neither parameters nor groups of them; the learning rate is a keyword: lr={params!r}")
-    given = [*named_parameters(model).items()] if params is None else _listed(params)
+        raise TypeError(
+            f"params={params!r} is neither parameters nor groups of them; the learning rate is a keyword: lr={params!r}"
+        )
+    given: list[Any] = [*named_parameters(model).items()] if params is None else _listed(params)
     groups = [dict(group) for group in given] if given and isinstance(given[0], dict) else [{"params": given}]
     seen: set[int] = set()
     for group in groups:
@@ -210,7 +210,9 @@ def complete_group(group: Group, known: Mapping[int, str], seen: set[int]) -> No
     for name in group:
         meant = [f"adamw_{name}"] if name in ("betas", "eps") else difflib.get_close_matches(name, GROUP_OPTIONS, cutoff=0.7)
         if name not in GROUP_OPTIONS and name not in OTHERS_OWN and meant:
-            raise ValueError(f"'{name}' is no option of a parameter group, did you mean '{meant[0]}'? {', '.join(GROUP_OPTIONS)} are")
+            raise ValueError(
+                f"'{name}' is no option of a parameter group, did you mean '{meant[0]}'? {', '.join(GROUP_OPTIONS)} are"
+            )
     check({name: value for name, value in group.items() if name in GROUP_OPTIONS})
     group["params"] = [_named(entry, known, seen) for entry in _listed(group["params"])]
 
@@ -320,7 +322,9 @@ def _sequence_first(module: nn.Module) -> tuple[nn.Module, ...]:
     return module.linear1, module.linear2
 
 
-def take_replaced(before: Mapping[str, nn.Parameter], now: Mapping[str, nn.Parameter], groups: Sequence[Group]) -> list[nn.Parameter]:
+def take_replaced(
+    before: Mapping[str, nn.Parameter], now: Mapping[str, nn.Parameter], groups: Sequence[Group]
+) -> list[nn.Parameter]:
     """Puts parameters that have taken another's place in the model into its place in the groups; what is to be forgotten."""
     held = {id(p) for group in groups for p in group["params"]}
     new = {id(before[name]): p for name, p in now.items() if name in before and before[name] is not p and id(p) not in held}
@@ -368,7 +372,7 @@ def warn_of_missing_curvature(plan: Plan) -> None:
     reasons = "; ".join(f"{reason} ({count:,} entries)" for reason, count in lost.most_common(3))
     warnings.warn(
         f"only {share:.0%} of the entries of the model's matrices get curvature, AdamW trains the others: {reasons}. "
-        "lngd.register_layer(ModuleClass, adapter) gives a module class curvature; print(optimizer.summary()) has every parameter",
+        "lngd.register_layer(ModuleClass, adapter) gives a module class curvature, print(optimizer.summary()) has each parameter",
         stacklevel=5,
     )
 

@@ -1,18 +1,28 @@
 """α_l against explicit per-sample gradients in float64, and its envelope by hand."""
 
 import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import LNGD
-from lngd.stepsize import Constant, Graft, LayerwiseRate, Moves
+from lngd import LNGD, Constant, Factors, FixedRMS, Graft, KLClip, LayerwiseRate
+from lngd.capture import RateSample
+from lngd.layers import LinearLayer
+from lngd.step_size import STEP_SIZES, Directions, StepSize
 from reference import batch, mlp, per_sample_gradients, train_step
 
-PLAIN = {"momentum": 0.0, "smoothing": 0.0, "warmup": 0, "rate_samples": None}
 ACCEPT, REJECT = torch.tensor(True), torch.tensor(False)
+Kept: TypeAlias = tuple[dict[str, Tensor], dict[str, list[list[Tensor]]]]
+"""Numbers and tensors that a step size keeps of a layer."""
+
+
+def plain(mu: float = 1e-8, samples: int | None = None) -> dict[str, Any]:
+    """Eq. 12 as printed: without momentum, without an envelope, without a warm-up."""
+    return {"momentum": 0.0, "warmup": 0, "step_size": LayerwiseRate(mu=mu, smoothing=0.0, samples=samples)}
 
 
 def matrix(weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -25,7 +35,7 @@ def direction(optimizer: LNGD, name: str, gradient: Tensor) -> Tensor:
     """F̂⁻¹ ∇ by a dense solve."""
     group = optimizer.param_groups[0]
     phi, psi = optimizer.blocks[name].phi, optimizer.blocks[name].psi
-    low, high = group["damping_bounds"]
+    low, high = Factors().damping_bounds
     phi_damping = (group["damping"] * phi.trace() / len(phi)).clamp(low, high)
     psi_damping = (group["damping"] * psi.mean()).clamp(low, high)
     return torch.diag(1 / (psi + psi_damping)) @ gradient @ torch.linalg.inv(phi + phi_damping * torch.eye(len(phi)))
@@ -53,7 +63,7 @@ def test_rates_are_those_of_explicit_per_sample_gradients(kind, mu):
     build, shape = MODELS[kind]
     model, (x, y) = build(), batch(12, *shape)
     samples = per_sample_gradients(model, x, y)
-    optimizer = LNGD(model, mu=mu, **PLAIN)
+    optimizer = LNGD(model, **plain(mu))
     train_step(model, optimizer, x, y)
     for name in optimizer.blocks:
         each = matrix(samples[f"{name}.weight"], samples.get(f"{name}.bias"))
@@ -64,7 +74,7 @@ def test_rates_are_those_of_explicit_per_sample_gradients(kind, mu):
 def test_a_sub_batch_of_evenly_spread_samples_measures_the_curvature(n, wanted, chosen):
     model, (x, y) = mlp(4, 6, 3), batch(n, 4)
     samples = per_sample_gradients(model, x, y)
-    optimizer = LNGD(model, **{**PLAIN, "rate_samples": wanted})
+    optimizer = LNGD(model, **plain(samples=wanted))
     train_step(model, optimizer, x, y)
     for name in optimizer.blocks:
         each = matrix(samples[f"{name}.weight"], samples[f"{name}.bias"])
@@ -95,7 +105,7 @@ def test_with_a_mean_over_tokens_tokens_are_the_samples_that_measure_the_rate(po
     """Per-token gradients, one backward a token, and the mean of ⟨d, ∇⁽ᵗ⟩² over all of them."""
     model, x = token_net(), batch(10, positions, 4)[0] + 1  # tokens that agree: the gradients of a sequence add up
     each = per_token_gradients(model, x)
-    optimizer = LNGD(model, mean_over="token", mu=1e-8, **PLAIN)
+    optimizer = LNGD(model, mean_over="token", **plain())
     (model(x).square().sum(-1).mean() / 2).backward()
     optimizer.step()
     for name, tokens in each.items():
@@ -115,7 +125,7 @@ def test_tokens_of_a_layer_called_twice_count_each_by_itself():
             return self.layer(x), self.layer(z)
 
     model, x, z = Twice(), batch(6, 3, 4, seed=0)[0], batch(6, 3, 4, seed=1)[0]
-    optimizer = LNGD(model, mean_over="token", mu=1e-8, **PLAIN)
+    optimizer = LNGD(model, mean_over="token", **plain())
     one, two = model(x, z)
     (one.square().sum(-1).mean() / 2 + two.square().sum(-1).mean() / 2).backward()
     gradient = matrix(model.layer.weight.grad[None], model.layer.bias.grad[None])[0]
@@ -143,7 +153,7 @@ def test_the_rate_of_a_layer_called_twice_uses_whole_per_sample_gradients():
 
     model, (x, y) = Twice(), batch(10, 4, classes=4)
     samples = per_sample_gradients(model, x, y)
-    optimizer = LNGD(model, **PLAIN)
+    optimizer = LNGD(model, **plain())
     train_step(model, optimizer, x, y)
     each = matrix(samples["layer.weight"], samples["layer.bias"])
     torch.testing.assert_close(optimizer.rates["layer"], expected_rate(optimizer, "layer", each, each.mean(0), 1e-8))
@@ -154,7 +164,7 @@ def test_the_rate_minimises_the_layers_quadratic_model():
     model, (x, y) = mlp(4, 3), batch(20, 4)
     samples = per_sample_gradients(model, x, y)
     each = matrix(samples["0.weight"], samples["0.bias"])
-    optimizer = LNGD(model, mu=0.0, **PLAIN)
+    optimizer = LNGD(model, **plain(mu=0.0))
     train_step(model, optimizer, x, y)
     d = direction(optimizer, "0", each.mean(0)).flatten()
     fisher = each.flatten(1).T @ each.flatten(1) / 20
@@ -163,83 +173,130 @@ def test_the_rate_minimises_the_layers_quadratic_model():
     assert model_values.argmin() == 1
 
 
-def move(curvature: float | None, *, slope: float = 1.0, accept: Tensor = ACCEPT) -> Moves:
-    """A move along a single coordinate with ⟨d,∇⟩ = slope."""
+def kept_by(rule: StepSize, weight: Tensor | None = None) -> Kept:
+    """What a step size keeps of one layer, as it is before the first step."""
+    weight = torch.zeros(1, 1, dtype=torch.float64) if weight is None else weight
+    return {name: weight.new_zeros(1) for name in rule.memory}, {name: [[torch.zeros_like(weight)]] for name in rule.tensors}
+
+
+def move(curvature: float | None, kept: Kept, *, slope: float = 1.0, accept: Tensor = ACCEPT) -> Directions:
+    """A step along a single coordinate with ⟨d,∇⟩ = slope; dᵀFd is that of one sample with x = √curvature and g = 1."""
     one = torch.ones(1, 1, dtype=torch.float64)
-    measured = None if curvature is None else torch.tensor([curvature], dtype=torch.float64)
-    return Moves([slope * one], [slope * one], [one], measured, accept, 1.0)
+    samples = [] if curvature is None else [RateSample(math.sqrt(curvature) * one, one, batch=1, forward_id=0)]
+    return directions(slope * one, one, kept, samples=samples, accept=accept)
+
+
+def directions(
+    gradient: Tensor, d: Tensor, kept: Kept, *, samples: Sequence[RateSample] = (), accept: Tensor = ACCEPT
+) -> Directions:
+    """A step of one linear layer without bias, where ∇ itself was preconditioned."""
+    layer = LinearLayer(nn.Linear(d.shape[1], d.shape[0], bias=False, dtype=d.dtype), with_bias=False)
+    memory, tensors = kept
+    return Directions(
+        layers=[layer],
+        gradients=[[gradient]],
+        average_parts=[[gradient]],
+        averages=[gradient],
+        directions=[d],
+        samples=[samples],
+        memory=memory,
+        tensors=tensors,
+        accept=accept,
+        squared_scale=None,
+        mean_over="batch",
+        lr=1.0,
+    )
 
 
 def test_the_envelope_rises_at_once_and_falls_slowly():
-    rule, state = LayerwiseRate(mu=0.0, smoothing=0.9), {}
-    kappas = [1 / rule.rate(move(curvature), [state]).item() for curvature in (2.0, 5.0, 1.0, 1.0, 8.0)]
+    rule = LayerwiseRate(mu=0.0, smoothing=0.9)
+    kept = kept_by(rule)
+    kappas = [1 / rule.alpha(move(curvature, kept)).item() for curvature in (2.0, 5.0, 1.0, 1.0, 8.0)]
     assert kappas == pytest.approx([2.0, 5.0, 0.9 * 5 + 0.1, 0.9 * 4.6 + 0.1, 8.0])
 
 
 def test_the_curvature_is_taken_in_units_of_the_slope():
-    rate = LayerwiseRate(mu=3.0, smoothing=0.0).rate(move(2.0, slope=0.5), [{}])
-    assert rate.item() == pytest.approx(0.5 / (2.0 + 3.0))
+    rule = LayerwiseRate(mu=3.0, smoothing=0.0)
+    assert rule.alpha(move(2.0, kept_by(rule), slope=0.5)).item() == pytest.approx(0.5 / (2.0 + 3.0))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_curvature_that_is_not_finite_is_forgotten(bad):
-    rule, state = LayerwiseRate(mu=0.0, smoothing=0.9), {}
-    rule.rate(move(4.0), [state])
-    assert rule.rate(move(bad), [state]).item() == 0.25
-    assert state["kappa"].item() == 4.0
+    rule = LayerwiseRate(mu=0.0, smoothing=0.9)
+    kept = kept_by(rule)
+    rule.alpha(move(4.0, kept))
+    assert rule.alpha(move(bad, kept)).item() == 0.25
+    assert kept[0]["kappa"].item() == 4.0
 
 
 def test_a_rejected_step_leaves_the_envelope():
-    rule, state = LayerwiseRate(mu=0.0, smoothing=0.9), {}
-    rule.rate(move(4.0), [state])
-    rule.rate(move(100.0, accept=REJECT), [state])
-    assert state["kappa"].item() == 4.0
+    rule = LayerwiseRate(mu=0.0, smoothing=0.9)
+    kept = kept_by(rule)
+    rule.alpha(move(4.0, kept))
+    rule.alpha(move(100.0, kept, accept=REJECT))
+    assert kept[0]["kappa"].item() == 4.0
 
 
 def test_without_any_sample_the_last_curvature_serves_and_else_nothing_moves():
-    rule, state = LayerwiseRate(mu=0.0, smoothing=0.9), {}
-    assert rule.rate(move(None), [state]).item() == 0.0
-    rule.rate(move(4.0), [state])
-    assert rule.rate(move(None), [state]).item() == 0.25
+    rule = LayerwiseRate(mu=0.0, smoothing=0.9)
+    kept = kept_by(rule)
+    assert rule.alpha(move(None, kept)).item() == 0.0
+    rule.alpha(move(4.0, kept))
+    assert rule.alpha(move(None, kept)).item() == 0.25
 
 
-@pytest.mark.parametrize("rule", [LayerwiseRate(mu=0.0, smoothing=0.9), LayerwiseRate(mu=1e-8, smoothing=0.0), Graft()])
+ZERO_STARTED = [LayerwiseRate(mu=0.0, smoothing=0.9), LayerwiseRate(mu=1e-8, smoothing=0.0), Graft(), FixedRMS()]
+
+
+@pytest.mark.parametrize("rule", ZERO_STARTED)
 def test_a_zero_gradient_moves_nothing_and_leaves_a_finite_state(rule):
-    zero, state = torch.zeros(2, 3), {}
-    rate = rule.rate(Moves([zero], [zero], [zero], torch.zeros(1), ACCEPT, 1.0), [state])
-    assert rate.isfinite()
-    assert rate.item() == 0.0
-    assert all(value.isfinite().all() for value in state.values())
+    zero = torch.zeros(2, 3)
+    kept, samples = kept_by(rule, zero), [RateSample(torch.zeros(1, 3), torch.zeros(1, 2), batch=1, forward_id=0)]
+    alpha = rule.alpha(directions(zero, zero, kept, samples=samples))
+    assert alpha.isfinite()
+    assert alpha.item() == 0.0
+    assert all(value.isfinite().all() for value in (*kept[0].values(), *(t for part in kept[1].values() for (t,) in part)))
 
 
 def test_a_constant_rate_is_one():
-    assert Constant().rate(move(7.0), [{}]).item() == 1.0
+    assert Constant().alpha(move(7.0, kept_by(Constant()))).item() == 1.0
+
+
+@pytest.mark.parametrize("rms", [0.2, 3.0])
+def test_a_fixed_rate_makes_every_entry_move_by_the_same_root_mean_square(rms):
+    d = torch.randn(4, 5, dtype=torch.float64)
+    alpha = FixedRMS(rms).alpha(directions(d, d, kept_by(FixedRMS(rms), d)))
+    assert (alpha * d).square().mean().sqrt().item() == pytest.approx(rms)
 
 
 def test_grafting_makes_the_step_as_long_as_adams():
-    rule, state = Graft(decay=0.99, eps=1e-8), {}
+    rule = Graft(decay=0.99, eps=1e-8)
     weight = nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
+    kept = kept_by(rule, weight.detach())
     adam = torch.optim.Adam([weight], lr=1.0, betas=(0.0, 0.99))
     for _ in range(5):
         before = weight.detach().clone()
         weight.grad = torch.randn(2, 3, dtype=torch.float64)
         d = torch.randn(2, 3, dtype=torch.float64)
-        rate = rule.rate(Moves([weight.grad], [weight.grad], [d], None, ACCEPT, 1.0), [state])
+        alpha = rule.alpha(directions(weight.grad, d, kept))
         adam.step()
-        torch.testing.assert_close((rate * d).norm(), (weight.detach() - before).norm())
+        torch.testing.assert_close((alpha * d).norm(), (weight.detach() - before).norm())
 
 
 def test_a_rejected_step_leaves_the_grafts_second_moment():
-    rule, state = Graft(), {}
-    rule.rate(move(None, slope=2.0), [state])
-    before = {name: value.clone() for name, value in state.items()}
-    rule.rate(move(None, slope=math.nan, accept=REJECT), [state])
-    assert all(torch.equal(state[name], value) for name, value in before.items())
+    rule = Graft()
+    kept = kept_by(rule)
+    rule.alpha(move(None, kept, slope=2.0))
+    before = kept[0]["square_weight"].clone(), kept[1]["square"][0][0].clone()
+    assert all(t.any() for t in before)
+    rule.alpha(move(None, kept, slope=math.nan, accept=REJECT))
+    assert torch.equal(kept[0]["square_weight"], before[0])
+    assert torch.equal(kept[1]["square"][0][0], before[1])
 
 
 def test_grafted_training_takes_a_layers_adam_length_in_the_optimizer():
     model, (x, y) = mlp(4, 6, 3), batch(16, 4)
-    optimizer = LNGD(model, rate="graft", lr=1e-2, warmup=0, momentum=0.0, keep_norms=False)
+    optimizer = LNGD(model, step_size="graft", lr=1e-2, warmup=0, momentum=0.0, keep_norms=False)
     before = [p.detach().clone() for p in model.parameters()]
     optimizer.zero_grad()
     F.cross_entropy(model(x), y).backward()
@@ -253,10 +310,59 @@ def test_grafted_training_takes_a_layers_adam_length_in_the_optimizer():
 def test_a_gradient_whose_square_overflows_does_not_freeze_a_grafted_layer():
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    optimizer = LNGD(model, rate="graft", warmup=0, momentum=0.0)
+    optimizer = LNGD(model, step_size="graft", lr=0.1, warmup=0, momentum=0.0)
     for scale in (1.0, 1e20, 1.0):
         optimizer.zero_grad()
         (model(torch.randn(4, 3)) * scale).sum().backward()
         optimizer.step()
     assert optimizer.rates[""] > 0
-    assert all(value.isfinite().all() for value in optimizer.state_dict()["lngd"]["layers"][""]["state"].values())
+    assert all(value.isfinite().all() for value in optimizer.state[model.weight].values() if isinstance(value, Tensor))
+
+
+NAMED: dict[str, StepSize] = {
+    "layerwise": LayerwiseRate(),
+    "graft": Graft(),
+    "kl_clip": KLClip(),
+    "rms": FixedRMS(),
+    "constant": Constant(),
+}
+
+
+def test_every_step_size_has_a_name():
+    assert {name: kind() for name, kind in STEP_SIZES.items()} == NAMED
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_name_stands_for_the_step_size_with_its_defaults(name):
+    runs = []
+    for given in (name, NAMED[name]):
+        model, (x, y) = mlp(4, 6, 3), batch(16, 4)
+        optimizer = LNGD(model, lr=0.1, step_size=given)
+        for _ in range(3):
+            train_step(model, optimizer, x, y)
+        runs.append([*(p.detach() for p in model.parameters()), *optimizer.rates.values()])
+    assert all(torch.equal(one, two) for one, two in zip(*runs, strict=True))
+
+
+def test_a_step_size_of_ones_own_sizes_the_steps():
+    """Half a Newton step without looking at the curvature; it counts in `optimizer.state`, which a checkpoint holds."""
+
+    class Counting(StepSize):
+        memory = ("count",)
+
+        def alpha(self, step: Directions) -> Tensor:
+            step.memory["count"].add_(1)
+            return torch.full_like(step.memory["count"], 0.5)
+
+    model, (x, y) = mlp(4, 6, 3), batch(16, 4)
+    optimizer = LNGD(model, lr=0.1, step_size=Counting())
+    for _ in range(3):
+        train_step(model, optimizer, x, y)
+    assert {rate.item() for rate in optimizer.rates.values()} == {0.5}
+    assert optimizer.state_dict()["state"][0]["count"].item() == optimizer.stats()["count/0"] == 3
+
+
+@pytest.mark.parametrize(("samples", "sequences"), [(None, None), (16, 4), (1, 1), (0, 0)])
+def test_a_sequence_of_tokens_stands_for_four_samples(samples, sequences):
+    rule = Constant() if samples == 0 else LayerwiseRate(samples=samples)
+    assert rule.sequences() == sequences
