@@ -11,11 +11,12 @@ from fuzz.drawing import cases
 from fuzz.promises import STEPS
 from fuzz.run import SETTINGS, counting
 from fuzz.settings import METHODS, Case
+import lngd
 from lngd import methods
 from lngd.methods import Method
 
 CASES = 500
-NAMES = {"inf": math.inf, **vars(parts), **vars(chains), **vars(models), **vars(settings)}
+NAMES = {"inf": math.inf, **vars(lngd), **vars(parts), **vars(chains), **vars(models), **vars(settings)}
 """What the print of a case is written in."""
 
 

@@ -83,7 +83,7 @@ def _compare_progress(saved: Sequence[Any], own: Mapping[str, Any]) -> None:
     for index, group in enumerate(saved):
         if not isinstance(group, Mapping) or not isinstance(group.get("progress"), Mapping):
             raise ValueError(NO_CHECKPOINT)
-        for name in ("params", *(option for option in GROUP_OPTIONS if option != "curvature")):
+        for name in ("params", *GROUP_OPTIONS):
             if name not in group:
                 raise ValueError(f"the checkpoint is damaged: parameter group {index} has no '{name}'")
         progress = group["progress"]

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,11 +107,13 @@ class GradientScale:
             scale = torch.where((scale > 1) & (mantissa != 0.5), 2 * scale, scale)
         return torch.where(share.isfinite() & (share > 0), scale, before)
 
-    def overflowed(self) -> None:
-        """Gradients were dropped without a step: GradScaler halves its scale."""
-        if self._then:
-            self._scale, self._steps = torch.where(self._scale > 1, self._scale / 2, self._scale), 0
-            self._then.clear()
+    def overflowed(self) -> bool:
+        """Whether there are gradients that no step has used. They are being dropped, as GradScaler does when it halves its scale."""
+        if not self._then:
+            return False
+        self._scale, self._steps = torch.where(self._scale > 1, self._scale / 2, self._scale), 0
+        self._then.clear()
+        return True
 
     def forget(self) -> None:
         """A step has ended."""
@@ -125,7 +128,7 @@ class GradientScale:
         """What a checkpoint has to know; waits for the device."""
         return {"loss_scale": float(self._scale), "since_growth": self._steps}
 
-    def recall(self, memory: Mapping[str, float]) -> None:
+    def recall(self, memory: Mapping[str, Any]) -> None:
         """Takes what `memory` gave."""
         self._scale, self._steps = torch.tensor(float(memory["loss_scale"])), int(memory["since_growth"])
 

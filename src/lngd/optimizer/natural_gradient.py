@@ -141,8 +141,12 @@ class NaturalGradient(torch.optim.Optimizer):
         self._finish_step(guard)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As torch's; what was measured along with the gradients goes with them."""
+        """As torch's; what was measured along with gradients that no step has used goes with them."""
         super().zero_grad(set_to_none)
+        if self._scale.overflowed():
+            self._capture.reset()
+            for each in self._layers.values():
+                each.pending = Measurement()
 
     def close(self) -> None:
         """Takes the hooks off the model."""
@@ -252,7 +256,10 @@ class NaturalGradient(torch.optim.Optimizer):
         self._capture.refuse_hidden_forwards()
         if self._unmeasured:
             self._fall_back_unseen()
-        return Guard(finite(grads), self._scale.of_squares(getattr(self, "grad_scale", None)))
+        guard = Guard(finite(grads), None)
+        if not guard.refused:
+            guard.squared_scale = self._scale.of_squares(getattr(self, "grad_scale", None))
+        return guard
 
     def _asks_for_the_state(self, grads: list[Tensor]) -> bool:
         """Whether no rate and no gradient differs from zero."""

@@ -216,6 +216,8 @@ def complete_group(group: Group, known: Mapping[int, str], seen: set[int]) -> No
             )
     check({name: value for name, value in group.items() if name in GROUP_OPTIONS})
     group["params"] = [_named(entry, known, seen) for entry in _listed(group["params"])]
+    if not group["params"]:
+        group["param_names"] = []  # torch wants names in all groups or in none, and sees none here
 
 
 def _listed(params: Any) -> list[Any]:
