@@ -45,14 +45,24 @@ def numbered(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return {**state_dict, "state": state}
 
 
-def validate(given: Mapping[str, Any], groups: Sequence[Group], progress: Mapping[str, Any], layouts: Mapping[nn.Parameter, Layout]) -> None:
+def fallen(progress: Mapping[str, Any]) -> dict[str, str]:
+    """Layers that fell back while training, by name, and why; in the checkpoint a line each, since files lose empty containers."""
+    return dict(line.partition("\t")[::2] for line in progress["fallen"].splitlines())
+
+
+def validate(
+    given: Mapping[str, Any],
+    groups: Sequence[Group],
+    progress: Mapping[str, Any],
+    layouts: Mapping[nn.Parameter, tuple[str, Layout]],
+) -> None:
     """Raises ValueError with the first difference between a checkpoint and an optimizer.
 
     Args:
         given: the checkpoint, `numbered`.
         groups: the optimizer's.
         progress: the optimizer's.
-        layouts: what the state of each parameter with curvature holds.
+        layouts: of each parameter with curvature, its layer and what its state holds.
     """
     saved = given["param_groups"]
     _compare_progress(saved, progress)
@@ -60,7 +70,11 @@ def validate(given: Mapping[str, Any], groups: Sequence[Group], progress: Mappin
     if sizes != own:
         raise ValueError(f"the checkpoint's parameter groups hold {sizes} parameters, this optimizer's {own}")
     trained: list[tuple[str, nn.Parameter, State]] = []
+    fell_back = fallen(saved[0]["progress"])
     for theirs, mine in zip(saved, groups, strict=True):
+        choices = theirs["curvature"], mine["curvature"]
+        if choices[0] is not choices[1]:
+            raise ValueError("a group has curvature={} in the checkpoint, curvature={} here".format(*choices))
         names = mine.get("param_names", [str(number) for number in theirs["params"]])
         for name, their_name in zip(names, theirs.get("param_names", names), strict=True):
             if name != their_name:
@@ -72,14 +86,15 @@ def validate(given: Mapping[str, Any], groups: Sequence[Group], progress: Mappin
             if p.requires_grad:
                 trained.append((name, p, state))
     for name, p, state in trained:
-        _compare_state(name, p, state, layouts.get(p))
+        layer, wanted = layouts.get(p, ("", None))
+        _compare_state(name, p, state, None if layer in fell_back else wanted)
 
 
 def _compare_progress(saved: Sequence[Any], own: Mapping[str, Any]) -> None:
     for index, group in enumerate(saved):
         if not isinstance(group, Mapping) or not isinstance(group.get("progress"), Mapping):
             raise ValueError(NO_CHECKPOINT)
-        for name in ("params", *(option for option in GROUP_OPTIONS if option != "curvature")):
+        for name in ("params", *GROUP_OPTIONS):
             if name not in group:
                 raise ValueError(f"the checkpoint is damaged: parameter group {index} has no '{name}'")
         progress = group["progress"]
@@ -97,7 +112,7 @@ def _compare_progress(saved: Sequence[Any], own: Mapping[str, Any]) -> None:
 
 
 def _compare_state(name: str, p: nn.Parameter, state: State, wanted: Layout | None) -> None:
-    if wanted is None or "exp_avg" in state:  # AdamW's, now or in the run that was saved
+    if wanted is None:  # AdamW's
         wanted = {"step": ((), p.dtype), **dict.fromkeys(AVERAGES, (tuple(p.shape), p.dtype))}
     missing, strange = [key for key in wanted if key not in state], [key for key in state if key not in wanted]
     if missing and not strange:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, overload
 
 import torch
@@ -192,8 +192,12 @@ class NaturalGradient(torch.optim.Optimizer):
         loaded: dict[str, Any] = {}
 
         def last_look(_optimizer: torch.optim.Optimizer, given: dict[str, Any]) -> None:
-            layouts = (zip(each.parameters, layout(each.layer, each.block, self._recipe), strict=True) for each in self._layers.values())
-            checkpoint.validate(given, self.param_groups, self._progress(), dict(chain.from_iterable(layouts)))
+            layouts = {
+                p: (name, wanted)
+                for name, each in self._layers.items()
+                for p, wanted in zip(each.parameters, layout(each.layer, each.block, self._recipe), strict=True)
+            }
+            checkpoint.validate(given, self.param_groups, self._progress(), layouts)
             loaded.update(given)
 
         handle = self.register_load_state_dict_pre_hook(last_look)  # after all of the user's, which may change it
@@ -237,7 +241,8 @@ class NaturalGradient(torch.optim.Optimizer):
         for grad in grads:
             if grad.is_sparse:
                 refuse_sparse_gradients(self._plan.parameters.items())
-        if self._structure is None or not self._structure.still_holds():
+        choices = [group["curvature"] for group in self.param_groups]
+        if self._structure is None or not self._structure.still_holds() or choices != self._choices:
             self._follow_model()
         self._capture.refuse_hidden_forwards()
         self._fall_back_unseen()
@@ -334,6 +339,8 @@ class NaturalGradient(torch.optim.Optimizer):
         for p in take_replaced(self._plan.parameters, now, self.param_groups):
             self.state.pop(p, None)
         refuse_strangers(self._plan.parameters, now, self.param_groups, whole=self._whole)
+        modules = dict(self._model.named_modules())
+        self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._take_plan(self.t + 1 if since is None else since)
 
@@ -358,7 +365,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._unmeasured = [each for each in self._layers.values() if not each.block.measured]
         self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
         self._active, self._buckets = None, []
-        self._structure = Structure.of(self._model)
+        self._structure, self._choices = Structure.of(self._model), [group["curvature"] for group in self.param_groups]
         self._scale = GradientScale([p for group in self.param_groups for p in group["params"] if p.requires_grad])
         self._capture.watch({name: each.layer for name, each in self._layers.items()})
         self._capture.measuring |= bool(self._unmeasured)
@@ -434,12 +441,8 @@ class NaturalGradient(torch.optim.Optimizer):
                     name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in loaded["state"][number].items()
                 }
         progress = loaded["param_groups"][0]["progress"]
-        reasons = dict(line.partition("\t")[::2] for line in progress["fallen"].splitlines())
-        self._fallen = {
-            name: (layer.module, reasons.get(name, "AdamW trained it in the run that was saved"))
-            for name, layer in self._planner.plan(self._model, self.param_groups, {}).layers.items()
-            if "exp_avg" in self.state[layer.weight]
-        }
+        reasons, modules = checkpoint.fallen(progress), dict(self._model.named_modules())
+        self._fallen = {name: (modules[name], reason) for name, reason in reasons.items() if name in modules}
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._layers.clear()
         self._take_plan()
