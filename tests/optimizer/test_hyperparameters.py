@@ -42,7 +42,17 @@ OBJECTS: dict[tuple[type, str], tuple[Any, ...]] = {
     (Schedule, "samples"): NOT_A_COUNT,
     (Factors, "max_dim"): (*NOT_A_COUNT, None),
     (Factors, "convolution"): ("blocks", None),
-    (Factors, "damping_bounds"): ((-1.0, 1.0), (2.0, 1.0), (0.0,), 0.1, (math.nan, 1.0), (0.0, math.nan), (0.0, None), ("0", "1"), None),
+    (Factors, "damping_bounds"): (
+        (-1.0, 1.0),
+        (2.0, 1.0),
+        (0.0,),
+        0.1,
+        (math.nan, 1.0),
+        (0.0, math.nan),
+        (0.0, None),
+        ("0", "1"),
+        None,
+    ),
     (LayerwiseRate, "mu"): NOT_A_RATE,
     (LayerwiseRate, "smoothing"): NOT_A_FRACTION,
     (LayerwiseRate, "samples"): NOT_A_COUNT,
@@ -68,7 +78,9 @@ GOOD: dict[str, tuple[Any, ...]] = {
 
 
 def test_the_tables_have_every_hyperparameter_of_the_method_its_groups_and_its_objects():
-    objects = {(kind, field.name) for kind in (Schedule, Factors, LayerwiseRate, KLClip, FixedRMS, Graft) for field in fields(kind)}
+    objects = {
+        (kind, field.name) for kind in (Schedule, Factors, LayerwiseRate, KLClip, FixedRMS, Graft) for field in fields(kind)
+    }
     assert objects == set(OBJECTS)
     arguments = set(inspect.signature(LNGD).parameters) - {"model", "params", "generator", "schedule", "factors"}
     assert arguments == set(ARGUMENTS)
@@ -127,7 +139,15 @@ def test_a_group_refuses_a_value_out_of_range(name):
     assert ALLOWED[name][1] in said
 
 
-NOT_OF_GROUPS = [*sorted(set(ARGUMENTS) - set(GROUP_OPTIONS)), "schedule", "factors", "max_dim", "mu", "learning_rate", "fallback_lr"]
+NOT_OF_GROUPS = [
+    *sorted(set(ARGUMENTS) - set(GROUP_OPTIONS)),
+    "schedule",
+    "factors",
+    "max_dim",
+    "mu",
+    "learning_rate",
+    "fallback_lr",
+]
 
 
 @pytest.mark.parametrize("name", NOT_OF_GROUPS)

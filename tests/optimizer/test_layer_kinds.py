@@ -65,7 +65,12 @@ def regression(kind: str) -> dict[str, Any]:
     return sampled | ({"step_size": lngd.KLClip(0.1)} if kind in CLIPPED else {})
 
 
-Task = tuple[Callable[[], nn.Module], Callable[[int], tuple[Tensor, Tensor]], Callable[[Tensor, Tensor], Tensor], Callable[[str], dict[str, Any]]]
+Task = tuple[
+    Callable[[], nn.Module],
+    Callable[[int], tuple[Tensor, Tensor]],
+    Callable[[Tensor, Tensor], Tensor],
+    Callable[[str], dict[str, Any]],
+]
 TASKS: dict[str, Task] = {
     "words": (words, tokens, F.cross_entropy, lambda _: {}),
     "autoencoder": (autoencoder, pictures, half_square, regression),
@@ -181,7 +186,14 @@ def test_an_embedding_called_twice_has_the_statistics_of_one_call_with_both(fish
     for twice in (False, True):
         model = Pair(twice=twice)
         generator = torch.Generator().manual_seed(0)
-        optimizer = lngd.EKFAC(model, curved(model), fisher=fisher, lr=0.0, schedule=lngd.Schedule(curvature_every=1, inverse_every=100), generator=generator)
+        optimizer = lngd.EKFAC(
+            model,
+            curved(model),
+            fisher=fisher,
+            lr=0.0,
+            schedule=lngd.Schedule(curvature_every=1, inverse_every=100),
+            generator=generator,
+        )
         train("words", model, optimizer, [0, 1])
         found.append(optimizer.blocks["embed"])
     if fisher is not lngd.FisherType.LAYERWISE:  # which takes each call's g for itself
