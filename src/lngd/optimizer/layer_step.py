@@ -25,7 +25,7 @@ from lngd.torch_private import (
     foreach_mul_,
     foreach_norm,
 )
-from lngd.types import GradientMatrices, Scalar, Vector
+from lngd.types import Flags, GradientMatrices, Scalar, Vector
 
 LARGEST = 2**22
 """Entries of all gradients of a bucket of more than one layer."""
@@ -178,7 +178,7 @@ class Bucket:
         if self.recipe.momentum_on == "update":
             directions, lengths = self._update_momentum(place, directions, lengths, guard)
         shrink = group["lr"] * group["weight_decay"]
-        possible = self._stay_finite(parameters, directions, lengths, shrink)
+        possible = stay_finite(parameters, directions, lengths, shrink)
         whole = guard.readable and bool(possible.all())
         if not guard.readable:
             possible = possible & guard.accept.to(self.device)
@@ -204,19 +204,6 @@ class Bucket:
         for old, each in zip(momentum, new, strict=True):
             old.copy_(each if guard.readable else torch.where(guard.accept.to(self.device), each, old))
         return list(new), torch.ones_like(lengths)
-
-    def _stay_finite(
-        self, parameters: Sequence[Tensor], directions: Sequence[Tensor], lengths: Vector, shrink: float | Tensor
-    ) -> Tensor:
-        """Whether (1 − shrink) p + length · direction has room in p's dtype; finite numbers may be too long for it.
-
-        max |x| ≤ ‖x‖₂, which is faster to have; the room that float16 has is too narrow for that.
-        """
-        order = float("inf") if parameters[0].dtype == torch.float16 else 2.0
-        before = torch.stack(foreach_norm(list(parameters), ord=order))
-        far = torch.stack(foreach_norm(list(directions), ord=order))
-        kept = (1 - shrink).abs() if isinstance(shrink, Tensor) else abs(1 - shrink)
-        return kept * before.to(far.dtype) + lengths.abs() * far < torch.finfo(parameters[0].dtype).max / 2
 
     def _observe(self, step: Directions, norms: Vector) -> None:
         """The running mean of |cos(W, ∇)|·√dim: below ALIGNED the loss does not depend on the weight's norm.
@@ -247,6 +234,18 @@ class Bucket:
             invariant = invariant & guard.accept.to(self.device)
         ratio = torch.where(invariant & ratio.isfinite() & (ratio > 0), ratio, 1.0)
         foreach_mul_(weights, ratio.unbind())
+
+
+def stay_finite(parameters: Sequence[Tensor], directions: Sequence[Tensor], lengths: Vector, shrink: float | Tensor) -> Flags:
+    """Whether (1 − shrink) p + length · direction has room in p's dtype; finite numbers may be too long for it.
+
+    max |x| ≤ ‖x‖₂, which is faster to have; the room that float16 has is too narrow for that.
+    """
+    order = float("inf") if parameters[0].dtype == torch.float16 else 2.0
+    before = torch.stack(foreach_norm(list(parameters), ord=order))
+    far = torch.stack(foreach_norm(list(directions), ord=order))
+    kept = (1 - shrink).abs() if isinstance(shrink, Tensor) else abs(1 - shrink)
+    return kept * before.to(far.dtype) + lengths.abs() * far < torch.finfo(parameters[0].dtype).max / 2
 
 
 def buckets(layers: Iterable[CurvedLayer]) -> list[Bucket]:

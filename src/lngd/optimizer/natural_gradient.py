@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, overload
 
 import torch
@@ -203,10 +203,12 @@ class NaturalGradient(torch.optim.Optimizer):
         loaded: dict[str, Any] = {}
 
         def last_look(_optimizer: torch.optim.Optimizer, given: dict[str, Any]) -> None:
-            layouts = (
-                zip(each.parameters, layout(each.layer, each.block, self._recipe), strict=True) for each in self._layers.values()
-            )
-            checkpoint.validate(given, self.param_groups, self._progress(), dict(chain.from_iterable(layouts)))
+            layouts = {
+                p: (name, wanted)
+                for name, each in self._layers.items()
+                for p, wanted in zip(each.parameters, layout(each.layer, each.block, self._recipe), strict=True)
+            }
+            checkpoint.validate(given, self.param_groups, self._progress(), layouts)
             loaded.update(given)
 
         handle = self.register_load_state_dict_pre_hook(last_look)  # after all of the user's, which may change it
@@ -243,7 +245,8 @@ class NaturalGradient(torch.optim.Optimizer):
 
         torch.distributed.checkpoint asks for an optimizer's state by such a step.
         """
-        if self._structure is None or not self._structure.still_holds():
+        choices = [group["curvature"] for group in self.param_groups]
+        if self._structure is None or choices != self._choices or not self._structure.still_holds():
             self._follow_model()
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not grads:
@@ -356,6 +359,8 @@ class NaturalGradient(torch.optim.Optimizer):
         for p in take_replaced(self._plan.parameters, now, self.param_groups):
             self.state.pop(p, None)
         refuse_strangers(self._plan.parameters, now, self.param_groups, whole=self._whole)
+        modules = dict(self._model.named_modules())
+        self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
         curved, self._plan = set(self._layers), self._planner.plan(self._model, self.param_groups, self._fallen)
         for name in sorted(curved - self._plan.layers.keys()):
             if (p := self._layers[name].layer.weight).requires_grad and any(p is q for q in self._plan.parameters.values()):
@@ -382,7 +387,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._unmeasured = [each for each in self._layers.values() if not each.block.measured]
         self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
         self._active, self._buckets = None, []
-        self._structure = Structure.of(self._model)
+        self._structure, self._choices = Structure.of(self._model), [group["curvature"] for group in self.param_groups]
         self._device_types = {p.device.type for group in self.param_groups for p in group["params"]}
         trained = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         self._scale = GradientScale(trained, self._scale)
@@ -460,12 +465,8 @@ class NaturalGradient(torch.optim.Optimizer):
                 entry = loaded["state"][number].items()
                 self.state[p] = {name: v.detach().clone() if isinstance(v, Tensor) else v for name, v in entry}
         progress = loaded["param_groups"][0]["progress"]
-        reasons = dict(line.partition("\t")[::2] for line in progress["fallen"].splitlines())
-        self._fallen = {
-            name: (layer.module, reasons.get(name, "AdamW trained it in the run that was saved"))
-            for name, layer in self._planner.plan(self._model, self.param_groups, {}).layers.items()
-            if "exp_avg" in self.state[layer.weight]
-        }
+        reasons, modules = checkpoint.fallen(progress), dict(self._model.named_modules())
+        self._fallen = {name: (modules[name], reason) for name, reason in reasons.items() if name in modules}
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._layers.clear()
         self._take_plan()
