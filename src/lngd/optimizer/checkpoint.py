@@ -38,7 +38,7 @@ def numbered(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "lngd" in state_dict:
         raise ValueError(
-            f"the checkpoint has format {state_dict['lngd'].get('version')}, written by an unreleased lngd; this version reads "
+            f"the checkpoint has format {state_dict['lngd'].get('version')} of lngd, not released; this version reads "
             f"format {FORMAT}: finish that run with the version that wrote it, or load the model's weights alone"
         )
     if not {"state", "param_groups"} <= set(state_dict):

@@ -59,10 +59,10 @@ class Bucket:
         self.numbers = {name: self._joined(name) for name in self.recipe.numbers}
         self.tensors = {name: self._columns(name) for name in self.recipe.tensors}
         self.sizes = [layer.weight.numel() ** 0.5 for layer in self.adapters]
-        whole = [each.average for each in layers if each.average is not None]
+        whole = [each.average for each in layers if each.average is not None and each.average.is_contiguous()]
         self.averages = whole if len(whole) == len(layers) and self.recipe.momentum_on == "gradient" else None
         """M of each layer, of which the averages of weight and bias are views; None where that can't be."""
-        self.flat_averages = [m.reshape(-1) for m in self.averages or ()]
+        self.flat_averages = [m.view(-1) for m in self.averages or ()]
 
     def _joined(self, name: str) -> Vector:
         """A number of each layer as one vector, of which the layers' states hold the entries from now on."""

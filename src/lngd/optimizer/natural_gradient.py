@@ -31,6 +31,7 @@ from lngd.optimizer.parameters import (
     Structure,
     Summary,
     complete_group,
+    is_a_choice,
     named_parameters,
     refuse_strangers,
     take_replaced,
@@ -363,8 +364,10 @@ class NaturalGradient(torch.optim.Optimizer):
         self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
         curved, self._plan = set(self._layers), self._planner.plan(self._model, self.param_groups, self._fallen)
         for name in sorted(curved - self._plan.layers.keys()):
-            if (p := self._layers[name].layer.weight).requires_grad and any(p is q for q in self._plan.parameters.values()):
-                warn(name, "it has no curvature any more, AdamW trains it; print(optimizer.summary()) says why")
+            weight = self._layers[name].layer.weight
+            outcome = next((self._plan.outcomes[full] for full, p in self._plan.parameters.items() if p is weight), None)
+            if outcome is not None and outcome.kind == "fallback" and not is_a_choice(outcome):
+                warn(name, f"AdamW trains it from now on: {outcome.reason}")
         self._take_plan(self.t + 1 if since is None else since)
 
     def _take_plan(self, since: int = 0) -> None:
