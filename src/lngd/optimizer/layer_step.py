@@ -15,6 +15,7 @@ from lngd.capture import RateSample
 from lngd.linalg import orthogonalised
 from lngd.optimizer.curved_layer import CurvedLayer
 from lngd.optimizer.guards import Guard
+from lngd.optimizer.parameters import lr_of
 from lngd.step_size import Directions, Parts
 from lngd.types import Flags, GradientMatrices, Scalar, Vector
 
@@ -70,7 +71,7 @@ class Bucket:
         """
         gradients = self._gradients(guard)
         parts, averages = self._average(gradients, guard)
-        lr = self.groups[0]["lr"] if len(self.groups) < 2 else max(group["lr"] for group in self.groups)
+        lr = max(lr_of(group) for group in self.groups)
         return Directions(
             layers=self.adapters,
             gradients=gradients,
@@ -109,7 +110,7 @@ class Bucket:
             self._observe(step, norms)
         columns = zip(*(layer.split(d) for layer, d in zip(self.adapters, step.directions, strict=True)), strict=True)
         for place, (directions, group) in enumerate(zip(columns, self.groups, strict=True)):
-            self._move(place, list(directions), -warmup * group["lr"] * alpha, guard)  # lr belongs inside ζ: lines 13–16
+            self._move(place, list(directions), -warmup * lr_of(group) * alpha, guard)  # lr belongs inside ζ: lines 13–16
         if norms is not None:
             self._keep_norms(norms, guard)
 
@@ -162,7 +163,7 @@ class Bucket:
         parameters, group = self.parameters[place], self.groups[place]
         if self.recipe.momentum_on == "update":
             directions, lengths = self._update_momentum(place, directions, lengths, guard)
-        shrink = group["lr"] * group["weight_decay"]
+        shrink = lr_of(group) * group["weight_decay"]
         possible = stay_finite(parameters, directions, lengths, shrink)
         whole = guard.readable and bool(possible.all())
         if not guard.readable:

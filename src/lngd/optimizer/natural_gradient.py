@@ -32,6 +32,7 @@ from lngd.optimizer.parameters import (
     Structure,
     Summary,
     complete_group,
+    lr_of,
     named_parameters,
     refuse_strangers,
     take_replaced,
@@ -236,7 +237,8 @@ class NaturalGradient(torch.optim.Optimizer):
         """
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         refuse_no_gradient(grads)
-        if all(group["lr"] == 0 for group in self.param_groups) and not any(grad.any() for grad in grads):
+        rates = [lr_of(group) for group in self.param_groups]
+        if not any(isinstance(lr, Tensor) or lr for lr in rates) and not any(grad.any() for grad in grads):
             return None
         for grad in grads:
             if grad.is_sparse:

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer, adapter_of, why_unsupported
+from lngd.linalg import readable
 from lngd.ranges import check
 
 Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
@@ -119,6 +120,12 @@ class Structure:
             if now is not None and now.requires_grad is not trained:
                 return False
         return True
+
+
+def lr_of(group: Group) -> float | Tensor:
+    """A group's lr, as a number where reading it waits for nothing."""
+    lr: float | Tensor = group["lr"]
+    return float(lr) if isinstance(lr, Tensor) and readable(lr) else lr
 
 
 def unwrapped(model: object) -> tuple[nn.Module, nn.Module]:
