@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lngd.optimizer.guards import Guard
-from lngd.optimizer.parameters import Group
+from lngd.optimizer.parameters import Group, lr_of
 
 FOUND_INF = "found_inf"
 """The attribute by which torch.amp.GradScaler tells a fused optimizer to skip a step without synchronising."""
@@ -42,7 +42,7 @@ class AdamW:
         """A group as torch's AdamW reads it."""
         own = {
             "params": [p for p in params if p.grad is not None and fusible(p) is fused],
-            "lr": group["lr"] * group["adamw_lr_ratio"],
+            "lr": lr_of(group) * group["adamw_lr_ratio"],
             "betas": group["adamw_betas"],
             "eps": group["adamw_eps"],
             "weight_decay": group["weight_decay"],

@@ -15,6 +15,7 @@ from lngd.capture import RateSample
 from lngd.linalg import orthogonalised
 from lngd.optimizer.curved_layer import CurvedLayer
 from lngd.optimizer.guards import Guard
+from lngd.optimizer.parameters import lr_of
 from lngd.step_size import Averages, Directions, Parts
 from lngd.torch_private import (
     foreach_add_,
@@ -118,7 +119,7 @@ class Bucket:
             warmup: the share of lr that this step may use.
             guard: of this step.
         """
-        lr = self.groups[0]["lr"] if len(self.groups) < 2 else max(group["lr"] for group in self.groups)
+        lr = max([lr_of(group) for group in self.groups])
         scale = guard.squared_scale
         self.step = Directions(
             layers=self.adapters,
@@ -154,7 +155,7 @@ class Bucket:
             self._observe(step, norms)
         columns = zip(*[layer.split(d) for layer, d in zip(self.adapters, step.directions, strict=True)], strict=True)
         for place, (directions, group) in enumerate(zip(columns, self.groups, strict=True)):
-            self._move(place, list(directions), -self.warmup * group["lr"] * alpha, guard)  # lr inside ζ: m keeps its time's
+            self._move(place, list(directions), -self.warmup * lr_of(group) * alpha, guard)  # lr inside ζ: m keeps its time's
         if norms is not None:
             self._keep_norms(norms, guard)
         del self.step  # a step holds the directions of one bucket at a time
@@ -177,7 +178,7 @@ class Bucket:
         parameters, group = self.parameters[place], self.groups[place]
         if self.recipe.momentum_on == "update":
             directions, lengths = self._update_momentum(place, directions, lengths, guard)
-        shrink = group["lr"] * group["weight_decay"]
+        shrink = lr_of(group) * group["weight_decay"]
         possible = stay_finite(parameters, directions, lengths, shrink)
         whole = guard.readable and bool(possible.all())
         if not guard.readable:

@@ -32,6 +32,7 @@ from lngd.optimizer.parameters import (
     Summary,
     complete_group,
     is_a_choice,
+    lr_of,
     named_parameters,
     refuse_strangers,
     take_replaced,
@@ -252,7 +253,7 @@ class NaturalGradient(torch.optim.Optimizer):
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not grads:
             raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
-        if self.param_groups[0]["lr"] == 0 and self._asks_for_the_state(grads):
+        if not isinstance(lr := lr_of(self.param_groups[0]), Tensor) and lr == 0 and self._asks_for_the_state(grads):
             return None
         for grad in grads:
             if grad.is_sparse:
@@ -267,7 +268,8 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def _asks_for_the_state(self, grads: list[Tensor]) -> bool:
         """Whether no rate and no gradient differs from zero."""
-        return all(group["lr"] == 0 for group in self.param_groups) and not any(grad.any() for grad in grads)
+        rates = [lr_of(group) for group in self.param_groups]
+        return not any(isinstance(lr, Tensor) or lr for lr in rates) and not any(grad.any() for grad in grads)
 
     def _measure(self, guard: Guard) -> None:
         """Φ, Ψ ← ϵ·old + (1−ϵ)·new (LNGD eq. 14) at a measuring step; else changes nothing and waits for nothing."""

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer, adapter_of, why_unsupported
+from lngd.linalg import HOST
 from lngd.ranges import ALLOWED, check
 
 Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
@@ -122,6 +123,12 @@ class Structure:
             elif now is not p or (now.device, now.dtype, now.shape) != trained:
                 return False
         return True
+
+
+def lr_of(group: Group) -> float | Tensor:
+    """A group's lr, as a number where reading it waits for nothing."""
+    lr: float | Tensor = group["lr"]
+    return float(lr) if isinstance(lr, Tensor) and lr.device.type in HOST else lr
 
 
 def unwrapped(model: object) -> tuple[nn.Module, nn.Module]:
