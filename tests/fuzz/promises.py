@@ -117,7 +117,7 @@ def check_step(run: Run, step: int) -> None:
 
 
 def asks_for_the_state(run: Run, grads: dict[str, Tensor]) -> bool:
-    """Whether a step looks like those by which torch.distributed makes optimizers fill their state; it is none and counts as none."""
+    """Whether a step looks like those by which torch.distributed makes optimizers fill their state: it is none."""
     return all(group["lr"] == 0 for group in run.optimizer.param_groups) and not any(g.any() for g in grads.values())
 
 
@@ -147,8 +147,7 @@ def check_summary(run: Run) -> None:
 
 
 def check_warnings_of_construction(run: Run) -> None:
-    """One of missing curvature if less than half of the entries of all matrices have it, unless that is asked for; one of an lr of
-    another kind of optimizer."""
+    """One if less than half of the entries of all matrices have curvature, unless that is asked for; one if lr is no such lr."""
     entries: Counter[str] = Counter()
     for outcome in run.optimizer.summary():
         if len(outcome.shape) > 1 and "curvature=" not in outcome.reason:
