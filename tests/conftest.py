@@ -3,14 +3,27 @@
 The public constructors stay outside: they answer wrong values themselves, and an `int` is a `float` to them.
 """
 
+import inspect
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 from jaxtyping import config, install_import_hook
 
-CORE = ("types", "linalg", "layers", "fisher", "sampling", "capture", "curvature", "step_size", "optimizer")
+CORE = ("types", "linalg", "layers", "fisher", "sampling", "capture", "curvature", "step_size")
+OPTIMIZER = sorted(path.stem for path in Path(find_spec("lngd").origin).with_name("optimizer").glob("*.py"))
+CHECK_THEMSELVES = ("hyperparameters", "__init__")
+CONSTRUCTORS = ("LayerwiseRate", "Graft", "KLClip", "FixedRMS", "Layerwise", "Sampled")
 
 if not config.jaxtyping_disable:
-    install_import_hook([f"lngd.{module}" for module in CORE], "beartype.beartype")
+    checked = [*CORE, *(f"optimizer.{name}" for name in OPTIMIZER if name not in CHECK_THEMSELVES)]
+    install_import_hook([f"lngd.{module}" for module in checked], "beartype.beartype")
+    import lngd
+
+    for name in CONSTRUCTORS:
+        kind = getattr(lngd, name)
+        kind.__init__ = inspect.unwrap(kind.__init__)
 torch.set_num_threads(1)
 
 

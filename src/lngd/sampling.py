@@ -41,4 +41,7 @@ Fisher = Layerwise | Empirical | Sampled
 def as_fisher(given):
     if isinstance(given, (Layerwise, Empirical, Sampled)):
         return given
-    return {"layerwise": Layerwise, "empirical": Empirical, "sampled": Sampled}[FisherType(given).value]()
+    for way, kind in zip(FisherType, (Layerwise, Empirical, Sampled), strict=True):
+        if given is way or given == way.value:
+            return kind()
+    raise ValueError(f"fisher={given!r} is out of range: it must be one of 'layerwise', 'empirical', 'sampled', or an object")

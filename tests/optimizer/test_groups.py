@@ -37,13 +37,16 @@ def test_every_form_of_params_that_torch_takes_trains_the_same(form):
         torch.testing.assert_close(way, expected[name], rtol=1e-12, atol=1e-15)
 
 
-def test_a_group_becomes_a_curvature_half_and_a_fallback_half():
+def test_the_groups_are_the_users_one_for_one():
     model = net()
-    optimizer = LNGD(model, lr=0.3, fallback_lr=0.02)
-    assert [(g["kind"], g["lr"], len(g["params"])) for g in optimizer.param_groups] == [
-        ("curvature", 0.3, 4),
-        ("fallback", 0.02, 2),
-    ]
+    groups = [{"params": model[3].parameters(), "lr": 0.1}, {"params": [model[0].weight, *model[1].parameters()], "name": "rest"}]
+    optimizer = LNGD(model, groups, lr=0.3)
+    found = [(group["lr"], [id(p) for p in group["params"]]) for group in optimizer.param_groups]
+    rest = [model[0].weight, model[1].weight, model[1].bias]
+    assert found == [(0.1, [id(p) for p in model[3].parameters()]), (0.3, [id(p) for p in rest])]
+    assert optimizer.param_groups[0]["param_names"] == ["3.weight", "3.bias"]
+    assert optimizer.param_groups[1]["name"] == "rest"
+    assert [id(p) for group in LNGD(model).param_groups for p in group["params"]] == [id(p) for p in model.parameters()]
 
 
 def test_weight_and_bias_may_have_rates_of_their_own():
@@ -84,7 +87,8 @@ def test_a_parameter_without_gradient_is_frozen():
 
 def test_the_fallback_is_torchs_adamw():
     model, plain = net(), net()
-    optimizer = LNGD(model, lr=0.0, fallback_lr=0.01, weight_decay=0.1)
+    still = {"params": [*model[0].parameters(), *model[3].parameters()], "lr": 0.0}
+    optimizer = LNGD(model, [still, {"params": model[1].parameters()}], lr=0.5, adamw_lr_ratio=0.02, weight_decay=0.1)
     adamw = torch.optim.AdamW([plain[1].weight, plain[1].bias], lr=0.01, weight_decay=0.1)
     for step in range(5):
         x, y = batch(16, 4, seed=step)
@@ -94,17 +98,24 @@ def test_the_fallback_is_torchs_adamw():
     torch.testing.assert_close(model[1].bias, plain[1].bias, rtol=1e-12, atol=1e-12)
 
 
-def test_a_group_may_set_the_fallbacks_betas():
+def test_a_group_may_set_adamws_betas_eps_and_rate():
     model = net()
-    optimizer = LNGD(model, [{"params": model.parameters(), "betas": (0.5, 0.6), "eps": 1e-4}])
-    assert optimizer.param_groups[1]["betas"] == (0.5, 0.6)
-    moved(model, optimizer)
+    still = {"params": [*model[0].parameters(), *model[3].parameters()], "lr": 0.0}
+    own = {"params": model[1].parameters(), "adamw_betas": (0.5, 0.6), "adamw_eps": 1e-4, "adamw_lr_ratio": 0.1}
+    optimizer, plain = LNGD(model, [still, own], lr=0.5), net()
+    adamw = torch.optim.AdamW(plain[1].parameters(), lr=0.05, betas=(0.5, 0.6), eps=1e-4, weight_decay=0.0)
+    for step in range(3):
+        x, y = batch(16, 4, seed=step)
+        train_step(model, optimizer, x, y)
+        train_step(plain, adamw, x, y)
+    for p, expected in zip(model[1].parameters(), plain[1].parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_group_without_curvature_is_trained_by_adamw_and_the_summary_says_so():
     model, plain = net(), net()
-    groups = [{"params": model[0].parameters(), "curvature": False, "fallback_lr": 0.01}, {"params": model[3].parameters()}]
-    optimizer = LNGD(model, groups)
+    own = {"params": model[0].parameters(), "curvature": False, "adamw_lr_ratio": 0.1}
+    optimizer = LNGD(model, [own, {"params": model[3].parameters()}], lr=0.1)
     assert set(optimizer.blocks) == {"3"}
     outcomes = {o.name: (o.kind, o.reason) for o in optimizer.summary()}
     assert outcomes["0.weight"] == outcomes["0.bias"] == ("fallback", "its group says curvature=False")
@@ -114,6 +125,19 @@ def test_a_group_without_curvature_is_trained_by_adamw_and_the_summary_says_so()
     train_step(plain, adamw, x, y)
     for p, expected in zip(model[0].parameters(), plain[0].parameters(), strict=True):
         torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_group_may_change_its_mind_about_curvature_while_training():
+    model = net()
+    optimizer = LNGD(model, [{"params": model[0].parameters()}, {"params": model[3].parameters()}], lr=0.5)
+    moved(model, optimizer)
+    optimizer.param_groups[0]["curvature"] = False
+    way = moved(model, optimizer)
+    assert set(optimizer.blocks) == {"3"}
+    torch.testing.assert_close(way["0.bias"].abs(), torch.full((6,), 0.01, dtype=torch.float64), rtol=1e-4, atol=1e-4)
+    optimizer.param_groups[0]["curvature"] = None
+    moved(model, optimizer, steps=2)
+    assert optimizer.blocks["0"].ready
 
 
 def test_a_bias_without_curvature_is_no_input_of_its_layer():
@@ -150,17 +174,26 @@ def test_a_checkpoint_of_groups_without_curvature_loads_where_they_are_the_same(
     without, same, other = optimizers
     same.load_state_dict(without.state_dict())
     assert set(same.blocks) == {"3"}
-    with pytest.raises(ValueError, match="layer '0' has curvature only in the optimizer"):
+    with pytest.raises(ValueError, match="a group has curvature=False in the checkpoint, curvature=True here"):
         other.load_state_dict(without.state_dict())
 
 
-def test_a_group_added_later_is_trained_by_the_fallback():
-    model = net()
-    optimizer = LNGD(model, list(model[0].parameters()))
-    optimizer.add_param_group({"params": list(model[3].parameters()), "fallback_lr": 0.05})
-    assert optimizer.param_groups[-1]["lr"] == 0.05
-    way = moved(model, optimizer)
-    torch.testing.assert_close(way["3.bias"].abs(), torch.full((3,), 0.05, dtype=torch.float64), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("curvature", [None, False])
+def test_a_group_added_later_trains_like_one_of_the_start(curvature):
+    """With curvature where it has some; its options are honoured."""
+    options = {"lr": 0.3, "adamw_lr_ratio": 0.1, "damping": 2.0, "weight_decay": 0.05, "momentum": 0.5, "curvature": curvature}
+    ways = []
+    for later in (False, True):
+        model = net()
+        first, second = {"params": list(model[0].parameters())}, {"params": list(model[3].parameters()), **options}
+        optimizer = LNGD(model, [first] if later else [first, second])
+        if later:
+            optimizer.add_param_group(second)
+        assert {name: optimizer.param_groups[1][name] for name in options} == options
+        assert ("3" in optimizer.blocks) is (curvature is None)
+        ways.append(moved(model, optimizer, steps=4))
+    assert all(torch.equal(way, ways[1][name]) for name, way in ways[0].items())
+    assert ways[0]["3.weight"].any()
 
 
 REFUSED = {

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -54,10 +55,25 @@ def half_square(output: Tensor, y: Tensor) -> Tensor:
     return (output - y).square().sum() / (2 * len(y))
 
 
-Task = tuple[Callable[[], nn.Module], Callable[[int], tuple[Tensor, Tensor]], Callable[[Tensor, Tensor], Tensor], dict]
+OF_LABELS = {"LNGDLr", "KFAC", "EKFAC", "TKFAC", "THOR"}
+"""What draws labels, which have to come from the right distribution."""
+CLIPPED = {"KFAC", "EKFAC", "TKFAC", "NGPlus", "THOR"}
+
+
+def regression(kind: str) -> dict[str, Any]:
+    sampled = {"fisher": lngd.Sampled("gaussian")} if kind in OF_LABELS else {}
+    return sampled | ({"step_size": lngd.KLClip(0.1)} if kind in CLIPPED else {})
+
+
+Task = tuple[
+    Callable[[], nn.Module],
+    Callable[[int], tuple[Tensor, Tensor]],
+    Callable[[Tensor, Tensor], Tensor],
+    Callable[[str], dict[str, Any]],
+]
 TASKS: dict[str, Task] = {
-    "words": (words, tokens, F.cross_entropy, {}),
-    "autoencoder": (autoencoder, pictures, half_square, {"likelihood": "gaussian", "kl_clip": 0.1}),
+    "words": (words, tokens, F.cross_entropy, lambda _: {}),
+    "autoencoder": (autoencoder, pictures, half_square, regression),
 }
 every_task = pytest.mark.parametrize("task", TASKS)
 
@@ -77,7 +93,7 @@ def train(task: str, model: nn.Module, optimizer: NaturalGradient, seeds: list[i
 
 def build(kind: str, task: str, **options) -> tuple[nn.Module, NaturalGradient]:
     model = TASKS[task][0]()
-    return model, METHODS[kind](model, curved(model), **TASKS[task][3], **options)
+    return model, METHODS[kind](model, curved(model), **TASKS[task][3](kind), **options)
 
 
 @every_task
@@ -95,7 +111,7 @@ def test_the_loss_falls_and_every_parameter_has_curvature(kind, task):
 @every_task
 @every_method
 def test_a_resumed_run_is_bit_equal(kind, task):
-    often = {"curvature_every": 2, "inverse_every": 3}
+    often = {"schedule": lngd.Schedule(curvature_every=2, inverse_every=3)}
     model, optimizer = build(kind, task, **often)
     train(task, model, optimizer, [0, 1, 2, 3])
     weights, state = copy.deepcopy(model.state_dict()), through_a_file(optimizer.state_dict())
@@ -145,10 +161,10 @@ def test_padding_has_no_gradient_and_stays(kind):
 
 
 def test_a_checkpoint_with_another_limit_is_refused():
-    model, optimizer = build("THOR", "words", max_factor_dim=2)
+    model, optimizer = build("THOR", "words", factors=2)
     train("words", model, optimizer, [0])
-    _, other = build("THOR", "words", max_factor_dim=4)
-    with pytest.raises(ValueError, match=r"layer '0' has factors of \[2\] in the checkpoint, of \[3\] here"):
+    _, other = build("THOR", "words", factors=4)
+    with pytest.raises(ValueError, match=r"'B' of parameter '0\.weight' is \[3, 2, 2\] in the checkpoint, \[2, 3, 3\] here"):
         other.load_state_dict(through_a_file(optimizer.state_dict()))
 
 
@@ -170,7 +186,14 @@ def test_an_embedding_called_twice_has_the_statistics_of_one_call_with_both(fish
     for twice in (False, True):
         model = Pair(twice=twice)
         generator = torch.Generator().manual_seed(0)
-        optimizer = lngd.EKFAC(model, curved(model), fisher=fisher, lr=0.0, curvature_every=1, generator=generator)
+        optimizer = lngd.EKFAC(
+            model,
+            curved(model),
+            fisher=fisher,
+            lr=0.0,
+            schedule=lngd.Schedule(curvature_every=1, inverse_every=100),
+            generator=generator,
+        )
         train("words", model, optimizer, [0, 1])
         found.append(optimizer.blocks["embed"])
     if fisher is not lngd.FisherType.LAYERWISE:  # which takes each call's g for itself

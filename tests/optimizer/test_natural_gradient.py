@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
-from lngd import LNGD, PAPER, LNGDSample
+from lngd import LNGD, PAPER, Layerwise, LayerwiseRate, LNGDSample, Schedule
 from reference import Branches, batch, differences, mlp, snapshot, train_step
 from syncs import UNTIL_ORDINARY, CountSyncs
 
@@ -38,8 +38,8 @@ SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler
     "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 8),
     "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 8),
     "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 4),
-    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, [0.1, 1e-3], [0.5, 1e-2], step_size_up=3),
-    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, [0.5, 3e-3], total_steps=10),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.1, 0.5, step_size_up=3),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.5, total_steps=10),
     "SequentialLR": lambda o: lr_scheduler.SequentialLR(o, [lr_scheduler.LinearLR(o), lr_scheduler.ConstantLR(o)], [3]),
     "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler([lr_scheduler.LinearLR(o), lr_scheduler.StepLR(o, 3)]),
     "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0),
@@ -47,9 +47,9 @@ SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_a_scheduler_of_torch_drives_both_halves(name):
+def test_a_scheduler_of_torch_drives_the_run(name):
     model, (x, y) = mixed(), batch(16, 4, dtype=SINGLE)
-    optimizer = LNGD(model, lr=0.2, fallback_lr=2e-3)
+    optimizer = LNGD(model, lr=0.2, adamw_lr_ratio=0.01)
     scheduler = SCHEDULERS[name](optimizer)
     seen = []
     for _ in range(8):
@@ -132,12 +132,19 @@ def test_either_kind_of_zero_grad_trains_the_same(set_to_none):
 
 
 @pytest.mark.parametrize("sizes", [(8, 8, 8, 8), (4, 12, 16)])
-@pytest.mark.parametrize("recipe", [{}, {"momentum_on": "update", "smoothing": 0.0}, {"rate": "graft", "lr": 1e-3}])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"step_size": LayerwiseRate(samples=None)},
+        {"momentum_on": "update", "step_size": LayerwiseRate(smoothing=0.0, samples=None)},
+        {"step_size": "graft", "lr": 1e-3},
+    ],
+)
 def test_micro_batches_are_one_batch(recipe, sizes):
     runs = []
     for parts in ((32,), sizes):
         model, (x, y) = mlp(4, 6, 5, 3), batch(32, 4)
-        optimizer = LNGD(model, rate_samples=None, curvature_every=2, inverse_every=2, **recipe)
+        optimizer = LNGD(model, schedule=2, **recipe)
         for _ in range(4):
             optimizer.zero_grad()
             for part, labels in zip(x.split(parts), y.split(parts), strict=True):
@@ -173,7 +180,7 @@ def test_forwards_that_do_not_train_change_nothing(between):
     runs = []
     for disturbed in (False, True):
         model, x, y = small()
-        optimizer = LNGD(model, curvature_every=1, inverse_every=1, noise="gaussian", generator=torch.Generator().manual_seed(0))
+        optimizer = LNGD(model, schedule=1, fisher=Layerwise(noise="gaussian"), generator=torch.Generator().manual_seed(0))
         for _ in range(3):
             optimizer.zero_grad()
             if disturbed:
@@ -247,7 +254,7 @@ def test_a_double_backward_through_one_graph_counts_once_as_samples():
     rates = []
     for halves in (False, True):
         model, (x, y) = mlp(4, 6, 3), batch(16, 4)
-        optimizer = LNGD(model, rate_samples=None)
+        optimizer = LNGD(model, step_size=LayerwiseRate(samples=None))
         loss = F.cross_entropy(model(x), y)
         for weight in (0.25, 0.75) if halves else (1.0,):
             (weight * loss).backward(retain_graph=True)
@@ -295,7 +302,7 @@ def test_autocast_trains_and_keeps_statistics_in_float32():
 
 def test_the_measurements_come_at_their_steps_and_refreshes_at_theirs():
     model, x, y = small()
-    optimizer = LNGD(model, curvature_every=4, inverse_every=3, curvature_ramp=False, refresh_over=1)
+    optimizer = LNGD(model, schedule=Schedule(curvature_every=4, inverse_every=3, ramp=False, refresh_over=1))
     updates, refreshed, last = [], [], None
     for step in range(13):
         train_step(model, optimizer, x, y)
@@ -311,7 +318,7 @@ def test_the_measurements_come_at_their_steps_and_refreshes_at_theirs():
 SYNC_FREE = {
     "default": (LNGD, {}),
     "sample": (LNGDSample, {}),
-    "graft": (LNGD, {"rate": "graft"}),
+    "graft": (LNGD, {"step_size": "graft", "lr": 1e-3}),
     "paper": (LNGD, {"lr": 0.01, **PAPER}),
     "decay": (LNGD, {"weight_decay": 0.1}),
 }
@@ -362,7 +369,7 @@ def test_the_noise_generator_starts_from_the_global_seed_and_is_the_optimizers_o
         torch.manual_seed(7)
         model, x, y = small()
         torch.manual_seed(7)
-        optimizer = LNGD(model, noise="gaussian")
+        optimizer = LNGD(model, fisher=Layerwise(noise="gaussian"))
         train_step(model, optimizer, x, y)
         runs.append(optimizer.blocks["0"].phi)
     assert torch.equal(*runs)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import KFAC, LNGD, FisherType, LNGDLr
+from lngd import KFAC, LNGD, Factors, FisherType, KLClip, LayerwiseRate, LNGDLr, Schedule
 from reference import batch, mlp, train_step
 
 PARTS = [FisherType.LAYERWISE, FisherType.EMPIRICAL]
@@ -37,7 +37,7 @@ def test_micro_batches_through_a_part_of_the_model_are_those_of_the_whole(fisher
     runs = []
     for part in (False, True):
         model = Wrapper()
-        optimizer = method(model, fisher=fisher, rate="layerwise", rate_samples=None)
+        optimizer = method(model, fisher=fisher, step_size=LayerwiseRate(samples=None), lr=0.5)
         for step in range(3):
             optimizer.zero_grad()
             for micro in range(4):
@@ -52,7 +52,7 @@ def test_micro_batches_through_a_part_of_the_model_are_those_of_the_whole(fisher
 
 def test_parts_of_a_model_are_refused_where_labels_are_drawn_even_after_a_whole_forward():
     model, (x, y) = Wrapper(), batch(8, 4)
-    optimizer = KFAC(model, curvature_every=1)
+    optimizer = KFAC(model, schedule=Schedule(curvature_every=1))
     train_step(model, optimizer, x, y)
     F.cross_entropy(model.net(x), y).backward()
     with pytest.raises(RuntimeError, match=r"call model\(x\) as a whole"):
@@ -85,13 +85,14 @@ def test_calls_on_batches_of_different_sizes_count_alike_in_any_order(fisher):
     torch.testing.assert_close(*runs)
 
 
-@pytest.mark.parametrize("rate", ["kl_clip", "layerwise"])
+@pytest.mark.parametrize("step_size", [KLClip(), LayerwiseRate(mu=0.0)])
 @pytest.mark.parametrize("method", [LNGDLr, KFAC])
-def test_a_sum_over_samples_takes_the_same_steps_as_their_mean(method, rate):
+def test_a_sum_over_samples_takes_the_same_steps_as_their_mean(method, step_size):
     runs = []
     for reduction, mean_over in (("mean", "batch"), ("sum", "none")):
         model = mlp(4, 6, 3)
-        optimizer = method(model, mean_over=mean_over, rate=rate, damping_bounds=(0.0, 1e9), lr=0.05, mu=0.0, warmup=0)
+        options = {"mean_over": mean_over, "factors": Factors(damping_bounds=(0.0, 1e9)), "lr": 0.05, "warmup": 0}
+        optimizer = method(model, step_size=step_size, **options)
         for step in range(5):
             x, y = batch(16, 4, seed=step)
             optimizer.zero_grad()
@@ -107,7 +108,7 @@ def test_a_checkpoint_of_another_fisher_type_is_refused():
     optimizer = LNGD(model)
     train_step(model, optimizer, x, y)
     with pytest.raises(ValueError, match="fisher=layerwise, this optimizer has sampled"):
-        LNGDLr(other).load_state_dict(optimizer.state_dict())
+        LNGD(other, fisher="sampled").load_state_dict(optimizer.state_dict())
 
 
 def test_an_optimizer_is_freed_with_its_last_reference():

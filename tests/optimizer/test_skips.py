@@ -3,20 +3,25 @@
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import LNGD, PAPER
+from lngd import LNGD, PAPER, Schedule
 from reference import batch, differences, mlp, snapshot, train_step
 
+SCHEDULES = {
+    "measuring always": Schedule(curvature_every=1, inverse_every=1),
+    "paper": replace(PAPER["schedule"], curvature_every=2, inverse_every=2),
+}
 RECIPES = {
     "default": {},
-    "measuring always": {"curvature_every": 1, "inverse_every": 1},
-    "paper": {"lr": 0.01, **PAPER, "curvature_every": 2, "inverse_every": 2},
-    "graft": {"rate": "graft", "lr": 1e-3},
+    "measuring always": {"schedule": SCHEDULES["measuring always"]},
+    "paper": {"lr": 0.01, **PAPER, "schedule": SCHEDULES["paper"]},
+    "graft": {"step_size": "graft", "lr": 1e-3},
 }
 COUNTS = ("steps", "skipped", "measuring", "owed", "portions", "overflows", "generator")
 """What a skipped step may change: counts, whether the next step measures, and the noise that was drawn."""
@@ -65,7 +70,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(recipe: str, poison: Call
 def test_a_statistic_that_is_not_finite_changes_nothing():
     """Inputs of 1e30 saturate tanh: the gradient is zero, while ‖a‖² overflows."""
     model, (x, y) = mlp(4, 8, 3, dtype=torch.float32), batch(8, 4, dtype=torch.float32)
-    optimizer = LNGD(model, curvature_every=1, inverse_every=1)
+    optimizer = LNGD(model, schedule=1)
     train_step(model, optimizer, x, y)
     backward(model, optimizer, x * 1e30, y)
     assert all(p.grad.isfinite().all() for p in model.parameters())
@@ -81,7 +86,8 @@ def test_a_skipped_first_step_leaves_the_run_as_if_it_had_not_been(recipe):
     weights = []
     for poisoned in (False, True):
         model, (x, y) = build(), batch(8, 4, dtype=torch.float32)
-        optimizer = LNGD(model, **{**RECIPES[recipe], "warmup": 0, "noise": "rademacher", "curvature_ramp": False})
+        schedule = replace(SCHEDULES.get(recipe, Schedule()), ramp=False)
+        optimizer = LNGD(model, **{**RECIPES[recipe], "warmup": 0, "fisher": "layerwise", "schedule": schedule})
         if poisoned:
             backward(model, optimizer, x, y)
             poison_curvature(model, math.nan)

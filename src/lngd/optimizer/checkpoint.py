@@ -38,7 +38,7 @@ def numbered(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "lngd" in state_dict:
         raise ValueError(
-            f"the checkpoint has format {state_dict['lngd'].get('version')}, written by an unreleased lngd; this version reads "
+            f"the checkpoint has format {state_dict['lngd'].get('version')} of lngd, not released; this version reads "
             f"format {FORMAT}: finish that run with the version that wrote it, or load the model's weights alone"
         )
     if not {"state", "param_groups"} <= set(state_dict):
@@ -47,8 +47,16 @@ def numbered(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return {**state_dict, "state": state}
 
 
+def fallen(progress: Mapping[str, Any]) -> dict[str, str]:
+    """Layers that fell back while training, by name, and why; a line each there, since files lose empty containers."""
+    return dict(line.partition("\t")[::2] for line in progress["fallen"].splitlines())
+
+
 def validate(
-    given: Mapping[str, Any], groups: Sequence[Group], progress: Mapping[str, Any], layouts: Mapping[nn.Parameter, Layout]
+    given: Mapping[str, Any],
+    groups: Sequence[Group],
+    progress: Mapping[str, Any],
+    layouts: Mapping[nn.Parameter, tuple[str, Layout]],
 ) -> None:
     """Raises ValueError with the first difference between a checkpoint and an optimizer.
 
@@ -56,7 +64,7 @@ def validate(
         given: the checkpoint, `numbered`.
         groups: the optimizer's.
         progress: the optimizer's.
-        layouts: what the state of each parameter with curvature holds.
+        layouts: of each parameter with curvature, its layer and what its state holds.
     """
     saved = given["param_groups"]
     _compare_progress(saved, progress)
@@ -64,7 +72,11 @@ def validate(
     if sizes != own:
         raise ValueError(f"the checkpoint's parameter groups hold {sizes} parameters, this optimizer's {own}")
     trained: list[tuple[str, nn.Parameter, State]] = []
+    fell_back = fallen(saved[0]["progress"])
     for theirs, mine in zip(saved, groups, strict=True):
+        choices = theirs["curvature"], mine["curvature"]
+        if choices[0] is not choices[1]:
+            raise ValueError("a group has curvature={} in the checkpoint, curvature={} here".format(*choices))
         names = mine.get("param_names", [str(number) for number in theirs["params"]])
         for name, their_name in zip(names, theirs.get("param_names", names), strict=True):
             if name != their_name:
@@ -76,7 +88,8 @@ def validate(
             if p.requires_grad:
                 trained.append((name, p, state))
     for name, p, state in trained:
-        _compare_state(name, p, state, layouts.get(p))
+        layer, wanted = layouts.get(p, ("", None))
+        _compare_state(name, p, state, None if layer in fell_back else wanted)
 
 
 def _compare_progress(saved: Sequence[Any], own: Mapping[str, Any]) -> None:
@@ -101,7 +114,7 @@ def _compare_progress(saved: Sequence[Any], own: Mapping[str, Any]) -> None:
 
 
 def _compare_state(name: str, p: nn.Parameter, state: State, wanted: Layout | None) -> None:
-    if wanted is None or "exp_avg" in state:  # AdamW's, now or in the run that was saved
+    if wanted is None:  # AdamW's
         wanted = {"step": ((), p.dtype), **dict.fromkeys(AVERAGES, (tuple(p.shape), p.dtype))}
     missing, strange = [key for key in wanted if key not in state], [key for key in state if key not in wanted]
     if missing and not strange:

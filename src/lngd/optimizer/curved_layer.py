@@ -31,9 +31,9 @@ Place: TypeAlias = tuple[tuple[int, ...], torch.dtype] | None
 Layout: TypeAlias = dict[str, Place]
 LEAST_ROWS = 2048
 """Rows, samples times positions, from which a sub-batch measures the curvature."""
-COUNTERS = ("updates", "ready", "owed", "failed", "float64")
-"""Measurements so far; whether the inverses are the statistics'; whether a refresh is owed; refreshes that failed in a row; whether
-all is kept in float64, because float32 was too small."""
+COUNTERS = ("updates", "ready", "owed", "failed", "promoted")
+"""Measurements so far; whether there are inverses; whether a refresh is owed; refreshes that failed in a row; whether all is kept
+in float64."""
 MOST_FAILURES = 10
 """Refreshes that may fail in a row before training on old inverses is an error."""
 MORE_DAMPING = (1.0, 10.0, 100.0)
@@ -112,7 +112,7 @@ class CurvedLayer:
     def adopt(self) -> None:
         """Takes everything out of the states, on the layer's device and in its dtype."""
         own = self.states[0]
-        self.layer.least_dtype = torch.float64 if own["float64"] else torch.float32
+        self.layer.least_dtype = torch.float64 if own["promoted"] else torch.float32
         device, dtype = self.layer.weight.device, self.layer.dtype
         for state in self.states:
             for name, t in state.items():
@@ -190,7 +190,7 @@ class CurvedLayer:
 
     def promote(self) -> None:
         """Keeps everything of this layer in float64 from now on: squares of its inputs or gradients overflow float32."""
-        self.states[0]["float64"] = 1
+        self.states[0]["promoted"] = 1
         self.adopt()
 
     def refresh(self) -> None:

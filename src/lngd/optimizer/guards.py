@@ -108,7 +108,7 @@ class GradientScale:
         return torch.where(share.isfinite() & (share > 0), scale, before)
 
     def overflowed(self) -> bool:
-        """Whether there are gradients that no step has used. They are being dropped, as GradScaler does when it halves its scale."""
+        """Whether gradients are being dropped that no step has used, as GradScaler does when it halves its scale."""
         if not self._then:
             return False
         self._scale, self._steps = torch.where(self._scale > 1, self._scale / 2, self._scale), 0

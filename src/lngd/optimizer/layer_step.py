@@ -25,7 +25,7 @@ from lngd.torch_private import (
     foreach_mul_,
     foreach_norm,
 )
-from lngd.types import GradientMatrices, Scalar, Vector
+from lngd.types import Flags, GradientMatrices, Scalar, Vector
 
 LARGEST = 2**22
 """Entries of all gradients of a bucket of more than one layer."""
@@ -59,10 +59,10 @@ class Bucket:
         self.numbers = {name: self._joined(name) for name in self.recipe.numbers}
         self.tensors = {name: self._columns(name) for name in self.recipe.tensors}
         self.sizes = [layer.weight.numel() ** 0.5 for layer in self.adapters]
-        whole = [each.average for each in layers if each.average is not None]
+        whole = [each.average for each in layers if each.average is not None and each.average.is_contiguous()]
         self.averages = whole if len(whole) == len(layers) and self.recipe.momentum_on == "gradient" else None
         """M of each layer, of which the averages of weight and bias are views; None where that can't be."""
-        self.flat_averages = [m.reshape(-1) for m in self.averages or ()]
+        self.flat_averages = [m.view(-1) for m in self.averages or ()]
 
     def _joined(self, name: str) -> Vector:
         """A number of each layer as one vector, of which the layers' states hold the entries from now on."""
@@ -178,7 +178,7 @@ class Bucket:
         if self.recipe.momentum_on == "update":
             directions, lengths = self._update_momentum(place, directions, lengths, guard)
         shrink = group["lr"] * group["weight_decay"]
-        possible = self._stay_finite(parameters, directions, lengths, shrink)
+        possible = stay_finite(parameters, directions, lengths, shrink)
         whole = guard.readable and bool(possible.all())
         if not guard.readable:
             possible = possible & guard.accept.to(self.device)
@@ -204,19 +204,6 @@ class Bucket:
         for old, each in zip(momentum, new, strict=True):
             old.copy_(each if guard.readable else torch.where(guard.accept.to(self.device), each, old))
         return list(new), torch.ones_like(lengths)
-
-    def _stay_finite(
-        self, parameters: Sequence[Tensor], directions: Sequence[Tensor], lengths: Vector, shrink: float | Tensor
-    ) -> Tensor:
-        """Whether (1 − shrink) p + length · direction has room in p's dtype; finite numbers may be too long for it.
-
-        max |x| ≤ ‖x‖₂, which is faster to have; the room that float16 has is too narrow for that.
-        """
-        order = float("inf") if parameters[0].dtype == torch.float16 else 2.0
-        before = torch.stack(foreach_norm(list(parameters), ord=order))
-        far = torch.stack(foreach_norm(list(directions), ord=order))
-        kept = (1 - shrink).abs() if isinstance(shrink, Tensor) else abs(1 - shrink)
-        return kept * before.to(far.dtype) + lengths.abs() * far < torch.finfo(parameters[0].dtype).max / 2
 
     def _observe(self, step: Directions, norms: Vector) -> None:
         """The running mean of |cos(W, ∇)|·√dim: below ALIGNED the loss does not depend on the weight's norm.
@@ -247,6 +234,18 @@ class Bucket:
             invariant = invariant & guard.accept.to(self.device)
         ratio = torch.where(invariant & ratio.isfinite() & (ratio > 0), ratio, 1.0)
         foreach_mul_(weights, ratio.unbind())
+
+
+def stay_finite(parameters: Sequence[Tensor], directions: Sequence[Tensor], lengths: Vector, shrink: float | Tensor) -> Flags:
+    """Whether (1 − shrink) p + length · direction has room in p's dtype; finite numbers may be too long for it.
+
+    max |x| ≤ ‖x‖₂, which is faster to have; the room that float16 has is too narrow for that.
+    """
+    order = float("inf") if parameters[0].dtype == torch.float16 else 2.0
+    before = torch.stack(foreach_norm(list(parameters), ord=order))
+    far = torch.stack(foreach_norm(list(directions), ord=order))
+    kept = (1 - shrink).abs() if isinstance(shrink, Tensor) else abs(1 - shrink)
+    return kept * before.to(far.dtype) + lengths.abs() * far < torch.finfo(parameters[0].dtype).max / 2
 
 
 def buckets(layers: Iterable[CurvedLayer]) -> list[Bucket]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, overload
 
 import torch
@@ -31,6 +31,7 @@ from lngd.optimizer.parameters import (
     Structure,
     Summary,
     complete_group,
+    is_a_choice,
     named_parameters,
     refuse_strangers,
     take_replaced,
@@ -203,10 +204,12 @@ class NaturalGradient(torch.optim.Optimizer):
         loaded: dict[str, Any] = {}
 
         def last_look(_optimizer: torch.optim.Optimizer, given: dict[str, Any]) -> None:
-            layouts = (
-                zip(each.parameters, layout(each.layer, each.block, self._recipe), strict=True) for each in self._layers.values()
-            )
-            checkpoint.validate(given, self.param_groups, self._progress(), dict(chain.from_iterable(layouts)))
+            layouts = {
+                p: (name, wanted)
+                for name, each in self._layers.items()
+                for p, wanted in zip(each.parameters, layout(each.layer, each.block, self._recipe), strict=True)
+            }
+            checkpoint.validate(given, self.param_groups, self._progress(), layouts)
             loaded.update(given)
 
         handle = self.register_load_state_dict_pre_hook(last_look)  # after all of the user's, which may change it
@@ -243,6 +246,9 @@ class NaturalGradient(torch.optim.Optimizer):
 
         torch.distributed.checkpoint asks for an optimizer's state by such a step.
         """
+        choices = [group["curvature"] for group in self.param_groups]
+        if self._structure is None or choices != self._choices or not self._structure.still_holds():
+            self._follow_model()
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not grads:
             raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
@@ -251,8 +257,6 @@ class NaturalGradient(torch.optim.Optimizer):
         for grad in grads:
             if grad.is_sparse:
                 refuse_sparse_gradients(self._plan.parameters.items())
-        if self._structure is None or not self._structure.still_holds():
-            self._follow_model()
         self._capture.refuse_hidden_forwards()
         if self._unmeasured:
             self._fall_back_unseen()
@@ -356,10 +360,14 @@ class NaturalGradient(torch.optim.Optimizer):
         for p in take_replaced(self._plan.parameters, now, self.param_groups):
             self.state.pop(p, None)
         refuse_strangers(self._plan.parameters, now, self.param_groups, whole=self._whole)
+        modules = dict(self._model.named_modules())
+        self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
         curved, self._plan = set(self._layers), self._planner.plan(self._model, self.param_groups, self._fallen)
         for name in sorted(curved - self._plan.layers.keys()):
-            if (p := self._layers[name].layer.weight).requires_grad and any(p is q for q in self._plan.parameters.values()):
-                warn(name, "it has no curvature any more, AdamW trains it; print(optimizer.summary()) says why")
+            weight = self._layers[name].layer.weight
+            outcome = next((self._plan.outcomes[full] for full, p in self._plan.parameters.items() if p is weight), None)
+            if outcome is not None and outcome.kind == "fallback" and not is_a_choice(outcome):
+                warn(name, f"AdamW trains it from now on: {outcome.reason}")
         self._take_plan(self.t + 1 if since is None else since)
 
     def _take_plan(self, since: int = 0) -> None:
@@ -382,7 +390,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._unmeasured = [each for each in self._layers.values() if not each.block.measured]
         self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
         self._active, self._buckets = None, []
-        self._structure = Structure.of(self._model)
+        self._structure, self._choices = Structure.of(self._model), [group["curvature"] for group in self.param_groups]
         self._device_types = {p.device.type for group in self.param_groups for p in group["params"]}
         trained = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         self._scale = GradientScale(trained, self._scale)
@@ -460,12 +468,8 @@ class NaturalGradient(torch.optim.Optimizer):
                 entry = loaded["state"][number].items()
                 self.state[p] = {name: v.detach().clone() if isinstance(v, Tensor) else v for name, v in entry}
         progress = loaded["param_groups"][0]["progress"]
-        reasons = dict(line.partition("\t")[::2] for line in progress["fallen"].splitlines())
-        self._fallen = {
-            name: (layer.module, reasons.get(name, "AdamW trained it in the run that was saved"))
-            for name, layer in self._planner.plan(self._model, self.param_groups, {}).layers.items()
-            if "exp_avg" in self.state[layer.weight]
-        }
+        reasons, modules = checkpoint.fallen(progress), dict(self._model.named_modules())
+        self._fallen = {name: (modules[name], reason) for name, reason in reasons.items() if name in modules}
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._layers.clear()
         self._take_plan()

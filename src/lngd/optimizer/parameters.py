@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer, adapter_of, why_unsupported
-from lngd.ranges import check
+from lngd.ranges import ALLOWED, check
 
 Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
 Group: TypeAlias = dict[str, Any]
@@ -37,6 +37,8 @@ GROUP_OPTIONS = (
 """What a group may set and a scheduler may move; each is read at every step."""
 OTHERS_OWN = ("params", "param_names")
 """What else a group holds. Any other name is carried along, as torch does: schedulers and libraries keep theirs there."""
+WHOLE_OPTIMIZERS = ("fisher", "step_size", "schedule", "factors", "learning_rate", "fallback_lr", *ALLOWED)
+"""What belongs to the optimizer and not to a group, or to none."""
 
 
 @dataclass(frozen=True)
@@ -179,12 +181,13 @@ def user_groups(model: nn.Module, params: Any) -> list[Group]:
         ValueError: a parameter is not the model's or stands in two groups, an option is misspelt or out of range, or there is
             nothing to train.
     """
-    known = {id(p): name for name, p in named_parameters(model).items()}
+    own = named_parameters(model)  # once: some modules (PEFT's round attention) renew a parameter whenever they are listed
+    known = {id(p): name for name, p in own.items()}
     if params is not None and (isinstance(params, int | float | str) or not isinstance(params, Iterable)):
         raise TypeError(
             f"params={params!r} is neither parameters nor groups of them; the learning rate is a keyword: lr={params!r}"
         )
-    given: list[Any] = [*named_parameters(model).items()] if params is None else _listed(params)
+    given: list[Any] = [*own.items()] if params is None else _listed(params)
     groups = [dict(group) for group in given] if given and isinstance(given[0], dict) else [{"params": given}]
     seen: set[int] = set()
     for group in groups:
@@ -208,11 +211,12 @@ def complete_group(group: Group, known: Mapping[int, str], seen: set[int]) -> No
     if "params" not in group:
         raise ValueError("a parameter group needs the entry 'params'")
     for name in group:
+        if name in GROUP_OPTIONS or name in OTHERS_OWN:
+            continue
         meant = [f"adamw_{name}"] if name in ("betas", "eps") else difflib.get_close_matches(name, GROUP_OPTIONS, cutoff=0.7)
-        if name not in GROUP_OPTIONS and name not in OTHERS_OWN and meant:
-            raise ValueError(
-                f"'{name}' is no option of a parameter group, did you mean '{meant[0]}'? {', '.join(GROUP_OPTIONS)} are"
-            )
+        if meant or name in WHOLE_OPTIMIZERS:
+            hint = f", did you mean '{meant[0]}'? there are:" if meant else "; there are:"
+            raise ValueError(f"'{name}' is no option of a parameter group{hint} {', '.join(GROUP_OPTIONS)}")
     check({name: value for name, value in group.items() if name in GROUP_OPTIONS})
     group["params"] = [_named(entry, known, seen) for entry in _listed(group["params"])]
     if not group["params"]:
@@ -362,7 +366,7 @@ def refuse_strangers(
 
 def warn_of_missing_curvature(plan: Plan) -> None:
     """Once, where less than half of what could have curvature has it: a user expects more of a natural-gradient optimizer."""
-    matrices = [o for o in plan.outcomes.values() if len(o.shape) > 1 and o.kind != "frozen" and not _is_a_choice(o)]
+    matrices = [o for o in plan.outcomes.values() if len(o.shape) > 1 and o.kind != "frozen" and not is_a_choice(o)]
     sizes = {kind: sum(torch.Size(o.shape).numel() for o in matrices if o.kind == kind) for kind in ("curvature", "fallback")}
     if not matrices or sizes["curvature"] >= sizes["fallback"]:
         return
@@ -379,6 +383,6 @@ def warn_of_missing_curvature(plan: Plan) -> None:
     )
 
 
-def _is_a_choice(outcome: Outcome) -> bool:
+def is_a_choice(outcome: Outcome) -> bool:
     """Whether AdamW is what the user or the documentation wants for it."""
     return "curvature=" in outcome.reason
