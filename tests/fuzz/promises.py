@@ -40,7 +40,7 @@ KEPT = "optimizer.state."
 """Where a checkpoint holds averages, statistics and inverses."""
 UNDEFINED = "exp_avg_sq"
 """AdamW's squares, which overflow in torch itself."""
-COUNTED = ("owed", "float64")
+COUNTED = ("owed", "promoted")
 """What a skipped step may change: whose turn it is to be refreshed, and in what dtype a layer's state is kept."""
 
 
