@@ -205,6 +205,35 @@ def scheduler(method: type[Method]) -> None:
     assert torch.equal(before, weights(runs[1].model))
 
 
+@stack("`zero_grad()` between forward and backward", "bit-equal to `zero_grad()` before the forward")
+def zero_grad_in_between(method: type[Method]) -> None:
+    usual, run = (start(method, plain(), **OFTEN) for _ in range(2))
+    for x, y in batches(4, 4):
+        usual.step(x, y)
+        loss = F.cross_entropy(run.model(x), y)
+        run.optimizer.zero_grad()
+        loss.backward()
+        run.optimizer.step()
+        run.losses.append(loss.detach())
+    assert_same(usual, run)
+
+
+@stack("Gradients that `zero_grad()` drops", "what was measured with them is dropped too: bit-equal to a run that never had them")
+def dropped_gradients(method: type[Method]) -> None:
+    runs = []
+    for dropped in (False, True):
+        run = start(method, plain(), **OFTEN)
+        for x, y in batches(4, 4):
+            state = run.generator.get_state()
+            if dropped:
+                F.cross_entropy(run.model(3 * x[:5]), y[:5]).backward()
+            run.optimizer.zero_grad()
+            run.generator.set_state(state)
+            run.step(x, y)
+        runs.append(run)
+    assert_same(*runs)
+
+
 @stack(
     "OneCycleLR with one number",
     "the layers with curvature see its lr, AdamW's part moves as torch's AdamW at lr·adamw_lr_ratio does (float64, 1e-12)",

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from compatibility.runs import OFTEN, Run, assert_healthy, assert_resumes, assert_same, batches, learnable, plain, start
 from compatibility.table import group
+from lngd import FisherType
 from lngd.methods import Method
 from reference import differences, through_a_file
 
@@ -71,6 +72,20 @@ def deep_copy(method: type[Method]) -> None:
 @state("`pickle` of (model, optimizer)", "what comes back goes on bit-equal to the original and leaves it alone")
 def pickled(method: type[Method]) -> None:
     copies(method, lambda pair: pickle.loads(pickle.dumps(pair)))  # noqa: S301
+
+
+@state("Statistics too large for float32", "after three batches in float64, a warning says so; a checkpoint resumes bit-equal")
+def kept_in_float64(method: type[Method]) -> None:
+    run, fresh = (start(method, nn.Sequential(nn.Linear(4, 3)), fisher=FisherType.EMPIRICAL, **OFTEN) for _ in range(2))
+    x, y = learnable(16, 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run.steps([(1e25 * x, y)] * 4)
+    said = [str(w.message) for w in caught]
+    assert [message for message in said if "kept in float64" not in message and "step was skipped" not in message] == []
+    assert sum("layer '0': its statistics overflow" in message for message in said) == 1
+    assert {t.dtype for t in run.optimizer.blocks["0"].tensors().values() if t.is_floating_point()} == {torch.float64}
+    assert_resumes(run, fresh, (1e25 * x, y))
 
 
 @state("float32 checkpoint in a bfloat16 model", "loads and trains on: all finite, parameters in bfloat16, the loss falls")

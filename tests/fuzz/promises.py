@@ -40,8 +40,8 @@ KEPT = "optimizer.state."
 """Where a checkpoint holds averages, statistics and inverses."""
 UNDEFINED = "exp_avg_sq"
 """AdamW's squares, which overflow in torch itself."""
-COUNTED = "owed"
-"""What a skipped step may change: whose turn it is to be refreshed."""
+COUNTED = ("owed", "promoted")
+"""What a skipped step may change: whose turn it is to be refreshed, and in what dtype a layer's state is kept."""
 
 
 @dataclass
@@ -102,15 +102,23 @@ def check_step(run: Run, step: int) -> None:
     run.optimizer.step()
     now = snapshot(run.model, run.optimizer)
     nothing(different(gradients(run.model), grads), "step() has changed a gradient")
-    assert now[f"{PROGRESS}.steps"] == run.optimizer.stats()["steps"] == step + 1
+    if asks_for_the_state(run, grads):
+        nothing(different(before, now), "a step without any rate or gradient has changed")
+        return
+    assert now[f"{PROGRESS}.steps"] == run.optimizer.stats()["steps"] == before[f"{PROGRESS}.steps"] + 1
     check_finite(before, now, loss)
     check_summary(run)
     check_fallbacks(run, curved)
     if now[f"{PROGRESS}.skipped"] == before[f"{PROGRESS}.skipped"]:
         assert all(g.isfinite().all() for g in grads.values()), "a gradient that is not finite was used"
-        check_moves(run, step, before, grads)
+        check_moves(run, before, grads)
     else:
         check_untouched(before, now)
+
+
+def asks_for_the_state(run: Run, grads: dict[str, Tensor]) -> bool:
+    """Whether a step looks like those by which torch.distributed makes optimizers fill their state: it is none."""
+    return all(group["lr"] == 0 for group in run.optimizer.param_groups) and not any(g.any() for g in grads.values())
 
 
 def check_forward_and_backward(run: Run, step: int) -> Tensor:
@@ -139,8 +147,7 @@ def check_summary(run: Run) -> None:
 
 
 def check_warnings_of_construction(run: Run) -> None:
-    """One of missing curvature if less than half of the entries of all matrices have it, unless that is asked for; one of an lr of
-    another kind of optimizer."""
+    """One if less than half of the entries of all matrices have curvature, unless that is asked for; one if lr is no such lr."""
     entries: Counter[str] = Counter()
     for outcome in run.optimizer.summary():
         if len(outcome.shape) > 1 and "curvature=" not in outcome.reason:
@@ -173,7 +180,7 @@ def check_untouched(before: dict[str, Tensor], now: dict[str, Tensor]) -> None:
     nothing(touched, "a skipped step has changed")
 
 
-def check_moves(run: Run, step: int, before: dict[str, Tensor], grads: dict[str, Tensor]) -> None:
+def check_moves(run: Run, before: dict[str, Tensor], grads: dict[str, Tensor]) -> None:
     """A trained parameter with a gradient moves, or there is a reason; a frozen one stays."""
     for outcome in run.optimizer.summary():
         name, held = outcome.name, before[f"model.{outcome.name}"]
@@ -181,12 +188,12 @@ def check_moves(run: Run, step: int, before: dict[str, Tensor], grads: dict[str,
         if outcome.kind == "frozen":
             assert not moved, f"{name} is frozen and moved"
         elif name in grads and grads[name].any() and not moved:
-            reason = why_unmoved(run, outcome, step, held)
+            reason = why_unmoved(run, outcome, held)
             assert reason, f"{name}, {outcome.kind}, has a gradient and did not move"
             run.unmoved[reason] += 1
 
 
-def why_unmoved(run: Run, outcome: Outcome, step: int, before: Tensor) -> str:
+def why_unmoved(run: Run, outcome: Outcome, before: Tensor) -> str:
     """The reason why a parameter with a gradient may stay; empty if there is none."""
     p = run.model.get_parameter(outcome.name)
     group = next(g for g in run.optimizer.param_groups if any(q is p for q in g["params"]))
@@ -205,7 +212,7 @@ def why_unmoved(run: Run, outcome: Outcome, step: int, before: Tensor) -> str:
         return "the direction underflows" if is_extreme(run.case) else ""
     if held.alpha == 0:
         return "the rate is 0" if is_extreme(run.case) or no_slope(held) else ""
-    update = layer_step(run, held, outcome.name, step, lr)
+    update = layer_step(run, held, outcome.name, lr)
     if not (direction.norm() + update.norm()).isfinite():
         return "the step has no room in the dtype"
     return rounding(before, update - decay)
@@ -233,14 +240,14 @@ def adamw_step(state: dict[str, Tensor], group: dict, lr: float) -> Tensor:
     return -lr * average / (square.sqrt() + group["adamw_eps"])
 
 
-def layer_step(run: Run, held: CurvedLayer, name: str, step: int, lr: float) -> Tensor:
+def layer_step(run: Run, held: CurvedLayer, name: str, lr: float) -> Tensor:
     """−lr·α·d of one parameter, from what the checkpoint holds after the step."""
     p = run.model.get_parameter(name)
     place = next(k for k, q in enumerate(held.parameters) if q is p)
     if held.recipe.momentum_on == "update":
         return held.states[place]["momentum"]
     warmup = run.case.settings.argument("warmup")
-    share = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    share = min(1.0, run.optimizer.t / warmup) if warmup else 1.0
     return -share * lr * held.alpha * held.layer.split(direction_of(held))[place]
 
 

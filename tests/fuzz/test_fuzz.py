@@ -6,12 +6,12 @@ from collections import Counter
 import hypothesis
 from hypothesis import given
 
+import lngd
 from fuzz import chains, models, parts, settings
 from fuzz.drawing import cases
 from fuzz.promises import STEPS
 from fuzz.run import SETTINGS, counting
 from fuzz.settings import METHODS, Case
-import lngd
 from lngd import methods
 from lngd.methods import Method
 
