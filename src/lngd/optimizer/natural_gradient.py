@@ -143,6 +143,16 @@ class NaturalGradient(torch.optim.Optimizer):
         self._scale.close()
 
     @property
+    def recipe(self) -> Recipe:
+        """What all layers share and no group can change: step size, schedule, factors."""
+        return self._recipe
+
+    @property
+    def fisher(self) -> Fisher:
+        """Where g comes from."""
+        return self._fisher
+
+    @property
     def blocks(self) -> dict[str, CurvatureBlock]:
         """Every layer's curvature block, by module name."""
         return {name: each.block for name, each in self._layers.items()}
