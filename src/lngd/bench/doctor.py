@@ -4,7 +4,7 @@ import importlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def measure_cost(build: Callable[[], nn.Module], x: Tensor) -> Cost:
     return Cost(first, ordinary, measuring, SCHEDULE.curvature_every, expected, allocated_bytes(lngd.state))
 
 
-def allocated_bytes(state: dict[str, Any]) -> int:
+def allocated_bytes(state: Mapping[Any, Any]) -> int:
     """Bytes of all tensors in a state; one that stands in it twice counts once."""
     tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(state) if isinstance(leaf, Tensor)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
