@@ -156,6 +156,16 @@ class NaturalGradient(torch.optim.Optimizer):
         self._scale.close()
 
     @property
+    def recipe(self) -> Recipe:
+        """What all layers share and no group can change: step size, schedule, factors."""
+        return self._recipe
+
+    @property
+    def fisher(self) -> Fisher:
+        """Where g comes from."""
+        return self._fisher
+
+    @property
     def blocks(self) -> dict[str, CurvatureBlock]:
         """Every layer's curvature block, by module name."""
         return {name: each.block for name, each in self._layers.items()}
@@ -287,7 +297,7 @@ class NaturalGradient(torch.optim.Optimizer):
             self._overflows = 0
             for each in self._layers.values():
                 each.take_measurement(guard)
-            self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
+            self._lacking = self._lacks_an_inverse(self._layers.values())
         elif guard.accept:
             self._overflowed()
         guard.accept = measured
@@ -312,7 +322,12 @@ class NaturalGradient(torch.optim.Optimizer):
                 each.refresh()
                 each.states[0]["owed"] = 0
             self._portions = max(0, self._portions - 1)
-            self._lacking = any(each.block.measured and not each.block.ready for each in due)
+            self._lacking = self._lacks_an_inverse(due)
+
+    @staticmethod
+    def _lacks_an_inverse(layers: Iterable[CurvedLayer]) -> bool:
+        """Whether one of them has been measured and stays where it is for want of F̂⁻¹."""
+        return any(each.block.measured and not each.block.ready for each in layers)
 
     def _portion(self) -> list[CurvedLayer]:
         """The first layers whose refresh is owed, until they make up a step's share of the work."""
@@ -390,7 +405,7 @@ class NaturalGradient(torch.optim.Optimizer):
             for p in params:
                 adamw.complete_state(self.state[p], p)
         self._unmeasured = [each for each in self._layers.values() if not each.block.measured]
-        self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
+        self._lacking = self._lacks_an_inverse(self._layers.values())
         self._active, self._buckets = None, []
         self._structure, self._choices = Structure.of(self._model), [group["curvature"] for group in self.param_groups]
         self._device_types = {p.device.type for group in self.param_groups for p in group["params"]}
