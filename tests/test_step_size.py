@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lngd import LNGD, Constant, Factors, FixedRMS, Graft, KLClip, LayerwiseRate
 from lngd.capture import RateSample
 from lngd.layers import LinearLayer
-from lngd.step_size import Averages, Directions, STEP_SIZES, StepSize
+from lngd.step_size import STEP_SIZES, Averages, Directions, StepSize
 from reference import batch, mlp, per_sample_gradients, train_step
 
 ACCEPT, REJECT = torch.tensor(True), torch.tensor(False)
