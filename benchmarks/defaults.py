@@ -31,7 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", default=["fashion-mlp", "fashion-cnn", "fashion-resnet"], choices=list(TASKS))
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument(
-        "--method", default="LNGD", choices=[name for name in lngd.__all__ if name not in ("PAPER", "FisherType")]
+        "--method", default="LNGD", choices=[name for name in lngd.__all__ if hasattr(getattr(lngd, name), "block_of")]
     )
     for name, default in (("lr", 0.5), ("damping", 0.3), ("curvature-every", 20), ("kl-clip", 1e-3)):
         parser.add_argument(f"--{name}", nargs="+", type=type(default), default=[default])

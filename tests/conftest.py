@@ -7,7 +7,7 @@ import pytest
 import torch
 from jaxtyping import config, install_import_hook
 
-CORE = ("types", "linalg", "layers", "fisher", "capture", "curvature", "stepsize", "optimizer")
+CORE = ("torch_private", "types", "linalg", "layers", "sampling", "capture", "curvature", "stepsize", "optimizer")
 
 if not config.jaxtyping_disable:
     install_import_hook([f"lngd.{module}" for module in CORE], "beartype.beartype")

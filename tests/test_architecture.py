@@ -11,10 +11,11 @@ import lngd
 
 ROOT = Path(lngd.__file__).parent
 ORDER = (
+    "torch_private",
     "types",
     "linalg",
     "layers",
-    "fisher",
+    "sampling",
     "capture",
     "curvature",
     "stepsize",
@@ -30,7 +31,7 @@ CORE = ORDER[: ORDER.index("diagnostics")]
 CORE_IMPORTS = {"torch", "numpy", "jaxtyping", "lngd"} | set(sys.stdlib_module_names)
 SAYS_NOTHING = {"utils", "util", "helpers", "common", "base", "misc", "core"}
 FACTORISING = {"linalg", "cholesky", "cholesky_ex", "cholesky_inverse", "eigh", "svd", "qr", "inverse"}
-FILE_LINES, FUNCTION_LINES, POSITIONAL = 250, 40, 5
+FILE_LINES, FUNCTION_LINES, POSITIONAL = 500, 40, 5
 
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

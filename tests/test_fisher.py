@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lngd import FisherType
-from lngd.fisher import curvature_along, draw
+from lngd.sampling import curvature_along, draw
 
 
 def noise(kind: str, seed: int = 0, n: int = 100_000) -> torch.Tensor:

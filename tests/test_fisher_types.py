@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, FisherType, LNGDLr, NGPlus
-from lngd.fisher import draw, sampled_gradient
 from lngd.optimizer import NaturalGradient
+from lngd.sampling import draw, sampled_gradient
 from reference import (
     backpropagated,
     batch,

@@ -19,7 +19,6 @@ from lngd.curvature import (
     THORBlock,
     TKFACBlock,
 )
-from lngd.fisher import FisherType, Likelihood, MeanOver, Noise
 from lngd.layers import Layer
 from lngd.optimizer import NaturalGradient
 from lngd.optimizer.groups import GROUP_DEFAULTS
@@ -29,6 +28,7 @@ from lngd.optimizer.momentum import MOMENTA
 from lngd.optimizer.norm import NORMS, Norm
 from lngd.optimizer.paper import PAPER as PAPER
 from lngd.optimizer.schedule import Schedule
+from lngd.sampling import Fisher, FisherType, Layerwise, Likelihood, MeanOver, Noise, Sampled, as_fisher
 from lngd.stepsize import Constant, FixedRMS, Graft, KLClip, LayerwiseRate, StepSize
 
 Rate: TypeAlias = Literal["layerwise", "graft", "kl_clip", "constant", "rms"]
@@ -103,7 +103,7 @@ class Method(NaturalGradient):
         inverse_every: int = 20,
         curvature_ramp: bool = True,
         refresh_over: int = 4,
-        fisher: FisherType = FisherType.LAYERWISE,
+        fisher: FisherType | Fisher = FisherType.LAYERWISE,
         likelihood: Likelihood = "categorical",
         rate: Rate = "layerwise",
         kl_clip: float = 1e-3,
@@ -123,6 +123,8 @@ class Method(NaturalGradient):
     ) -> None:
         given = {k: v for k, v in locals().items() if k not in ("self", "model", "params", "generator", "__class__")}
         check_hyperparameters(given)
+        settings: dict[Any, Fisher] = {FisherType.LAYERWISE: Layerwise(noise), FisherType.SAMPLED: Sampled(likelihood)}
+        way = settings.get(fisher) or as_fisher(fisher)
         steps: dict[Rate, Callable[[], StepSize]] = {
             "layerwise": lambda: LayerwiseRate(mu, smoothing),
             "graft": Graft,
@@ -134,15 +136,13 @@ class Method(NaturalGradient):
             model,
             params,
             block=partial(self.block_of, conv_factor=conv_factor, max_factor_dim=max_factor_dim),
-            recipe=Recipe(MOMENTA[momentum_on](), steps[rate](), fisher, mean_over, keep_norms, NORMS[norm], curvature_samples),
+            recipe=Recipe(MOMENTA[momentum_on](), steps[rate](), way, mean_over, keep_norms, NORMS[norm], curvature_samples),
             curvature=Schedule(curvature_every, curvature_ramp),
             inverses=Schedule(inverse_every, curvature_ramp),
             spread=refresh_over,
             defaults={name: given[name] for name in GROUP_DEFAULTS},
             warmup=warmup,
             rate_samples=sequences(rate_samples) if mean_over == "token" else rate_samples,
-            noise=noise,
-            likelihood=likelihood,
             generator=generator,
             max_factor_dim=max_factor_dim,
         )

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fuzz.models import Model, Network
 from lngd import methods
-from lngd.fisher import FisherType
 from lngd.methods import Method
+from lngd.sampling import FisherType
 
 METHODS = ("LNGD", "SpectralLNGD", "LNGDSample", "LNGDLr", "KFAC", "EKFAC", "TKFAC", "NGPlus", "THOR")
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "autocast": torch.float32}

@@ -8,7 +8,7 @@ from torch import nn
 import lngd
 from reference import batch
 
-METHODS = [name for name in lngd.__all__ if name not in ("FisherType", "PAPER")]
+METHODS = [name for name in lngd.__all__ if hasattr(getattr(lngd, name), "block_of")]
 MOMENTA = ["gradient", "nesterov", "update"]
 
 

@@ -13,11 +13,11 @@ from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.overhead import arguments_of, build
 from lngd.bench.overhead_machine import Machine
 from lngd.bench.overhead_workloads import Workload
-from lngd.fisher import FisherType
+from lngd.capture import LEAST_ROWS
 from lngd.linalg.polar import QUINTICS
 from lngd.methods import sequences
 from lngd.optimizer import NaturalGradient
-from lngd.optimizer.layer_state import LEAST_ROWS
+from lngd.sampling import FisherType
 
 PROBE = 256
 """Inputs and outputs of the layer on which passes over a gradient are counted."""

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from lngd.capture import Capture
-from lngd.fisher import FisherType
 from lngd.linalg import all_finite
 from lngd.optimizer.layer_state import LayerState
 from lngd.optimizer.loss_scale import LossScale
@@ -16,6 +15,7 @@ from lngd.optimizer.measurement import Measurement
 from lngd.optimizer.refresh import refresh
 from lngd.optimizer.refusals import refuse_parts_of_a_model
 from lngd.optimizer.schedule import Schedule
+from lngd.sampling import FisherType
 from lngd.types import Flag
 
 OVERFLOWS = 3

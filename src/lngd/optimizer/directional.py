@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lngd.capture import RateSample
-from lngd.fisher import MeanOver, curvature_along
 from lngd.layers import Layer
+from lngd.sampling import MeanOver, curvature_along
 from lngd.types import GradientMatrix, Scalar
 
 

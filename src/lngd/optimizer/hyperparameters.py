@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from lngd.fisher import FisherType
+from lngd.sampling import Fisher, FisherType
 
 
 def is_number(value: object) -> bool:
@@ -53,7 +53,7 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "refresh_over": (is_count(1), "a whole number of 1 or more"),
     "curvature_ramp": (lambda value: isinstance(value, bool), "True or False"),
     "fisher": (
-        lambda value: isinstance(value, FisherType),
+        lambda value: isinstance(value, FisherType | Fisher),
         "FisherType.LAYERWISE, FisherType.EMPIRICAL or FisherType.SAMPLED (from lngd import FisherType)",
     ),
     "likelihood": (one_of("categorical", "bernoulli", "gaussian"), "'categorical', 'bernoulli' or 'gaussian'"),

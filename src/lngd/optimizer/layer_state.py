@@ -1,6 +1,5 @@
 """One layer in training: its block, what is measured for it, and where it wants to go."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,19 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lngd.capture import Calls, OnSample, RateSample, spread
+from lngd.capture import RateSample
 from lngd.curvature import CurvatureBlock
-from lngd.fisher import FisherType, MeanOver, fisher_weight
 from lngd.layers import ConvLayer, Layer
 from lngd.optimizer.directional import directional_curvature
 from lngd.optimizer.loss_scale import LossScale
 from lngd.optimizer.measurement import Measurement
 from lngd.optimizer.momentum import Momentum
+from lngd.sampling import Calls, Fisher, FisherType, MeanOver, OnSample, fisher_weight
 from lngd.stepsize import State, StepSize
 from lngd.types import GradientMatrix, Gradients, Scalar, joined
-
-LEAST_ROWS = 2048
-"""Rows, samples times positions, from which a sub-batch measures the curvature."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class Recipe:
 
     momentum: Momentum
     step_size: StepSize
-    fisher: FisherType
+    fisher: Fisher
     mean_over: MeanOver
     keep_norms: bool
     norm: Callable[[GradientMatrix, GradientMatrix], GradientMatrix]
@@ -59,30 +55,13 @@ class LayerState:
         return any(p.grad is not None for p in self.layer.parameters)
 
     @torch.no_grad()
-    def measure(self, calls: Calls, forward_id: int, fisher: FisherType) -> None:
-        """Measures the calls of one forward: further calls on the same samples are further positions."""
+    def measure(self, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> None:
+        """Measures the calls of one forward on the same samples: further calls are further positions."""
         self.pending.fisher = fisher
-        by_size: defaultdict[int, Calls] = defaultdict(list)
-        for x, g in calls:
-            by_size[len(x)].append((x, g))
-        for n, same in by_size.items():
-            if n:
-                self._measure_alike(same, n, forward_id)
-
-    def _measure_alike(self, calls: Calls, n: int, forward_id: int) -> None:
-        """Calls on n samples each."""
         with torch.autocast(calls[0][0].device.type, enabled=False):
             tokens = self._tokens(calls)
-            for a, g in self._operands(self._sub_batch(calls, n, tokens)):
-                self.pending.add(self.block.measure(a, g), n, tokens, forward_id)
-
-    def _sub_batch(self, calls: Calls, n: int, positions: int) -> Calls:
-        """A sub-batch of equal means: pixels and tokens make many rows of a sample."""
-        wanted = self.recipe.curvature_samples
-        if wanted is None:
-            return calls
-        chosen = spread(n, max(wanted, -(-LEAST_ROWS // max(1, positions))))
-        return [(x[chosen], g[chosen]) for x, g in calls]
+            for a, g in self._operands(calls):
+                self.pending.add(self.block.measure(a, g), batch, tokens, forward_id)
 
     def _operands(self, calls: Calls) -> Iterator[tuple[Any, Gradients]]:
         """What the block measures: all calls as one, or each call's patches."""
@@ -129,8 +108,9 @@ class LayerState:
 def deliver_to(states: dict[str, LayerState]) -> OnSample:
     """Where a source delivers. It holds the layers and not their optimizer, which is then freed without the garbage collector."""
 
-    def deliver(name: str, calls: Calls, forward_id: int, fisher: FisherType) -> None:
-        states[name].measure(calls, forward_id, fisher)
+    def deliver(name: str, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> None:
+        if name in states:
+            states[name].measure(calls, batch, forward_id, fisher)
 
     return deliver
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lngd.fisher import FisherType
+from lngd.sampling import FisherType
 
 
 @dataclass

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lngd.capture import Capture, source_of
+from lngd.capture import Capture
 from lngd.curvature import CurvatureBlock
-from lngd.fisher import Likelihood, Noise
 from lngd.layers import Layer
 from lngd.linalg import all_finite
 from lngd.optimizer import checkpoint
@@ -42,8 +41,7 @@ class NaturalGradient(torch.optim.Optimizer):
         defaults: the group-level hyperparameters, `GROUP_DEFAULTS`.
         warmup: steps over which lr rises linearly for the layers with curvature.
         rate_samples: samples of a batch that measure the rate; None for all.
-        noise: ε of layer-wise sampling.
-        likelihood, generator: what labels are drawn from with FisherType.SAMPLED; the randomness of both.
+        generator: the randomness of noise and of drawn labels.
         max_factor_dim: a layer with a larger dense factor that its block can't split falls back.
 
     Raises:
@@ -65,8 +63,6 @@ class NaturalGradient(torch.optim.Optimizer):
         defaults: dict[str, Any],
         warmup: int,
         rate_samples: int | None,
-        noise: Noise,
-        likelihood: Likelihood,
         generator: torch.Generator | None,
         max_factor_dim: int,
     ) -> None:
@@ -77,13 +73,12 @@ class NaturalGradient(torch.optim.Optimizer):
         self._plan = plan_model(self._model, trained, Limit(block, max_factor_dim), curvature_choices(groups))
         self._recipe = recipe
         self._states = {name: LayerState(layer, block(layer), recipe) for name, layer in self._plan.layers.items()}
-        self._cycle, self._warmup = Cycle(self._states, recipe.fisher, curvature, inverses, spread), warmup
+        self._cycle, self._warmup = Cycle(self._states, recipe.fisher.type, curvature, inverses, spread), warmup
         self._steps, self._skips, self._fallback = 0, SkipCounter(), Fallback()
         self._demoted: dict[str, str] = {}
         self._generator = generator or torch.Generator(trained[0].device).manual_seed(torch.initial_seed() % 2**63)
         super().__init__([half for group in groups for half in split_group(group, self._plan.layers)], defaults)
         self._bind_groups()
-        self._noise, self._likelihood = noise, likelihood
         self._rate_samples = rate_samples if recipe.step_size.needs_samples else 0
         self._watch(watched)
 
@@ -107,6 +102,7 @@ class NaturalGradient(torch.optim.Optimizer):
         active = {name: s for name, s in self._states.items() if s.has_gradient()}
         scale = unscaled(self, grads)
         accept = self._cycle.measure(self._capture, scale.accept(all_finite(grads)), scale)
+        self._capture.warn_of_wrong_loss(scaled=scale.overflow is not None)
         self._cycle.refresh(self._steps, accept)
         warmup = min(1.0, (self._steps + 1) / self._warmup) if self._warmup else 1.0
         step_layers(active, number=self._steps, warmup=warmup, accept=accept, rates=self._capture.gather(), scale=scale)
@@ -114,6 +110,12 @@ class NaturalGradient(torch.optim.Optimizer):
         self._skips.add(accept, expected=scale.overflow is not None)
         self._finish_step(active)
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's own. What was measured with the gradients that go, goes with them."""
+        super().zero_grad(set_to_none)
+        self._capture.forget_arrived()
+        self._cycle.forget()
 
     def close(self) -> None:
         """Takes the hooks off the model."""
@@ -184,7 +186,7 @@ class NaturalGradient(torch.optim.Optimizer):
         outcomes = [[o.name, list(o.shape), o.kind != "frozen"] for o in self._plan.outcomes.values()]
         return {
             "parameters": outcomes,
-            "fisher": self._recipe.fisher.value,
+            "fisher": self._recipe.fisher.type.value,
             "mean_over": self._recipe.mean_over,
             "steps": self._steps,
             "skipped": self._skips.count(),
@@ -208,14 +210,16 @@ class NaturalGradient(torch.optim.Optimizer):
             self._capture.recall(captured)
 
     def _watch(self, model: nn.Module) -> None:
-        source = source_of(
-            self._recipe.fisher,
-            deliver_to(self._states),
-            noise=self._noise,
-            likelihood=self._likelihood,
-            generator=self._generator,
+        recipe = self._recipe
+        source = recipe.fisher.source(deliver_to(self._states), self._generator)
+        self._capture = Capture(
+            model,
+            self._plan.layers,
+            source,
+            self._rate_samples,
+            curvature_samples=recipe.curvature_samples,
+            mean_over=recipe.mean_over,
         )
-        self._capture = Capture(model, self._plan.layers, source, self._rate_samples)
         self._capture.attach()
 
     def _bind_groups(self) -> None:

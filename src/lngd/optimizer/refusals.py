@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from lngd.fisher import FisherType
+from lngd.sampling import FisherType
 
 
 def refuse_parts_of_a_model(fisher: FisherType, waiting: bool) -> None:
