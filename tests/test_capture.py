@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lngd import LNGD, LNGDLr
+from lngd import LNGD, Layerwise, LNGDLr
 from lngd.capture import spread
 from reference import batch, expected_square, factors, mlp, train_step, with_ones
 
@@ -67,7 +67,7 @@ def test_rademacher_noise_gives_the_exact_factors_of_an_mlp():
 def test_gaussian_noise_gives_the_factors_of_an_mlp_within_its_error():
     model, (x, y) = mlp(4, 6, 5, 3), batch(40, 4)
     expected = mlp_factors(model, x)
-    optimizer = measured(model, x, y, forwards=100, noise="gaussian")
+    optimizer = measured(model, x, y, forwards=100, fisher=Layerwise("gaussian"))
     assert_factors(optimizer, expected, error=0.08)
     assert not torch.allclose(optimizer.blocks["0"].psi, expected["0"][1], rtol=1e-6)
 

@@ -1,5 +1,6 @@
 """Where a layer's output stands in the autograd graph, and what happens when its gradient arrives there."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from lngd.layers import Layer
 from lngd.sampling import Call
 from lngd.torch_private import graph_is_kept, view_base
 
@@ -21,6 +21,7 @@ class OpenActivation:
 
     name: str
     module: nn.Module
+    """The layer's."""
     x: Tensor
     """Of the whole batch, batch first, without history."""
     edge: GradientEdge
@@ -54,11 +55,12 @@ class RateSample:
 class Arrival:
     """What waits for the gradient at a call's edge; each of the user's backward passes that brings one finds it there.
 
-    The graph holds it, so it must hold no edge: node → hook → edge → node would never be freed.
+    The graph holds it, so it must hold no edge (node → hook → edge → node would never be freed), and no module, which may hold
+    its output (test_a_model_that_keeps_its_output_is_freed).
     """
 
     name: str
-    module: nn.Module
+    module: weakref.ref[nn.Module]
     output_nr: int
     as_output: Callable[[Tensor], Tensor]
     batch: int
@@ -83,10 +85,14 @@ def layer_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:
     return args[0] if args else kwargs["input"]
 
 
-def shaped(layer: Layer, shape: torch.Size, gradient: Tensor) -> Tensor:
-    """A gradient shaped like a module's output, batch first, from one of as many entries."""
-    g = gradient if gradient.shape == shape else gradient.reshape(shape)
-    return g if layer.batch_dim == 0 else layer.batch_first(g)
+def shaped(shape: torch.Size, gradient: Tensor) -> Tensor:
+    """A gradient shaped like a module's output, from one of as many entries."""
+    return gradient if gradient.shape == shape else gradient.reshape(shape)
+
+
+def shaped_batch_first(shape: torch.Size, batch_dim: int, gradient: Tensor) -> Tensor:
+    """The same with its samples in the first dimension."""
+    return shaped(shape, gradient).transpose(0, batch_dim)
 
 
 def pre_activation(output: Tensor) -> tuple[Tensor, GradientEdge]:

@@ -37,6 +37,7 @@ from lngd.capture.graph import (
     layer_input,
     pre_activation,
     shaped,
+    shaped_batch_first,
     spread,
 )
 from lngd.capture.loss_form import LossForm
@@ -47,6 +48,7 @@ from lngd.torch_private import inside_backward, inside_transform, left_operand
 LEAST_ROWS = 2048
 """Rows, samples times positions, from which a sub-batch measures the curvature: pixels and tokens make many rows of a sample."""
 NOT_IN_THE_OUTPUT = "the model's output, from which labels are drawn, does not depend on it"
+NOT_THROUGH_ITS_CALLS = "no gradient came to its calls: the loss uses its weight without them, or gradients were set by hand"
 
 
 @dataclass
@@ -86,7 +88,8 @@ class Capture:
         self._called_now, self._called_outside_backward = Counter[str](), set[str]()
         self._sub_batches: dict[tuple[str, int], slice] = {}
         self._rate_slices: dict[int, slice] = {}
-        self._backward_ran = self._measured_a_call = self._forward_counts = self._model_runs_again = self._entered = False
+        self._awaited, self._reached = set[str](), set[str]()
+        self._backward_ran = self._forward_counts = self._model_runs_again = self._entered = False
 
     def attach(self) -> None:
         """Puts the hooks on the model and its layers."""
@@ -130,7 +133,9 @@ class Capture:
         self.rates.clear()
         self._called_now.clear()
         self._called_outside_backward.clear()
-        self._backward_ran = self._measured_a_call = False
+        self._awaited.clear()
+        self._reached.clear()
+        self._backward_ran = False
         self.source.discard()
         self._compiled.discard()
 
@@ -140,6 +145,7 @@ class Capture:
         A forward that still waits for its backward pass goes on waiting. What was handed on is for the receiver to forget.
         """
         self.rates.clear()
+        self._reached.clear()
         self.source.forget_arrived()
         if any(leaf.grad is not None for leaf in self._compiled.leaves.values()):
             self._compiled.discard()
@@ -180,7 +186,7 @@ class Capture:
 
     def refuse_hidden_forwards(self) -> None:
         """Raises RuntimeError if a measuring forward ran where the hooks could not keep it uncompiled."""
-        if self.measuring and not self._measured_a_call:
+        if self.measuring and not self._awaited:
             self._compiled.refuse_hidden_forwards()
 
     def warn_of_wrong_loss(self, *, scaled: bool = False) -> None:
@@ -191,8 +197,12 @@ class Capture:
         """Why a layer that has a gradient can't be measured, if nothing was seen of it."""
         if name in self.refused:
             return self.refused[name]
+        if name in self.source.unreached:
+            return NOT_IN_THE_OUTPUT
+        if name in self._awaited - self._reached:
+            return NOT_THROUGH_ITS_CALLS
         if name in self.called:
-            return NOT_IN_THE_OUTPUT if name in self.source.unreached else None
+            return None
         if not self.called and not self.forward_id:
             return None  # no forward at all: gradients were set by hand, as torch's distributed checkpointing does
         if not self.layers[name].module.training:
@@ -256,11 +266,13 @@ class Capture:
         if reason := layer.refuses_call(args, kwargs):
             self.refused[name] = reason
             return output
-        x = x if layer.batch_dim == 0 else layer.batch_first(x)
+        moved = layer.batch_dim > 0 and x.dim() > layer.batch_dim + 1
+        x = layer.batch_first(x) if moved else x
         if self._wanted(name, len(x)):
             output, edge = pre_activation(output)
-            as_output, x = partial(shaped, layer, output.shape), x.detach() if x.requires_grad else x
-            self._open(OpenActivation(name, module, x, edge, as_output, shape=output.shape, dtype=output.dtype))
+            shape, x = output.shape, x.detach() if x.requires_grad else x
+            as_output = partial(shaped_batch_first, shape, layer.batch_dim) if moved else partial(shaped, shape)
+            self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype))
         return output
 
     def before_attention(self, name: str, module: nn.MultiheadAttention, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -299,8 +311,9 @@ class Capture:
             return
         capture._backward_ran = True
         layer = capture.layers.get(arrival.name)
-        if layer is None or layer.module is not arrival.module:
+        if layer is None or layer.module is not arrival.module():
             return
+        capture._reached.add(arrival.name)
         gradient = gradient.detach() if gradient.requires_grad else gradient
         if arrival.x is not None:
             g = arrival.as_output(gradient)
@@ -361,7 +374,7 @@ class Capture:
         chosen = self._rate_slices.get(batch) or self._rate_slices.setdefault(batch, spread(batch, self.rate_samples))
         arrival = Arrival(
             made.name,
-            made.module,
+            weakref.ref(made.module),
             made.edge.output_nr,
             made.as_output,
             batch=batch,
@@ -372,7 +385,7 @@ class Capture:
         if rated and self._has_compiled_parts:
             self._compiled.prepare(made.name, made.as_output(made.x.new_zeros(()).expand(made.shape)))
         if self.measuring:
-            self._measured_a_call = True
+            self._awaited.add(made.name)
             arrival.call = self._call(made, batch)
             self.source.opened(arrival.call, made.edge)
         made.edge.node.register_prehook(partial(Capture.arrived, weakref.ref(self), arrival))

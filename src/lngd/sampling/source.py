@@ -11,7 +11,6 @@ from abc import ABC
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -27,8 +26,6 @@ OnSample: TypeAlias = Callable[[str, Calls, int, int, FisherType], None]
 where g came from."""
 Key: TypeAlias = tuple[str, int]
 """A layer's name and a forward_id."""
-
-_numbers = count()
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -53,10 +50,6 @@ class Call:
     """Of the chosen samples, as soon as it is known."""
     era: int = -1
     """The source's, when the gradient of the user's own backward pass arrived."""
-    number: int = 0
-
-    def __post_init__(self) -> None:
-        self.number = next(_numbers)
 
     @property
     def key(self) -> Key:
@@ -169,8 +162,8 @@ class Source(ABC):
             self._hand_on(key)
 
     def _hand_on(self, key: Key) -> None:
-        name, forward_id = key
-        calls = sorted(self._arrived.pop(key), key=lambda call: call.number)
-        for alike in self.together([call for call in calls if call.g is not None]):
+        (name, forward_id), arrived = key, self._arrived.pop(key)
+        in_order = [call for ref in self._called[key] if (call := ref()) in arrived and call is not None]
+        for alike in self.together([call for call in in_order if call.g is not None]):
             found = [(call.x, call.g) for call in alike if call.g is not None]
             self.deliver(name, found, alike[0].batch, forward_id, self.fisher)
