@@ -427,6 +427,47 @@ def test_a_pass_of_our_own_in_one_thread_is_not_seen_in_another():
     assert recorded.names() == []
 
 
+class Solved(torch.autograd.Function):
+    """Runs a module inside and a backward pass of its own through it, as implicit layers do."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, inner: nn.Module, _weight: Tensor) -> Tensor:
+        with torch.enable_grad():
+            ctx.x = x.detach().requires_grad_()
+            ctx.y = inner(ctx.x).tanh()
+        ctx.inner = inner
+        return ctx.y.detach()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = torch.autograd.grad(ctx.y, (ctx.x, ctx.inner.weight), gradient, retain_graph=True)
+        return x, None, weight
+
+
+@every_fisher
+def test_a_backward_pass_inside_a_backward_pass_is_the_users_only_if_the_outer_one_is(fisher):
+    """Two captures on one model: the passes of the one, and what they run inside, are nothing to the other."""
+
+    class Implicit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.first, self.inner, self.head = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+            self.double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(Solved.apply(self.first(x).tanh(), self.inner, self.inner.weight))
+
+    model, (x, y) = Implicit(), batch(8, 4)
+    captures = [Recorded(model, each) for each in (fisher, *FisherType)]
+    loss = F.cross_entropy(model(x), y)
+    assert all(recorded.capture.gather() == {} for recorded in captures)
+    loss.backward()
+    for recorded in captures:
+        assert {name: len(samples) for name, samples in recorded.capture.gather().items()} == {"first": 1, "inner": 1, "head": 1}
+        assert {"first", "head"} <= set(recorded.names())
+
+
 def test_a_model_that_keeps_its_output_is_freed():
     class Keeping(nn.Module):
         def __init__(self) -> None:

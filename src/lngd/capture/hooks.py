@@ -114,11 +114,11 @@ class Capture:
                 modules["attention", name] = module
         for key in [key for key, hooks in self._on_layers.items() if modules.get(key) is not hooks.module]:
             self._on_layers.pop(key).remove()
-        for key in modules.keys() - self._on_layers.keys():
-            kind, name = key
-            self._on_layers[key] = hooks = Attachment(self, modules[key])
-            hooks.before(f"before_{kind}", name, with_kwargs=True)
-            hooks.after(f"after_{kind}", name, with_kwargs=True, prepend=modules[key] is self.model)  # before `end_forward`
+        for (kind, name), module in modules.items():
+            if (kind, name) not in self._on_layers:
+                self._on_layers[kind, name] = hooks = Attachment(self, module)
+                hooks.before(f"before_{kind}", name, with_kwargs=True)
+                hooks.after(f"after_{kind}", name, with_kwargs=True, prepend=module is self.model)  # before `end_forward`
 
     def close(self) -> None:
         """Removes the hooks; so does the end of the object's life."""
@@ -335,7 +335,8 @@ class Capture:
             if self._wanted(name, batch):
                 with alone():
                     x = left_operand(product.node)
-                self._arriving([x] if self.measuring else [])
+                if self.measuring:
+                    self._arriving([x])
                 self._open(open_output_projection(name, layer.module, product, x, batch))
 
     def _watches(self, name: str, module: nn.Module) -> bool:
@@ -419,7 +420,9 @@ class Capture:
     def _trace_layer(self, name: str, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         """Inside a graph that torch.compile makes; a layer that is called several times has no leaf of its own."""
         self._compiled.ran = True
-        if self.rate_samples == 0 or not (module.training and torch.is_grad_enabled() and output.requires_grad):
+        if self.rate_samples == 0 or name not in self.layers:
+            return output
+        if not (module.training and torch.is_grad_enabled() and output.requires_grad):
             return output
         layer = self.layers[name]
         return layer.batch_first(self._compiled.trace(name, layer.batch_first(x), layer.batch_first(output)))
