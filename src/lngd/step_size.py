@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from lngd.capture import RateSample
-from lngd.fisher import FisherType, MeanOver, curvature_along, fisher_weight
 from lngd.layers import Layer
 from lngd.ranges import check
+from lngd.sampling import FisherType, MeanOver, curvature_along, fisher_weight
 from lngd.torch_private import foreach_add, foreach_div, foreach_lerp_, foreach_mul, foreach_norm, foreach_sqrt
 from lngd.types import Flag, GradientMatrices, GradientMatrix, Scalar, Vector
 

@@ -12,9 +12,9 @@ from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.overhead import build
 from lngd.bench.overhead_machine import Machine
 from lngd.bench.overhead_workloads import Workload
+from lngd.capture import LEAST_ROWS
 from lngd.linalg.polar import QUINTICS
 from lngd.optimizer import NaturalGradient, Recipe
-from lngd.optimizer.curved_layer import LEAST_ROWS
 from lngd.sampling import Sampled
 
 PROBE = 256

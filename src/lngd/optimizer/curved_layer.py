@@ -7,7 +7,6 @@ the layout before the first step.
 
 import itertools
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,22 +14,19 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lngd.capture import Calls, spread
 from lngd.curvature import CurvatureBlock
-from lngd.fisher import FisherType, fisher_weight
 from lngd.layers import ConvLayer, Layer
 from lngd.linalg import Damping, NotPositiveDefiniteError
 from lngd.optimizer.guards import Guard
 from lngd.optimizer.hyperparameters import Recipe
 from lngd.optimizer.parameters import Group
+from lngd.sampling import Calls, FisherType, fisher_weight
 from lngd.types import Gradients, joined
 
 State: TypeAlias = dict[str, Any]
 Place: TypeAlias = tuple[tuple[int, ...], torch.dtype] | None
 """Shape and dtype of a tensor; None for a whole number."""
 Layout: TypeAlias = dict[str, Place]
-LEAST_ROWS = 2048
-"""Rows, samples times positions, from which a sub-batch measures the curvature."""
 COUNTERS = ("updates", "ready", "owed", "failed", "promoted")
 """Measurements so far; whether there are inverses; whether a refresh is owed; refreshes that failed in a row; whether all is kept
 in float64."""
@@ -140,30 +136,13 @@ class CurvedLayer:
         return any(p.grad is not None for p in self.parameters)
 
     @torch.no_grad()
-    def measure(self, calls: Calls, forward_id: int, fisher: FisherType) -> None:
-        """Measures the calls of one forward: further calls on the same samples are further positions."""
+    def measure(self, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> None:
+        """Measures the calls of one forward on the same samples, `batch` of them: further calls are further positions."""
         self.pending.fisher = fisher
-        by_size: defaultdict[int, Calls] = defaultdict(list)
-        for x, g in calls:
-            by_size[len(x)].append((x, g))
-        for n, same in by_size.items():
-            if n:
-                self._measure_alike(same, n, forward_id)
-
-    def _measure_alike(self, calls: Calls, n: int, forward_id: int) -> None:
-        """Calls on n samples each."""
         with torch.autocast(calls[0][0].device.type, enabled=False):
-            tokens = max(g[0].numel() for _, g in calls) // (self.layer.outputs * self.layer.groups)
-            for a, g in self._operands(self._sub_batch(calls, n, tokens)):
-                self.pending.add(self.block.measure(a, g), n, tokens, forward_id)
-
-    def _sub_batch(self, calls: Calls, n: int, positions: int) -> Calls:
-        """A sub-batch of equal means: pixels and tokens make many rows of a sample."""
-        wanted = self.recipe.schedule.samples
-        if wanted is None:
-            return calls
-        chosen = spread(n, max(wanted, -(-LEAST_ROWS // max(1, positions))))
-        return [(x[chosen], g[chosen]) for x, g in calls]
+            positions = max(g[0].numel() for _, g in calls) // (self.layer.outputs * self.layer.groups)
+            for a, g in self._operands(calls):
+                self.pending.add(self.block.measure(a, g), batch, positions, forward_id)
 
     def _operands(self, calls: Calls) -> Iterator[tuple[Any, Gradients]]:
         """What the block measures: all calls as one, or each call's patches."""

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lngd.fisher import FisherType
 from lngd.linalg import HOST, all_finite
+from lngd.sampling import FisherType
 from lngd.torch_private import foreach_norm
 from lngd.types import Flag, Scalar
 

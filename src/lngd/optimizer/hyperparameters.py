@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from lngd.fisher import MeanOver
 from lngd.ranges import check, out_of_range
+from lngd.sampling import MeanOver
 from lngd.step_size import STEP_SIZES, StepSize
 
 MomentumOn: TypeAlias = Literal["gradient", "nesterov", "update"]

@@ -8,7 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from lngd.capture import Calls, Capture
+from lngd.capture import Capture
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer
 from lngd.linalg import all_finite
@@ -40,7 +40,7 @@ from lngd.optimizer.parameters import (
     user_groups,
     warn_of_missing_curvature,
 )
-from lngd.sampling import Fisher, FisherType
+from lngd.sampling import Calls, Fisher, FisherType
 from lngd.version import __version__
 
 OVERFLOWS = 3
@@ -146,7 +146,7 @@ class NaturalGradient(torch.optim.Optimizer):
         """As torch's; what was measured along with gradients that no step has used goes with them."""
         super().zero_grad(set_to_none)
         if self._scale.overflowed():
-            self._capture.reset()
+            self._capture.forget_arrived()
             for each in self._layers.values():
                 each.pending = Measurement()
 
@@ -284,9 +284,9 @@ class NaturalGradient(torch.optim.Optimizer):
     def _measure(self, guard: Guard) -> None:
         """Φ, Ψ ← ϵ·old + (1−ϵ)·new (LNGD eq. 14) at a measuring step; else changes nothing and waits for nothing."""
         capture = self._capture
-        capture.source.finished(None)
         if not capture.measuring:
             return
+        capture.source.finished(None)
         pending = [mean for each in self._layers.values() for mean in each.pending.means]
         if not pending:
             refuse_parts_of_a_model(self._fisher.type, capture.waiting and bool(self._layers))
@@ -301,6 +301,7 @@ class NaturalGradient(torch.optim.Optimizer):
         elif guard.accept:
             self._overflowed()
         guard.accept = measured
+        capture.warn_of_wrong_loss(scaled=guard.squared_scale is not None)
 
     def _refresh(self, guard: Guard) -> None:
         """Φ̂⁻¹, Ψ̂⁻¹ of the next layers that are due, and of those that lack them.
@@ -418,11 +419,18 @@ class NaturalGradient(torch.optim.Optimizer):
         """Hooks on the model, on no layer yet."""
         layers, step_size = self._layers, self._recipe.step_size
 
-        def deliver(name: str, calls: Calls, forward_id: int, fisher: FisherType) -> None:
-            layers[name].measure(calls, forward_id, fisher)
+        def deliver(name: str, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> None:
+            if name in layers:
+                layers[name].measure(calls, batch, forward_id, fisher)
 
-        samples = step_size.sequences() if self._recipe.mean_over == "token" else step_size.samples
-        self._capture = Capture(self._watched, {}, self._fisher.source(deliver, self._generator), samples)
+        self._capture = Capture(
+            self._watched,
+            {},
+            self._fisher.source(deliver, self._generator),
+            step_size.sequences() if self._recipe.mean_over == "token" else step_size.samples,
+            curvature_samples=self._recipe.schedule.samples,
+            mean_over=self._recipe.mean_over,
+        )
         self._capture.attach()
 
     def _fall_back_unseen(self) -> None:
