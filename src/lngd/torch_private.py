@@ -14,9 +14,10 @@ LEFT_OPERANDS = {"AddmmBackward0": "_saved_mat1", "MmBackward0": "_saved_self"}
 """Nodes of a matrix product, and under which name they keep what stands left of the weight."""
 
 
-def inside_backward() -> bool:
-    """Whether this thread runs a node of a backward pass. No public name says so; torch's own checkpointing asks this one."""
-    return torch._C._current_graph_task_id() != -1
+running_pass: Callable[[], int] = torch._C._current_graph_task_id
+"""The number of the backward pass of which this thread runs a node, NO_PASS if it runs none. No public name says so; torch's own
+checkpointing asks this one."""
+NO_PASS = -1
 
 
 def graph_is_kept() -> bool:
@@ -48,9 +49,12 @@ def mark(key: str, value: object = None) -> None:
         torch._C._stash_obj_in_tls(key, None)
 
 
-def marked(key: str) -> bool:
-    """Whether `mark` has set a mark on this thread, or on the one that started the backward pass which it runs."""
+def _is_marked(key: str) -> bool:
     return torch._C._is_key_in_tls(key) and torch._C._get_obj_in_tls(key) is not None
+
+
+marked: Callable[[str], bool] = torch._C._is_key_in_tls if hasattr(torch._C, "_remove_obj_from_tls") else _is_marked
+"""Whether `mark` has set a mark on this thread, or on the one that started the backward pass which it runs."""
 
 
 def left_operand(product: Node) -> Tensor:

@@ -43,7 +43,7 @@ from lngd.capture.graph import (
 from lngd.capture.loss_form import LossForm
 from lngd.layers import AttentionInput, Layer
 from lngd.sampling import Call, MeanOver, Source, alone, pulling
-from lngd.torch_private import inside_backward, inside_transform, left_operand
+from lngd.torch_private import NO_PASS, inside_transform, left_operand, running_pass
 
 LEAST_ROWS = 2048
 """Rows, samples times positions, from which a sub-batch measures the curvature: pixels and tokens make many rows of a sample."""
@@ -85,6 +85,7 @@ class Capture:
         self._compiled, self._uncompiled, self._has_compiled_parts = CompiledRates(self.rate_samples), Uncompiled(), False
         self._loss = LossForm(self.source, self.mean_over)
         self._watched: dict[str, nn.Module] = {}
+        self._choosy = set[str]()
         self._called_now, self._called_outside_backward = Counter[str](), set[str]()
         self._sub_batches: dict[tuple[str, int], slice] = {}
         self._rate_slices: dict[int, slice] = {}
@@ -107,6 +108,7 @@ class Capture:
             self.rates.pop(name, None)
             self.refused.pop(name, None)
         self.layers, self._watched = layers, {name: layer.module for name, layer in layers.items()}
+        self._choosy = {name for name, layer in layers.items() if type(layer).refuses_call is not Layer.refuses_call}
         self._buffers.attach(self.model)
         modules = {("layer", name): layer.module for name, layer in layers.items() if not isinstance(layer, AttentionInput)}
         for name, module in self.model.named_modules():
@@ -136,8 +138,10 @@ class Capture:
         self._awaited.clear()
         self._reached.clear()
         self._backward_ran = False
-        self.source.discard()
-        self._compiled.discard()
+        if self.measuring:
+            self.source.discard()
+        if self._has_compiled_parts:
+            self._compiled.discard()
 
     def forget_arrived(self) -> None:
         """Forgets what backward passes have brought since the last step, for their gradients are dropped.
@@ -180,8 +184,9 @@ class Capture:
 
     def gather(self) -> dict[str, list[RateSample]]:
         """All samples of the rate since the last step, those of a compiled forward among them."""
-        for name, sample in self._compiled.collect(self.forward_id).items():
-            self.rates.setdefault(name, []).append(sample)
+        if self._compiled.copied:
+            for name, sample in self._compiled.collect(self.forward_id).items():
+                self.rates.setdefault(name, []).append(sample)
         return self.rates
 
     def refuse_hidden_forwards(self) -> None:
@@ -217,7 +222,7 @@ class Capture:
         """
         if torch.compiler.is_compiling() or pulling() or inside_transform():
             return
-        again = inside_backward()
+        again = running_pass() != NO_PASS
         self._forward_counts = torch.is_grad_enabled() and not (again and self._called_outside_backward)
         if self.measuring or not self._compiled.prepared:
             self._has_compiled_parts = has_compiled_parts(self.model)
@@ -263,7 +268,7 @@ class Capture:
         layer, x = self.layers[name], args[0] if args else kwargs["input"]
         if x.dim() < layer.batched_dims:
             layer.check_batch(x, name)
-        if reason := layer.refuses_call(args, kwargs):
+        if name in self._choosy and (reason := layer.refuses_call(args, kwargs)):
             self.refused[name] = reason
             return output
         moved = layer.batch_dim > 0 and x.dim() > layer.batch_dim + 1
@@ -343,11 +348,11 @@ class Capture:
         """Not where activation checkpointing runs a forward again, for a backward pass of our own or of the user."""
         if not module.training or name not in self.layers or pulling() or inside_transform():
             return False
-        return not (name in self._called_outside_backward and inside_backward())
+        return not (name in self._called_outside_backward and running_pass() != NO_PASS)
 
     def _wanted(self, name: str, batch: int) -> bool:
         """Whether anybody wants the gradient of a call, which is counted."""
-        if not inside_backward():
+        if running_pass() == NO_PASS:
             if self._backward_ran:  # parts of a model are called, not the model
                 self._next_forward()
             self._called_now[name] += 1
@@ -357,7 +362,7 @@ class Capture:
 
     def _arriving(self, inputs: Iterable[Tensor]) -> None:
         """At a measuring step, the inputs of a layer are there."""
-        if self._backward_ran and not inside_backward():  # parts of a model are called, not the model: a new micro-batch
+        if self._backward_ran and running_pass() == NO_PASS:  # parts of a model are called, not the model: a new micro-batch
             self._next_forward()
             self.source.part_finished()
         for x in inputs:
@@ -403,7 +408,7 @@ class Capture:
             as_output=made.as_output,
             shape=made.shape,
             dtype=made.dtype,
-            rerun=inside_backward() and not self._model_runs_again,
+            rerun=running_pass() != NO_PASS and not self._model_runs_again,
         )
 
     def _sub_batch(self, made: OpenActivation, batch: int) -> slice:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lngd.optimizer.guards import Guard
-from lngd.optimizer.parameters import Group, lr_of
+from lngd.optimizer.guards import Guard, lr_of
+from lngd.optimizer.parameters import Group
 
 FOUND_INF = "found_inf"
 """The attribute by which torch.amp.GradScaler tells a fused optimizer to skip a step without synchronising."""

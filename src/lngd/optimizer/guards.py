@@ -1,4 +1,6 @@
-"""What has to hold before a step may change anything, without waiting for the device: finite gradients, at a known scale.
+"""What has to hold before a step may change anything, without waiting for the device.
+
+The model is as it was planned, the gradients are finite and at a known scale.
 
 A step that may not be taken is skipped whole: no weight, average or statistic moves.
 """
@@ -7,8 +9,8 @@ import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +21,50 @@ from lngd.sampling import FisherType
 from lngd.torch_private import foreach_norm
 from lngd.types import Flag, Scalar
 
+Place: TypeAlias = tuple[torch.device, torch.dtype, torch.Size]
 WITNESSED = 256
 """Entries of one parameter's gradient that are remembered."""
 INITIAL, GROWTH_INTERVAL = 2.0**16, 2000
 """torch.amp.GradScaler's defaults: its first scale, and after how many good steps it doubles it."""
 LEAST_CLIPPING = 2.0**-10
 """Below this a factor is no clipping."""
+
+
+@dataclass
+class Structure:
+    """The model as the plan saw it: its modules, its parameters, and of each that is trained device, dtype and shape."""
+
+    modules: list[tuple[dict[str, nn.Module | None], tuple[nn.Module | None, ...], dict[str, nn.Parameter | None], int]] = field(
+        default_factory=list
+    )
+    """Of each module the modules in it, and how many parameters it holds."""
+    parameters: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None, Place | None]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Structure":
+        """As it is now."""
+        seen = cls()
+        for module in model.modules():
+            children, parameters = module._modules, module._parameters
+            seen.modules.append((children, tuple(children.values()), parameters, len(parameters)))
+            for key, p in module._parameters.items():
+                trained = (p.device, p.dtype, p.shape) if p is not None and p.requires_grad else None
+                seen.parameters.append((module._parameters, key, p, trained))
+        return seen
+
+    def still_holds(self) -> bool:
+        """Whether nothing was added, removed, replaced, frozen or unfrozen since; microseconds, so that each step can ask."""
+        for children, seen, parameters, count in self.modules:
+            if tuple(children.values()) != seen or len(parameters) != count:
+                return False
+        for parameters, key, p, trained in self.parameters:
+            now = parameters.get(key)
+            if now is None or not now.requires_grad:
+                if trained is not None:
+                    return False  # frozen ones may be renewed as often as their module likes (PEFT does)
+            elif now is not p or (now.device, now.dtype, now.shape) != trained:
+                return False
+        return True
 
 
 @dataclass
@@ -146,6 +186,12 @@ class Remember:
 
     def __reduce__(self) -> tuple[type["Remember"], tuple[None]]:
         return Remember, (None,)
+
+
+def lr_of(group: Mapping[str, Any]) -> float | Tensor:
+    """A group's lr, as a number where reading it waits for nothing."""
+    lr: float | Tensor = group["lr"]
+    return float(lr) if isinstance(lr, Tensor) and lr.device.type in HOST else lr
 
 
 class SkipCounter:

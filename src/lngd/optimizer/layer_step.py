@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from lngd.capture import RateSample
 from lngd.linalg import orthogonalised
 from lngd.optimizer.curved_layer import CurvedLayer
-from lngd.optimizer.guards import Guard
-from lngd.optimizer.parameters import lr_of
+from lngd.optimizer.guards import Guard, lr_of
 from lngd.step_size import Averages, Directions, Parts
 from lngd.torch_private import (
     foreach_add_,

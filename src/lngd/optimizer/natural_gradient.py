@@ -18,7 +18,9 @@ from lngd.optimizer.guards import (
     GradientScale,
     Guard,
     SkipCounter,
+    Structure,
     finite,
+    lr_of,
     outside_autocast,
     refuse_parts_of_a_model,
     refuse_sparse_gradients,
@@ -28,11 +30,9 @@ from lngd.optimizer.layer_step import AGREED, OBSERVE_EVERY, Bucket, buckets
 from lngd.optimizer.memory import MemoryReport, memory_report
 from lngd.optimizer.parameters import (
     Planner,
-    Structure,
     Summary,
     complete_group,
     is_a_choice,
-    lr_of,
     named_parameters,
     refuse_strangers,
     take_replaced,
@@ -87,6 +87,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._lacking = False
         self._fallen: dict[str, tuple[nn.Module, str]] = {}
         self._portions, self._overflows, self._lost = 0, 0, False
+        self._measures_at, self._refreshes_at = 0, 0
         self._skips, self._adamw = SkipCounter(), adamw.AdamW()
         self._scale = GradientScale([])
         self._structure: Structure | None = None
@@ -125,7 +126,7 @@ class NaturalGradient(torch.optim.Optimizer):
         """LNGD Algorithm 1, step k."""
         self._measure(guard)  # Φ, Ψ ← ϵ·old + (1−ϵ)·new                       lines 3–6, eqs. 3–5 and 14
         self._refresh(guard)  # Φ̂⁻¹, Ψ̂⁻¹                                       lines 7–9
-        samples, warmup = self._capture.gather(), self._recipe.share_of_lr(self.t)
+        samples, warmup = self._capture.gather(), 1.0 if self.t >= self._recipe.warmup else self._recipe.share_of_lr(self.t)
         step_size, observe = self._recipe.step_size, self.t < 2 * AGREED or self.t % OBSERVE_EVERY == 0
         active = [] if guard.refused else self._active_buckets()
         for bucket in active:
@@ -311,7 +312,8 @@ class NaturalGradient(torch.optim.Optimizer):
         """
         schedule = self._recipe.schedule
         due = self._portion() if self._portions else []
-        if schedule.refreshes(self.t):
+        if self.t == self._refreshes_at:
+            self._refreshes_at = schedule.next_refresh(self.t + 1)
             for each in self._layers.values():
                 each.states[0]["owed"] = int(each.block.measured)
             self._portions = schedule.portions(self.t)
@@ -363,7 +365,9 @@ class NaturalGradient(torch.optim.Optimizer):
         self._scale.forget()
         self._capture.reset()
         missing = any(each.has_gradient() for each in self._unmeasured) if self._unmeasured else False
-        self._capture.measuring = missing or self._lost or self._recipe.schedule.measures(self.t)
+        if self._measures_at < self.t:
+            self._measures_at = self._recipe.schedule.next_measurement(self.t)
+        self._capture.measuring = missing or self._lost or self.t == self._measures_at
         self._lost = False
 
     # ---------------------------------------------------------------- the model as it is now
@@ -499,6 +503,8 @@ class NaturalGradient(torch.optim.Optimizer):
         self._layers.clear()
         self._take_plan()
         self.t, self._portions, self._overflows = progress["steps"], progress["portions"], progress["overflows"]
+        self._measures_at = self._recipe.schedule.next_measurement(self.t)
+        self._refreshes_at = self._recipe.schedule.next_refresh(self.t)
         self._skips, self._lost = SkipCounter(progress["skipped"]), False
         self._generator.set_state(progress["generator"].cpu())
         self._scale.recall(progress)
@@ -538,6 +544,8 @@ COPIED = (
     "_layers",
     "_fallen",
     "_portions",
+    "_measures_at",
+    "_refreshes_at",
     "_overflows",
     "_lost",
     "_skips",

@@ -17,12 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer, adapter_of, why_unsupported
-from lngd.linalg import HOST
 from lngd.ranges import ALLOWED, check
 
 Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
 Group: TypeAlias = dict[str, Any]
-Layout: TypeAlias = tuple[torch.device, torch.dtype, torch.Size]
 
 GROUP_OPTIONS = (
     "lr",
@@ -86,49 +84,6 @@ class Plan:
     layers: dict[str, Layer] = field(default_factory=dict)
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     """All of the model's, each under its first name."""
-
-
-@dataclass
-class Structure:
-    """The model as the plan saw it: its modules, its parameters, and of each that is trained device, dtype and shape."""
-
-    modules: list[tuple[dict[str, nn.Module | None], tuple[nn.Module | None, ...], dict[str, nn.Parameter | None], int]] = field(
-        default_factory=list
-    )
-    """Of each module the modules in it, and how many parameters it holds."""
-    parameters: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None, Layout | None]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, model: nn.Module) -> "Structure":
-        """As it is now."""
-        seen = cls()
-        for module in model.modules():
-            children, parameters = module._modules, module._parameters
-            seen.modules.append((children, tuple(children.values()), parameters, len(parameters)))
-            for key, p in module._parameters.items():
-                trained = (p.device, p.dtype, p.shape) if p is not None and p.requires_grad else None
-                seen.parameters.append((module._parameters, key, p, trained))
-        return seen
-
-    def still_holds(self) -> bool:
-        """Whether nothing was added, removed, replaced, frozen or unfrozen since; microseconds, so that each step can ask."""
-        for children, seen, parameters, count in self.modules:
-            if tuple(children.values()) != seen or len(parameters) != count:
-                return False
-        for parameters, key, p, trained in self.parameters:
-            now = parameters.get(key)
-            if now is None or not now.requires_grad:
-                if trained is not None:
-                    return False  # frozen ones may be renewed as often as their module likes (PEFT does)
-            elif now is not p or (now.device, now.dtype, now.shape) != trained:
-                return False
-        return True
-
-
-def lr_of(group: Group) -> float | Tensor:
-    """A group's lr, as a number where reading it waits for nothing."""
-    lr: float | Tensor = group["lr"]
-    return float(lr) if isinstance(lr, Tensor) and lr.device.type in HOST else lr
 
 
 def unwrapped(model: object) -> tuple[nn.Module, nn.Module]:

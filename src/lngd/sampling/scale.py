@@ -4,6 +4,7 @@ Convention: a sample's negative log-likelihood is what the loss is the mean of, 
 Every factor between what the graph holds and such a gradient (mean over the batch, over tokens, a sum) is in `fisher_weight`.
 """
 
+from functools import cache
 from typing import Literal
 
 from torch import Tensor
@@ -14,6 +15,7 @@ MeanOver = Literal["batch", "token", "none"]
 """What the loss averages over; "none": it is a sum over samples."""
 
 
+@cache
 def fisher_weight(fisher: FisherType, mean_over: MeanOver, *, batch: int, positions: int) -> float:
     """c in F = c · (1/N) Σₙ gₙgₙᵀ, for g as the graph holds them.
 
