@@ -235,7 +235,7 @@ def rounding(before: Tensor, update: Tensor) -> str:
 
 
 def adamw_step(state: dict[str, Tensor], group: dict, lr: float) -> Tensor:
-    (first, second), t = group["adamw_betas"], state["step"]
+    (first, second), t = group["adamw_betas"], state["step"].item()  # 1 − 0.999 in float32 is off by 5e-5
     average, square = state["exp_avg"].double() / (1 - first**t), state["exp_avg_sq"].double() / (1 - second**t)
     return -lr * average / (square.sqrt() + group["adamw_eps"])
 
