@@ -54,13 +54,17 @@ class GradientScale:
     matrix, has not seen that. So a few entries of one parameter's gradient are remembered as they are accumulated, and compared.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        halves = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
+    def __init__(self) -> None:
         self._then: dict[nn.Parameter, Tensor] = {}
-        self._handles = [
-            min(half, key=Tensor.numel).register_post_accumulate_grad_hook(Remember(self)) for half in halves if half
-        ]
+        self._handles: list[RemovableHandle] = []
         weakref.finalize(self, remove_all, self._handles).atexit = False
+
+    def watch(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Looks at a small one in each half of these, from now on."""
+        remove_all(self._handles)
+        halves = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
+        witnesses = [min(half, key=Tensor.numel) for half in halves if half]
+        self._handles += [p.register_post_accumulate_grad_hook(Remember(self)) for p in witnesses]
 
     def remember(self, p: nn.Parameter) -> None:
         """A gradient has been accumulated."""

@@ -27,11 +27,13 @@ from lngd.optimizer.hyperparameters import Recipe
 from lngd.optimizer.layer_step import Bucket, buckets, observes
 from lngd.optimizer.memory import MemoryReport, memory_report
 from lngd.optimizer.parameters import (
+    LEFT_OUT,
     Group,
     Planner,
     Structure,
     Summary,
     complete_group,
+    lost_curvature,
     lr_of,
     named_parameters,
     refuse_strangers,
@@ -87,12 +89,13 @@ class NaturalGradient(torch.optim.Optimizer):
         self._lacking = False
         self._fallen: dict[str, tuple[nn.Module, str]] = {}
         self._portions, self._overflows, self._lost = 0, 0, False
-        self._skips, self._adamw = SkipCounter(), adamw.AdamW()
+        self._skips, self._scale, self._adamw = SkipCounter(), GradientScale(), adamw.AdamW()
         self._structure: Structure | None = None
         super().__init__(user_groups(self._model, params), defaults)
         device = self.param_groups[0]["params"][0].device if self.param_groups[0]["params"] else torch.device("cpu")
         self._generator = generator or torch.Generator(device).manual_seed(torch.initial_seed() % 2**63)
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
+        self._left_out = {o.name for o in self._plan.outcomes.values() if o.reason == LEFT_OUT}
         self._watch()
         self._take_plan()
         self._store_progress()
@@ -340,11 +343,13 @@ class NaturalGradient(torch.optim.Optimizer):
         now = named_parameters(self._model)
         for p in take_replaced(self._plan.parameters, now, self.param_groups):
             self.state.pop(p, None)
-        refuse_strangers(self._plan.parameters, now, self.param_groups, whole=self._whole)
-        modules = dict(self._model.named_modules())
+        refuse_strangers(now, self.param_groups, self._left_out, whole=self._whole)
+        modules, before = dict(self._model.named_modules()), self._plan.layers
         self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._take_plan(self.t + 1 if since is None else since)
+        for name, reason in lost_curvature(before, self._plan):
+            warn(name, f"AdamW trains it from now on: {reason}")
 
     def _take_plan(self, since: int = 0) -> None:
         """Gives every parameter its state, watches the layers that have curvature, and leaves the rest to AdamW."""
@@ -368,7 +373,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
         self._active, self._buckets = None, []
         self._structure, self._choices = Structure.of(self._model), [group["curvature"] for group in self.param_groups]
-        self._scale = GradientScale([p for group in self.param_groups for p in group["params"] if p.requires_grad])
+        self._scale.watch([p for group in self.param_groups for p in group["params"] if p.requires_grad])
         self._capture.watch({name: each.layer for name, each in self._layers.items()})
         self._capture.measuring |= bool(self._unmeasured)
 
@@ -451,6 +456,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self.t, self._portions, self._overflows = progress["steps"], progress["portions"], progress["overflows"]
         self._skips, self._lost = SkipCounter(progress["skipped"]), False
         self._generator.set_state(progress["generator"].cpu())
+        self._scale.forget()
         self._capture.reset()
         self._capture.measuring = bool(progress["measuring"])
         self._store_progress()
@@ -467,7 +473,7 @@ class NaturalGradient(torch.optim.Optimizer):
         if captured is None:
             self._restore(self._loading)
             return
-        self._buckets, self._adamw = [], adamw.AdamW()
+        self._buckets, self._scale, self._adamw = [], GradientScale(), adamw.AdamW()
         self._watch()
         self._take_plan()
         self._capture.recall(captured)
@@ -485,6 +491,7 @@ COPIED = (
     "_whole",
     "_layers",
     "_fallen",
+    "_left_out",
     "_portions",
     "_overflows",
     "_lost",

@@ -38,6 +38,9 @@ SCHEDULERS_OWN = ("params", "param_names", "name", "initial_lr", "swa_lr", "max_
 """What else a group may hold: names, and what torch's schedulers and averagers leave there."""
 
 
+LEFT_OUT = "left out of params"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One parameter's fate."""
@@ -86,12 +89,13 @@ class Plan:
 
 @dataclass
 class Structure:
-    """The model as the plan saw it: its modules, its parameters and whether each is trained."""
+    """The model as the plan saw it: its modules, its parameters, whether each is trained, and what a trained one is like."""
 
     modules: list[tuple[nn.Module, int]] = field(default_factory=list)
     """With how many modules and parameters each holds."""
     children: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]] = field(default_factory=list)
     parameters: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None, bool]] = field(default_factory=list)
+    trained: list[tuple[nn.Parameter, torch.Size, torch.dtype, torch.device]] = field(default_factory=list)
 
     @classmethod
     def of(cls, model: nn.Module) -> "Structure":
@@ -103,6 +107,7 @@ class Structure:
             seen.parameters += [
                 (module._parameters, key, p, p is not None and p.requires_grad) for key, p in module._parameters.items()
             ]
+        seen.trained = [(p, p.shape, p.dtype, p.device) for *_, p, trained in seen.parameters if p is not None and trained]
         return seen
 
     def still_holds(self) -> bool:
@@ -119,7 +124,7 @@ class Structure:
                 return False  # a frozen parameter may be renewed as often as its module likes (PEFT does)
             if now is not None and now.requires_grad is not trained:
                 return False
-        return True
+        return all(p.dtype is dtype and p.shape == shape and p.device == device for p, shape, dtype, device in self.trained)
 
 
 def lr_of(group: Group) -> float | Tensor:
@@ -308,7 +313,7 @@ def _outcome(full: str, p: nn.Parameter, choices: Mapping[int, bool | None], lay
     if not p.requires_grad:
         return Outcome(full, shape, "frozen", "requires_grad=False")
     if id(p) not in choices:
-        return Outcome(full, shape, "frozen", "left out of params")
+        return Outcome(full, shape, "frozen", LEFT_OUT)
     if choices[id(p)] is False:
         return Outcome(full, shape, "fallback", "its group says curvature=False")
     if isinstance(layer, str):
@@ -336,27 +341,35 @@ def take_replaced(before: Mapping[str, nn.Parameter], now: Mapping[str, nn.Param
     return gone
 
 
-def refuse_strangers(
-    before: Mapping[str, nn.Parameter], now: Mapping[str, nn.Parameter], groups: Sequence[Group], *, whole: bool
-) -> None:
-    """A trained parameter that came into the model later and is in no group.
+def refuse_strangers(now: Mapping[str, nn.Parameter], groups: Sequence[Group], left_out: set[str], *, whole: bool) -> None:
+    """A parameter that came into the model later, or was unfrozen, and is in no group.
 
     Args:
-        before, now: the model's parameters.
+        now: the model's parameters.
         groups: the optimizer's.
+        left_out: names of those that nobody expects it to train; one that is warned of is added.
         whole: whether the optimizer was to train the whole model; if not, another optimizer may train it.
 
     Raises:
         RuntimeError: there is one, and the optimizer was to train the whole model.
     """
     held = {id(p) for group in groups for p in group["params"]}
-    strange = [name for name, p in now.items() if name not in before and p.requires_grad and id(p) not in held]
+    strange = [name for name, p in now.items() if p.requires_grad and id(p) not in held and name not in left_out]
     if not strange:
         return
-    said = f"parameter '{strange[0]}' came into the model after the optimizer was built, which does not train it"
+    said = f"parameter '{strange[0]}' came into the model, or was unfrozen, after the optimizer was built, which does not train it"
     if whole:
         raise RuntimeError(f"{said}: call optimizer.add_param_group({{'params': …}}) with it")
+    left_out.update(strange)
     warnings.warn(f"{said}; optimizer.add_param_group({{'params': …}}) adds it", stacklevel=6)
+
+
+def lost_curvature(before: Iterable[str], plan: Plan) -> Iterator[tuple[str, str]]:
+    """Layers that had curvature and are trained by AdamW now, with the reason, unless their group asked for that."""
+    for name in before:
+        own = [o for full, o in plan.outcomes.items() if full.rpartition(".")[0] == name and o.kind == "fallback"]
+        if name not in plan.layers and own and not _is_a_choice(own[0]):
+            yield name, own[0].reason
 
 
 def warn_of_missing_curvature(plan: Plan) -> None:
