@@ -223,6 +223,7 @@ def complete_group(group: Group, known: Mapping[int, str], seen: set[int]) -> No
             raise ValueError(f"'{name}' is no option of a parameter group{hint}; there are: {', '.join(GROUP_OPTIONS)}")
     check(options)
     group["params"] = [_named(entry, known, seen) for entry in _listed(group["params"])]
+    group["param_names"] = [name for name, _ in group["params"]]  # an empty group has them too, or torch refuses the next one
 
 
 def _listed(params: Any) -> list[Any]:
