@@ -39,7 +39,7 @@ class NormLayer(Layer):
         self.groups = self.weight.numel()
 
     def activations(self, x: Tensor) -> Tensor:
-        return self._with_ones(self._by_channel(self._normalised(x.to(self.dtype))))
+        return self.with_ones(self._by_channel(self._normalised(x.to(self.dtype))))
 
     def gradients(self, grad: Tensor) -> Tensor:
         return self._by_channel(grad.to(self.dtype))

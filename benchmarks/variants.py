@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lngd import LNGD, SpectralLNGD
+from lngd import LNGD, Factors, Schedule, SpectralLNGD
 from lngd.bench import train as runner
 from lngd.bench.optimizers import Competitor
 from lngd.bench.quality import SIZES, scheduled
@@ -29,6 +29,7 @@ TASKS = {"fashion-cnn": 0.35, "fashion-vit": 0.35}
 """By name, the share of the full schedule."""
 ADAM, NEWTON = (0.02, 0.04), (0.5, 1.0)
 """Rates for steps of a fixed length, and for those that the layer's own curvature measures."""
+WHOLE = Factors(8192, convolution="full")
 
 
 class NoPsi:
@@ -56,19 +57,19 @@ class SpectralWithoutPsi(SpectralLNGD):
 VARIANTS: Mapping[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
     "Spectral LNGD": (SpectralLNGD, ADAM),
     "without Ψ": (SpectralWithoutPsi, ADAM),
-    "α_l of eqs. 12–13 for its length": (partial(SpectralLNGD, rate="layerwise", fallback_lr=0.01), NEWTON),
-    "Adam's length (graft)": (partial(SpectralLNGD, rate="graft"), ADAM),
+    "α_l of eqs. 12–13 for its length": (partial(SpectralLNGD, step_size="layerwise", adamw_lr_ratio=0.02), NEWTON),
+    "Adam's length (graft)": (partial(SpectralLNGD, step_size="graft"), ADAM),
     "momentum 0.95": (partial(SpectralLNGD, momentum=0.95), ADAM),
     "momentum not looking ahead": (partial(SpectralLNGD, momentum_on="gradient"), ADAM),
     "damping 0.3": (partial(SpectralLNGD, damping=0.3), ADAM),
     "damping 3": (partial(SpectralLNGD, damping=3.0), ADAM),
     "Φ fresh, not averaged": (partial(SpectralLNGD, decay=0.0), ADAM),
-    "factors whole (no blocks, no Kronecker)": (partial(SpectralLNGD, conv_factor="full", max_factor_dim=8192), ADAM),
-    "curvature from 32 samples": (partial(SpectralLNGD, curvature_samples=32), ADAM),
+    "factors whole (no blocks, no Kronecker)": (partial(SpectralLNGD, factors=WHOLE), ADAM),
+    "curvature from 32 samples": (partial(SpectralLNGD, schedule=Schedule(samples=32)), ADAM),
     "warm-up of 30 steps": (partial(SpectralLNGD, warmup=30), ADAM),
     "LNGD": (LNGD, NEWTON),
-    "LNGD, Adam's length (graft)": (partial(LNGD, rate="graft"), ADAM),
-    "LNGD, factors whole": (partial(LNGD, conv_factor="full", max_factor_dim=8192), NEWTON),
+    "LNGD, Adam's length (graft)": (partial(LNGD, step_size="graft", adamw_lr_ratio=0.5), ADAM),
+    "LNGD, factors whole": (partial(LNGD, factors=WHOLE), NEWTON),
     "LNGD, warm-up of 30 steps": (partial(LNGD, warmup=30), NEWTON),
 }
 

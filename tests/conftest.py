@@ -11,7 +11,7 @@ import pytest
 import torch
 from jaxtyping import config, install_import_hook
 
-CORE = ("types", "linalg", "layers", "fisher", "sampling", "capture", "curvature", "step_size")
+CORE = ("torch_private", "types", "linalg", "layers", "sampling", "capture", "curvature", "step_size")
 OPTIMIZER = sorted(path.stem for path in Path(find_spec("lngd").origin).with_name("optimizer").glob("*.py"))
 CHECK_THEMSELVES = ("natural_gradient", "hyperparameters", "__init__")
 CONSTRUCTORS = ("LayerwiseRate", "Graft", "KLClip", "FixedRMS", "Layerwise", "Sampled")

@@ -3,11 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lngd.linalg import finite
-from lngd.optimizer import guards
+from lngd.linalg import HOST
 
 UNTIL_ORDINARY = 13
 """Steps after which, by default, comes one that neither measures nor refreshes."""
@@ -16,19 +14,12 @@ UNTIL_ORDINARY = 13
 @contextmanager
 def as_on_an_accelerator() -> Iterator[None]:
     """No flag lies in the host's memory, as far as the core can see: it has to work without reading any."""
-    asked = (finite, guards)
-    before = [module.readable for module in asked]
-    for module in asked:
-        module.readable = unreadable
+    before = set(HOST)
+    HOST.clear()
     try:
         yield
     finally:
-        for module, readable in zip(asked, before, strict=True):
-            module.readable = readable
-
-
-def unreadable(_flag: Tensor) -> bool:
-    return False
+        HOST.update(before)
 
 
 class CountSyncs(TorchDispatchMode):

@@ -18,7 +18,6 @@ ORDER = (
     "reference",
     "linalg",
     "layers",
-    "fisher",
     "sampling",
     "capture",
     "curvature",

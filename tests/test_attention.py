@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import KFAC, LNGD, FisherType, LNGDLr
+from lngd import KFAC, LNGD, FisherType, Layerwise, LNGDLr
 from lngd.layers import AttentionInput, in_groups
 from lngd.optimizer import NaturalGradient
 from reference import batch, sample_gradients, statistics, with_ones
@@ -154,8 +154,7 @@ def test_statistics_are_those_of_four_layers(kind, source, form):
 @every_method
 def test_layerwise_noise_is_pulled_back_from_the_out_projections_input(kind, source, form):
     model, (x, y) = Attending(source, **form), batch(5, TOKENS, WIDTH)
-    options = {"noise": "gaussian", "generator": torch.Generator().manual_seed(5), **STILL}
-    optimizer = METHODS[kind](model, fisher=FisherType.LAYERWISE, **options)
+    optimizer = METHODS[kind](model, fisher=Layerwise("gaussian"), generator=torch.Generator().manual_seed(5), **STILL)
     twin, hand = torch.Generator().manual_seed(5), ByHand(model, x)
     noise = [torch.empty(TOKENS, 5, WIDTH, dtype=torch.float64).normal_(generator=twin).transpose(0, 1) for _ in range(2)]
     samples = {name: hand.samples(name, hand.mixed, noise[0]) for name in "qkv"}

@@ -3,17 +3,24 @@
 import copy
 import gc
 import pickle
+import sys
 import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from lngd import LNGD, LNGDLr
+import lngd
+from lngd import LNGD, Layerwise, LNGDLr
 from lngd.capture import spread
+from recorded import Recorded
 from reference import batch, expected_square, factors, mlp, train_step, with_ones
 
 DOUBLE = torch.float64
@@ -23,9 +30,9 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 def measured(model: nn.Module, x: Tensor, y: Tensor, *, forwards: int = 1, **options) -> LNGD:
     """An optimizer after one step whose statistics are the mean over several forwards of one batch."""
     optimizer = LNGD(model, generator=torch.Generator().manual_seed(5), **options)
-    for _ in range(forwards - 1):
-        model(x)
-    train_step(model, optimizer, x, y)
+    for _ in range(forwards):
+        F.cross_entropy(model(x), y).backward()
+    optimizer.step()
     return optimizer
 
 
@@ -67,7 +74,7 @@ def test_rademacher_noise_gives_the_exact_factors_of_an_mlp():
 def test_gaussian_noise_gives_the_factors_of_an_mlp_within_its_error():
     model, (x, y) = mlp(4, 6, 5, 3), batch(40, 4)
     expected = mlp_factors(model, x)
-    optimizer = measured(model, x, y, forwards=100, noise="gaussian")
+    optimizer = measured(model, x, y, forwards=100, fisher=Layerwise("gaussian"))
     assert_factors(optimizer, expected, error=0.08)
     assert not torch.allclose(optimizer.blocks["0"].psi, expected["0"][1], rtol=1e-6)
 
@@ -391,3 +398,66 @@ def test_a_thousand_constructions_leave_no_hook_and_no_object_behind():
             objects.append(len(gc.get_objects()))
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
     assert objects[1] - objects[0] < 100
+
+
+class CountOperations(TorchDispatchMode):
+    """Counts what torch's dispatcher sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found += 1
+        return func(*args, **(kwargs or {}))
+
+
+def python_calls(act: Callable[[], object]) -> int:
+    """Calls of functions in the library's own files."""
+    root, found = str(Path(lngd.__file__).parent), 0
+
+    def profile(frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal found
+        found += event == "call" and frame.f_code.co_filename.startswith(root)
+
+    sys.setprofile(profile)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+MOST_CALLS = 20
+KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+    "linear": (lambda: nn.Linear(4, 4), (4,), 5),
+    "tokens": (lambda: nn.Linear(4, 4), (3, 4), 6),  # autograd's base of a view has another shape
+    "convolution": (lambda: nn.Conv2d(2, 2, 1), (2, 3, 3), 5),
+}
+
+
+@pytest.mark.parametrize("rate_samples", [0, 16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_ordinary_step_adds_few_operations_and_few_calls_a_layer_to_forward_and_backward(kind, rate_samples):
+    make, shape, most = KINDS[kind]
+    operations, calls, x = [], [], torch.randn(64, *shape)
+    for depth, watched in ((3, False), (3, True), (6, False), (6, True)):
+        model = nn.Sequential(*[layer for _ in range(depth) for layer in (make(), nn.Tanh())])
+        recorded = Recorded(model, "layerwise", rate_samples) if watched else None
+
+        def step(model: nn.Module = model) -> None:
+            model(x).square().mean().backward()
+
+        for measuring in (True, False):
+            if recorded is not None:
+                recorded.capture.measuring = measuring
+            step()
+            assert recorded is None or len(recorded.names()) == depth * measuring
+        with CountOperations() as counter:
+            step()
+        operations.append(counter.found)
+        calls.append(python_calls(step))
+    added = (operations[3] - operations[2]) - (operations[1] - operations[0])
+    assert added <= 3 * (most if rate_samples else 0)
+    assert calls[3] - calls[1] <= 3 * MOST_CALLS
+    assert calls[1] <= 3 * MOST_CALLS

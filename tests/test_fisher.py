@@ -1,10 +1,15 @@
-"""Noise and the scale of per-sample gradients."""
+"""What `fisher=` takes, noise, and the scale of per-sample gradients."""
+
+import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
+from jaxtyping import config as shape_checks
 
-from lngd import FisherType
-from lngd.fisher import curvature_along, draw
+import lngd
+from lngd import Empirical, FisherType, Layerwise, Sampled
+from lngd.sampling import as_fisher, curvature_along, draw
 
 
 def noise(kind: str, seed: int = 0, n: int = 100_000) -> torch.Tensor:
@@ -50,5 +55,52 @@ def test_with_a_mean_over_tokens_the_curvature_is_the_mean_square_slope_of_the_t
     torch.testing.assert_close(curvature_along(squares, 8, "token", batch=5), expected)
 
 
-def test_layerwise_is_the_fisher_type_of_the_method():
-    assert FisherType("layerwise") is FisherType.LAYERWISE
+WAYS = {"layerwise": Layerwise(), "empirical": Empirical(), "sampled": Sampled()}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_way_of_sampling_is_given_by_its_name_its_type_or_itself(name):
+    assert as_fisher(name) == as_fisher(FisherType(name)) == WAYS[name]
+    assert as_fisher(WAYS[name]) is WAYS[name]
+    assert WAYS[name].type is FisherType(name)
+
+
+@pytest.mark.parametrize("way", [Layerwise("gaussian"), Sampled("bernoulli"), Sampled("gaussian")])
+def test_a_way_of_sampling_keeps_its_settings(way):
+    assert as_fisher(way) is way
+    assert way not in WAYS.values()
+
+
+@pytest.mark.parametrize("given", ["LAYERWISE", "fisher", "", None, 1, True, Sampled, Layerwise, ["layerwise"], FisherType])
+def test_what_is_no_way_of_sampling_is_an_error_that_lists_what_is_allowed(given):
+    allowed = r"'layerwise', 'empirical', 'sampled'.*FisherType.*Layerwise\(.*Empirical\(.*Sampled\("
+    with pytest.raises(ValueError, match=allowed):
+        as_fisher(given)
+
+
+@pytest.fixture
+def _as_users_run_it() -> Iterator[None]:
+    """Without shape checks, which would answer first."""
+    before = shape_checks.jaxtyping_disable
+    shape_checks.update("jaxtyping_disable", True)
+    yield
+    shape_checks.update("jaxtyping_disable", before)
+
+
+@pytest.mark.usefixtures("_as_users_run_it")
+def test_a_setting_out_of_its_range_is_an_error_that_lists_what_is_allowed():
+    with pytest.raises(ValueError, match=r"noise='white'.*'rademacher' or 'gaussian'"):
+        Layerwise("white")
+    with pytest.raises(ValueError, match=r"likelihood='poisson'.*'categorical', 'bernoulli' or 'gaussian'"):
+        Sampled("poisson")
+
+
+def test_a_way_of_sampling_is_a_value():
+    assert len({Layerwise(), Layerwise("gaussian"), Empirical(), Empirical(), Sampled(), Sampled("categorical")}) == 4
+    for way in WAYS.values():
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            way.noise = "gaussian"
+
+
+def test_the_ways_of_sampling_are_public():
+    assert {"FisherType", "Layerwise", "Empirical", "Sampled"} <= set(lngd.__all__)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, FisherType, LNGDLr, NGPlus
-from lngd.fisher import draw, sampled_gradient
+from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, FisherType, Layerwise, LNGDLr, NGPlus, Sampled
 from lngd.optimizer import NaturalGradient
+from lngd.sampling import Fisher, draw, sampled_gradient
 from reference import (
     backpropagated,
     batch,
@@ -29,6 +29,7 @@ from reference import (
 DOUBLE = torch.float64
 METHODS = {"LNGD": LNGD, "KFAC": KFAC, "EKFAC": EKFAC, "TKFAC": TKFAC, "NGPlus": NGPlus, "THOR": THOR}
 LAYERWISE, EMPIRICAL, SAMPLED = FisherType.LAYERWISE, FisherType.EMPIRICAL, FisherType.SAMPLED
+GAUSSIAN = {LAYERWISE: Layerwise("gaussian")}
 STILL = {
     "lr": 0.0,
     "fallback_lr": 0.0,
@@ -52,7 +53,7 @@ def seeded(seed: int = 5) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def build(kind: str, model: nn.Module, fisher: FisherType, **options) -> NaturalGradient:
+def build(kind: str, model: nn.Module, fisher: FisherType | Fisher, **options) -> NaturalGradient:
     return METHODS[kind](model, fisher=fisher, generator=seeded(), **{**STILL, **options})
 
 
@@ -163,7 +164,7 @@ def pulled_back(watched: Watched, fisher: FisherType, y: Tensor, generator: torc
 def test_statistics_of_every_layer_kind_are_those_of_loops(kind, layer, fisher):
     model, shape = two_layers(layer)
     twin, expected = seeded(), {"0": [], "3": []}
-    optimizer = build(kind, model, fisher, noise="gaussian", params=curved(model))
+    optimizer = build(kind, model, GAUSSIAN.get(fisher, fisher), params=curved(model))
     for step in range(2):
         x, y = inputs_of(model[0], 4, shape, seed=step)
         for name, samples in pulled_back(Watched(model.eval(), x, ("0", "3")), fisher, y, twin).items():
@@ -347,7 +348,7 @@ def test_sampling_is_exact_on_average_over_labels(likelihood):
         J = torch.func.jacrev(lambda s: model[2](s.tanh()))(row).detach()
         expected["0"] += J.T @ H @ J / 6
         expected["2"] += H / 6
-    optimizer = build("KFAC", model, SAMPLED, likelihood=likelihood)
+    optimizer = build("KFAC", model, Sampled(likelihood))
     train_step(model, optimizer, x.repeat(1000, 1), y.repeat(1000))
     for name, B in expected.items():
         assert (optimizer.blocks[name].B - B).norm() < 0.06 * B.norm(), name
@@ -439,7 +440,7 @@ def test_segmentation_logits_have_their_classes_second():
 
 
 BAD_OUTPUTS: dict[str, tuple[Callable[[Tensor], object], type[Exception], str]] = {
-    "one class": (lambda z: z[:, :1], ValueError, r"two classes or more.*\(8, 1\).*bernoulli"),
+    "one class": (lambda z: z[:, :1], ValueError, r"two classes or more.*\(8, 1\).*fisher=Sampled\('bernoulli'\)"),
     "a dictionary without logits": (lambda z: {"scores": z}, TypeError, "dict.*logits"),
     "an object without logits": (lambda _: object(), TypeError, "object.*logits"),
     "a detached output": (lambda z: z.detach(), TypeError, "Tensor"),
@@ -479,7 +480,7 @@ def test_after_a_refused_output_the_next_forward_counts_alone():
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_one_number_a_sample_is_enough_for_yes_or_no_and_for_regression(likelihood):
     model, (x, _) = Wrapped(lambda z: z[:, 0]), batch(8, 4)
-    optimizer = build("KFAC", model, SAMPLED, likelihood=likelihood)
+    optimizer = build("KFAC", model, Sampled(likelihood))
     model(x).square().mean().backward()
     optimizer.step()
     assert optimizer.blocks["body.0"].ready

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lngd.layers import LAYERS, Layer, adapter_of, why_unsupported
-from lngd.types import OneHot, joined
+from lngd import LNGD
+from lngd.layers import BY_LOOKS, LAYERS, LinearLayer, adapter_of, check_layer, why_unsupported
+from lngd.types import joined
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -71,57 +73,29 @@ def embedding_cases() -> list[Case]:
     return [(nn.Embedding, {**sizes, "padding_idx": padding}, shape) for shape in shapes for padding in (None, 0, 2, -1)]
 
 
-CASES = linear_cases() + conv_cases() + transposed_cases() + embedding_cases()
-every_case = pytest.mark.parametrize(("kind", "options", "shape"), CASES)
+class Conv1D(nn.Module):
+    """As transformers has it for GPT-2: a linear layer with its weight stored [in, out]."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf)), nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.size()[:-1], self.nf)
+
+
+def conv1d_cases() -> list[Case]:
+    return [(Conv1D, {"nf": 3, "nx": nx}, (*shape, nx)) for nx in (3, 4) for shape in [(5,), (5, 3), (5, 3, 2)]]
+
+
+CASES = linear_cases() + conv1d_cases() + conv_cases() + transposed_cases() + embedding_cases()
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch says that even kernels cost it a copy
 
 
-def make(kind: type[nn.Module], options: dict[str, Any], shape: tuple[int, ...]) -> tuple[nn.Module, Layer, Tensor]:
-    module = kind(**options, dtype=torch.float64)
-    x = torch.randint(0, 6, shape) if kind is nn.Embedding else torch.randn(shape, dtype=torch.float64)
-    return module, LAYERS[kind](module, with_bias=options.get("bias", False)), x
-
-
-@every_case
-def test_outer_products_sum_to_the_gradient_of_autograd(kind, options, shape):
-    module, layer, x = make(kind, options, shape)
-    output = module(x)
-    upstream = torch.randn_like(output)
-    output.backward(upstream)
-    a, g = layer.activations(x), layer.gradients(upstream)
-    assert isinstance(a, OneHot) == layer.one_hot
-    a = a.dense() if isinstance(a, OneHot) else a
-    total = torch.einsum("...nso,...nsi->...oi", g, a)
-    assert total.shape == (*([layer.groups] if layer.groups > 1 else []), layer.outputs, layer.inputs)
-    for p, expected in zip(layer.parameters, layer.split(total), strict=True):
-        torch.testing.assert_close(expected, p.grad)
-    torch.testing.assert_close(layer.gradient(), total)
-
-
-@every_case
-def test_output_with_the_modules_own_weights_is_the_modules_output(kind, options, shape):
-    module, layer, x = make(kind, options, shape)
-    own = layer.matrix([p.detach() for p in layer.parameters])
-    torch.testing.assert_close(layer.output(x, own), module(x).detach())
-
-
-@every_case
-def test_output_with_other_weights_is_that_of_a_module_that_has_them(kind, options, shape):
-    module, layer, x = make(kind, options, shape)
-    others = [torch.randn_like(p) for p in layer.parameters]
-    found = layer.output(x, layer.matrix(others))
-    with torch.no_grad():
-        for p, other in zip(layer.parameters, others, strict=True):
-            p.copy_(other)
-    torch.testing.assert_close(found, module(x).detach())
-
-
-@every_case
-def test_split_inverts_matrix(kind, options, shape):
-    _, layer, _ = make(kind, options, shape)
-    tensors = [torch.randn_like(p) for p in layer.parameters]
-    for tensor, back in zip(tensors, layer.split(layer.matrix(tensors)), strict=True):
-        assert torch.equal(tensor, back)
+@pytest.mark.parametrize(("kind", "options", "shape"), CASES)
+def test_an_adapter_holds_against_autograd(kind, options, shape):
+    check_layer(kind(**options), torch.randint(0, 6, shape) if kind is nn.Embedding else torch.randn(shape))
 
 
 def test_an_embeddings_padding_is_no_input():
@@ -174,7 +148,8 @@ def test_other_layers_refuse_no_call():
 
 def test_every_row_of_the_table_has_cases():
     """Attention's are in tests/test_attention.py: what its weight multiplies is no input of its module."""
-    assert {kind for kind, _, _ in CASES} | {nn.MultiheadAttention} == set(LAYERS)
+    assert {kind for kind, _, _ in CASES} - {Conv1D} | {nn.MultiheadAttention} == set(LAYERS)
+    assert list(BY_LOOKS.values()) == [adapter_of(Conv1D(3, 4))]
 
 
 def test_a_frozen_bias_is_no_input():
@@ -192,10 +167,22 @@ def test_a_missing_gradient_counts_as_zero():
     assert torch.equal(layer.gradient()[:, -1], torch.zeros(3))
 
 
-@pytest.mark.parametrize("module", [nn.Linear(4, 3, bias=False), nn.Embedding(4, 3), nn.Conv1d(4, 3, 2, bias=False)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_gradient_is_what_autograd_left_as_one_matrix(groups):
+    module = nn.Conv1d(4, 2, 3, groups=groups)
+    layer = LAYERS[nn.Conv1d](module, with_bias=True)
+    module(torch.randn(2, 4, 5)).square().sum().backward()
+    assert layer.gradient().shape == (*[groups][: groups - 1], 2 // groups, 12 // groups + 1)
+    for p, part in zip(layer.parameters, layer.split(layer.gradient()), strict=True):
+        assert torch.equal(part, p.grad)
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Linear(4, 3, bias=False), Conv1D(3, 4), nn.Embedding(4, 3), nn.Conv1d(4, 3, 2, bias=False)]
+)
 def test_matrix_of_a_weight_alone_is_a_view_of_it(module):
     """A copy of a large weight takes as long as a small step; `tests/optimizer/test_in_place.py` says that none writes to it."""
-    layer = LAYERS[type(module)](module, with_bias=False)
+    layer = adapter_of(module)(module, with_bias=False)
     assert layer.matrix([module.weight.detach()]).data_ptr() == module.weight.data_ptr()
 
 
@@ -212,6 +199,7 @@ def test_statistics_are_float32_for_parameters_of_low_precision(dtype):
     ("module", "shape"),
     [
         (nn.Linear(4, 3), (4,)),
+        (Conv1D(3, 4), (4,)),
         (nn.Conv1d(4, 3, 1), (4, 5)),
         (nn.Conv2d(4, 3, 1), (4, 5, 5)),
         (nn.Conv3d(4, 3, 1), (4, 5, 5, 5)),
@@ -222,7 +210,7 @@ def test_statistics_are_float32_for_parameters_of_low_precision(dtype):
     ],
 )
 def test_an_input_without_batch_dimension_is_refused_by_name(module, shape):
-    layer = LAYERS[type(module)](module, with_bias=hasattr(module, "bias"))
+    layer = adapter_of(module)(module, with_bias=hasattr(module, "bias"))
     with pytest.raises(ValueError, match=r"'body\.3'.*no batch dimension"):
         layer.check_batch(torch.zeros(shape), "body.3")
     layer.check_batch(torch.zeros(1, *shape), "body.3")
@@ -243,3 +231,152 @@ def test_a_subclass_counts_as_its_parent_unless_it_has_a_forward_of_its_own():
     assert adapter_of(Plain(2, 2)) is LAYERS[nn.Linear]
     assert adapter_of(Scaled(2, 2)) is None
     assert adapter_of(nn.LayerNorm(2)) is None
+
+
+def test_a_call_without_batch_dimension_stops_the_forward():
+    model = nn.Linear(4, 3)
+    optimizer = LNGD(model)
+    with pytest.raises(ValueError, match=r"no batch dimension.*unsqueeze\(0\).*curvature=False"):
+        model(torch.zeros(4))
+    optimizer.close()
+
+
+EMPTY = {
+    "no outputs": lambda: nn.Linear(16, 0),
+    "no inputs": lambda: nn.Linear(0, 4),
+    "no inputs, no bias": lambda: nn.Linear(0, 4, bias=False),
+    "no words": lambda: nn.Embedding(0, 4),
+    "embedded in nothing": lambda: nn.Embedding(4, 0),
+    "no channels": lambda: nn.Conv2d(4, 0, 3),
+    "no channels, transposed": lambda: nn.ConvTranspose2d(4, 0, 3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("case", EMPTY)
+def test_an_empty_layer_has_no_curvature_and_says_so(case):
+    module = EMPTY[case]()
+    assert adapter_of(module) is None
+    assert "its weight is empty, of shape" in why_unsupported(module)
+    layer = LAYERS[type(module)](module, with_bias=False)
+    assert layer.groups * layer.outputs * layer.inputs == 0
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_model_with_an_empty_head_trains():
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.empty, self.head = nn.Linear(8, 16), nn.Linear(16, 0), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.body(x).tanh()
+            return torch.cat([self.head(h), self.empty(h)], 1)
+
+    model, x = TwoHeads(), torch.randn(32, 8)
+    optimizer = LNGD(model)
+    before = model.head.weight.clone()
+    nn.functional.cross_entropy(model(x), x[:, :4].argmax(1)).backward()
+    optimizer.step()
+    assert not torch.equal(model.head.weight, before)
+
+
+def a_conv1d(**attributes: Any) -> type[nn.Module]:
+    """A class of that name."""
+    return type("Conv1D", (attributes.pop("parent", Conv1D),), attributes)
+
+
+def with_weight(shape: tuple[int, ...], bias: tuple[int, ...] | None = (3,), **attributes: int) -> nn.Module:
+    """A module that is called Conv1D and holds something else."""
+    module = Conv1D(3, 4)
+    module.weight = nn.Parameter(torch.zeros(shape))
+    module.bias = None if bias is None else nn.Parameter(torch.zeros(bias))
+    vars(module).update(attributes)
+    return module
+
+
+def test_gpt2s_linear_layers_are_recognised_without_their_library():
+    kind = a_conv1d(forward=lambda self, x: x @ self.weight + self.bias)
+    assert adapter_of(Conv1D(3, 4)) is adapter_of(kind(3, 4)) is BY_LOOKS[next(iter(BY_LOOKS))]
+    assert adapter_of(type("Named", (Conv1D,), {})(3, 4)) is adapter_of(Conv1D(3, 4))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        with_weight((3, 4)),
+        with_weight((4, 3, 1)),
+        with_weight((3,)),
+        with_weight((4, 3), nf=4),
+        with_weight((4, 3), bias=None),
+        with_weight((4, 3), bias=(4,)),
+        type("Own", (Conv1D,), {"forward": lambda self, x: 2 * Conv1D.forward(self, x)})(3, 4),
+        type("Other", (Conv1D,), {"__name__": "Conv1D", "forward": lambda _, x: x})(3, 4),
+        a_conv1d(parent=nn.Conv1d, forward=lambda _, x: x)(4, 3, 1),
+        a_conv1d(parent=nn.Identity)(),
+    ],
+)
+def test_another_layout_is_not_taken_for_gpt2s(module):
+    assert adapter_of(module) is None
+    assert why_unsupported(module) == f"no curvature for {type(module).__name__}"
+
+
+def test_a_convolution_that_is_called_conv1d_stays_one():
+    assert adapter_of(a_conv1d(parent=nn.Conv1d)(4, 3, 1)) is LAYERS[nn.Conv1d]
+    assert adapter_of(nn.Conv1d(4, 3, 1)) is LAYERS[nn.Conv1d]
+
+
+def test_a_model_of_gpt2s_linear_layers_has_curvature_and_learns():
+    model, x = nn.Sequential(Conv1D(16, 8), nn.Tanh(), Conv1D(4, 16)), torch.randn(32, 8)
+    optimizer, losses = LNGD(model), []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), x[:, :4].argmax(1))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert {o.kind for o in optimizer.summary()} == {"curvature"}
+    assert losses[-1] < 0.7 * losses[0]
+
+
+class Operations(TorchDispatchMode):
+    """Their names, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+SEQUENCE, ROW = torch.randn(5, 3, 4), torch.randn(5, 4)
+WITH_BIAS, WITHOUT = LinearLayer(nn.Linear(4, 3), with_bias=True), LinearLayer(nn.Linear(4, 3), with_bias=False)
+ORDINARY = {
+    "activations": (lambda: WITHOUT.activations(SEQUENCE), []),
+    "activations of vectors": (lambda: WITHOUT.activations(ROW), ["view"]),
+    "activations with bias": (lambda: WITH_BIAS.activations(SEQUENCE), ["constant_pad_nd"]),
+    "gradients": (lambda: WITH_BIAS.gradients(SEQUENCE), []),
+    "matrix": (lambda: WITHOUT.matrix([WITHOUT.weight.detach()]), []),
+    "matrix with bias": (lambda: WITH_BIAS.matrix([p.detach() for p in WITH_BIAS.parameters]), ["view", "cat"]),
+    "split": (lambda: WITHOUT.split(torch.ones(3, 4)), ["ones"]),
+    "split with bias": (lambda: WITH_BIAS.split(torch.ones(3, 5)), ["ones", "slice", "select"]),
+    "output": (lambda: WITHOUT.output(ROW, torch.ones(3, 4)), ["ones", "t", "mm"]),
+    "output with bias": (lambda: WITH_BIAS.output(ROW, torch.ones(3, 5)), ["ones", "slice", "select", "t", "addmm"]),
+}
+
+
+@pytest.mark.parametrize("what", ORDINARY)
+def test_a_linear_layer_issues_no_operation_that_changes_nothing(what):
+    call, expected = ORDINARY[what]
+    with Operations() as seen:
+        call()
+    assert [name for name in seen.names if name != "detach"] == expected
+
+
+def test_an_unpadded_convolution_copies_no_input():
+    layer = LAYERS[nn.Conv1d](nn.Conv1d(4, 3, 2), with_bias=False)
+    with Operations() as seen:
+        layer.output(SEQUENCE.mT, torch.ones(3, 8))
+    assert "constant_pad_nd" not in seen.names

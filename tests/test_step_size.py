@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lngd import LNGD, Constant, Factors, FixedRMS, Graft, KLClip, LayerwiseRate
 from lngd.capture import RateSample
 from lngd.layers import LinearLayer
-from lngd.step_size import STEP_SIZES, Directions, StepSize
+from lngd.step_size import STEP_SIZES, Averages, Directions, StepSize
 from reference import batch, mlp, per_sample_gradients, train_step
 
 ACCEPT, REJECT = torch.tensor(True), torch.tensor(False)
@@ -194,9 +194,7 @@ def directions(
     memory, tensors = kept
     return Directions(
         layers=[layer],
-        gradients=[[gradient]],
-        average_parts=[[gradient]],
-        averages=[gradient],
+        averages=Averages([[gradient]], [[gradient]], [gradient], [gradient.flatten()]),
         directions=[d],
         samples=[samples],
         memory=memory,

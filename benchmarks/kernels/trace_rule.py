@@ -20,10 +20,12 @@ from lngd.bench.data import Batches
 from lngd.bench.schedule import LINEAR, scheduler
 from lngd.bench.scoring import mean_cross_entropy
 from lngd.bench.tasks import TASKS
-from lngd.linalg import Damping, damped_matrix, inverse
+from lngd.linalg import Damping, damped, inverse
 
 TASK, STEPS, SEED = "fashion-mlp", 400, 0
 INTERVALS, OMEGAS = (20, 5), (0.01, 0.05, 0.1)
+WHOLE = 8192
+"""No factor of the task is larger: Φ is dense."""
 Factors = dict[str, list[Tensor]]
 
 
@@ -34,9 +36,14 @@ def cases() -> Iterator[Row]:
         size = f"{TASK}, measured every {every}"
         logs = {name: [round(float(phi.trace().log()), 4) for phi in series] for name, series in factors.items()}
         yield Row(idea="log tr Φ at each measurement", size=size, figures=logs)
-        inverses = {name: [inverse(damped_matrix(phi, Damping(DAMPING))) for phi in series] for name, series in factors.items()}
+        inverses = {name: [damped_inverse(phi) for phi in series] for name, series in factors.items()}
         for omega in OMEGAS:
             yield Row(idea=f"refresh where tr Φ moved by ω = {omega}", size=size, figures=outcome(factors, inverses, omega))
+
+
+def damped_inverse(phi: Tensor) -> Tensor:
+    """Φ̂⁻¹."""
+    return inverse(damped(phi, Damping(DAMPING), len(phi)))
 
 
 def run(every: int) -> Factors:
@@ -45,7 +52,7 @@ def run(every: int) -> Factors:
     factors: Factors = defaultdict(list)
     torch.manual_seed(SEED)
     model = task.model()
-    optimizer = LNGD(model, curvature_every=every, inverse_every=every)
+    optimizer = LNGD(model, schedule=every, factors=WHOLE)
     schedule = scheduler(optimizer, LINEAR, STEPS)
     batches = Batches(task.data(None), task.batch_size, torch.Generator().manual_seed(SEED))
     seen = 0

@@ -1,5 +1,6 @@
 """Natural-gradient training for PyTorch: `optimizer = LNGD(model)` instead of `AdamW(model.parameters())`."""
 
+from lngd.layers import Layer, check_layer, register_layer
 from lngd.methods import EKFAC, KFAC, LNGD, PAPER, THOR, TKFAC, LNGDLr, LNGDSample, NGPlus, SpectralLNGD
 from lngd.optimizer import Factors, Schedule
 from lngd.sampling import Empirical, FisherType, Layerwise, Sampled
@@ -22,10 +23,13 @@ __all__ = [
     "KLClip",
     "LNGDLr",
     "LNGDSample",
+    "Layer",
     "Layerwise",
     "LayerwiseRate",
     "NGPlus",
     "Sampled",
     "Schedule",
     "SpectralLNGD",
+    "check_layer",
+    "register_layer",
 ]

@@ -34,7 +34,7 @@ SCHEDULE = Schedule(curvature_every=20, inverse_every=20, ramp=True, refresh_ove
 WHOLE_BATCH = Schedule(curvature_every=20, inverse_every=20, ramp=True, refresh_over=4, samples=None)
 SELDOM_REFRESHED = Schedule(curvature_every=5, inverse_every=100, ramp=True, refresh_over=4, samples=None)
 """EKFAC measures along its basis more often than the basis moves."""
-BLOCKS_OF_256, LARGE = Factors(256), Factors(8192)
+BLOCKS_OF_128, BLOCKS_OF_256, LARGE = Factors(128), Factors(256), Factors(8192)
 
 INSTEAD: Mapping[str, str] = {
     "learning_rate": "the learning rate is lr=",
@@ -68,18 +68,19 @@ class Method(NaturalGradient):
     Args:
         model: the model to train; its forward is watched by hooks.
         params: parameters or torch.optim-style groups; None for all. A parameter left out is frozen. A group may set `lr`,
-            `momentum`, `weight_decay`, `damping`, `decay`, `adamw_lr_ratio`, `adamw_betas`, `adamw_eps`, and `curvature`: False sends
-            its parameters to AdamW, True gives curvature to layers that have it on request only. All are read at every step.
+            `momentum`, `weight_decay`, `damping`, `decay`, `adamw_lr_ratio`, `adamw_betas`, `adamw_eps`, and `curvature`: False
+            sends its parameters to AdamW, True gives curvature to layers that have it on request only. All are read at each step.
         lr: the share of the layer's best step (1 is a Newton step) with `step_size="layerwise"`; an Adam rate with "graft" and
-            "rms"; the length of the natural gradient, at most that of the trust region, with "kl_clip"; that length with "constant".
+            "rms"; the length of the natural gradient, at most that of the trust region, with "kl_clip"; that length itself with
+            "constant".
         momentum: β of the gradient's average, or τ of the update's.
         weight_decay: decoupled: W ← (1 − lr·weight_decay) W. Without effect on layers whose norm is kept.
         damping: λ in units of the block's mean eigenvalue; with LNGD's block, of each factor's.
         decay: ϵ of LNGD eq. 14, the weight on past statistics.
         adamw_lr_ratio: AdamW's rate over lr, for the parameters without curvature.
         warmup: steps over which lr rises linearly, for the layers with curvature.
-        step_size: how far to go: "layerwise" (LNGD eqs. 12–13), "graft" (the length of Adam's step per layer), "kl_clip", "rms" (a
-            fixed length per entry), "constant", or an object such as `LayerwiseRate(samples=32)`.
+        step_size: how far to go: "layerwise" (LNGD eqs. 12–13), "graft" (the length of Adam's step per layer), "kl_clip", "rms"
+            (a fixed length per entry), "constant", or an object such as `LayerwiseRate(samples=32)`.
         momentum_on: "gradient" (averaged, then preconditioned), "nesterov" (the same, looking ahead) or "update" (LNGD
             Algorithm 1).
         fisher: where g comes from: "layerwise", "empirical", "sampled", or an object such as `Sampled("gaussian")`.
@@ -164,7 +165,11 @@ class Method(NaturalGradient):
         if isinstance(lr, Tensor) or lr == 0 or least <= lr <= most or recipe.momentum_on == "update":
             return
         default = inspect.signature(type(self)).parameters["lr"].default
-        said = "AdamW's size, but here it is a share of each layer's Newton step" if lr < least else "a Newton step's size, but here it is an Adam rate"
+        said = (
+            "AdamW's size, but here it is a share of each layer's Newton step"
+            if lr < least
+            else "a Newton step's size, but here it is an Adam rate"
+        )
         right = f"the default of {type(self).__name__} is {default}" if least <= default <= most else f"{most:g} would be much"
         warnings.warn(f"lr={lr:g} is of {said}: {right}", stacklevel=5)
 
@@ -182,7 +187,6 @@ def _refusing_unknown(init: Callable[..., None]) -> Callable[..., None]:
         init(self, *args, **options)
 
     return explained
-
 
 
 class LNGD(Method):
@@ -237,9 +241,9 @@ class LNGD(Method):
 
 
 class SpectralLNGD(Method):
-    """Muon in LNGD's metric: LNGD's whitened gradient with its singular values set to one, at a rate like AdamW's. Ours, not the paper's.
+    """Muon in LNGD's metric: LNGD's whitened gradient with its singular values set to one, at a rate like AdamW's.
 
-    Arguments: see `Method`.
+    Ours, not the paper's. Arguments: see `Method`.
     """
 
     block = LNGDBlock
@@ -289,7 +293,10 @@ class SpectralLNGD(Method):
 
 
 class LNGDSample(Method):
-    """LNGD without its adaptive rate: layer-wise sampling alone (the ablation LNGD-sample of Table 5). Arguments: see `Method`."""
+    """LNGD without its adaptive rate: layer-wise sampling alone (the ablation LNGD-sample of Table 5).
+
+    Arguments: see `Method`.
+    """
 
     block = LNGDBlock
     convolution_block = LNGDKroneckerBlock
@@ -534,7 +541,10 @@ class TKFAC(Method):
 
 
 class NGPlus(Method):
-    """NG+ (Yang et al., TPAMI 2022): L = E[G Gᵀ] of per-sample gradient matrices, direction (L + λI)⁻¹ ∇. Arguments: see `Method`."""
+    """NG+ (Yang et al., TPAMI 2022): L = E[G Gᵀ] of per-sample gradient matrices, direction (L + λI)⁻¹ ∇.
+
+    Arguments: see `Method`.
+    """
 
     block = NGPlusBlock
 
@@ -604,7 +614,7 @@ class THOR(Method):
         momentum_on: MomentumOn = "gradient",
         fisher: FisherChoice = "sampled",
         schedule: Schedule | int = WHOLE_BATCH,
-        factors: Factors | int = Factors(128),
+        factors: Factors | int = BLOCKS_OF_128,
         mean_over: MeanOver = "batch",
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
@@ -623,7 +633,7 @@ class THOR(Method):
             momentum_on=momentum_on,
             fisher=fisher,
             schedule=as_schedule(schedule, WHOLE_BATCH),
-            factors=as_factors(factors, Factors(128)),
+            factors=as_factors(factors, BLOCKS_OF_128),
             mean_over=mean_over,
             keep_norms=keep_norms,
             generator=generator,

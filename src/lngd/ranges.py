@@ -27,7 +27,7 @@ def is_fraction(value: Any) -> bool:
 
 def at_least_zero(value: Any) -> bool:
     """In [0, ∞)."""
-    return is_number(value) and (isinstance(value, Tensor) and value.device.type != "cpu" or value >= 0)
+    return is_number(value) and ((isinstance(value, Tensor) and value.device.type != "cpu") or value >= 0)
 
 
 def are_bounds(value: Any) -> bool:

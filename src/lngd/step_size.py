@@ -15,15 +15,30 @@ import torch
 from torch import Tensor
 
 from lngd.capture import RateSample
-from lngd.fisher import MeanOver, curvature_along
 from lngd.layers import Layer
 from lngd.ranges import check
+from lngd.sampling import FisherType, MeanOver, curvature_along, fisher_weight
+from lngd.torch_private import foreach_add, foreach_div, foreach_lerp_, foreach_mul, foreach_norm, foreach_sqrt
 from lngd.types import Flag, GradientMatrices, GradientMatrix, Scalar, Vector
 
 TOKENS_FOR = 4
 """Samples that the tokens of one sequence stand for."""
 Parts: TypeAlias = Sequence[Sequence[Tensor]]
 """Tensors shaped like the parameters of some layers: of all weights, then of all biases."""
+
+
+@dataclass
+class Averages:
+    """M of some layers: what is preconditioned, the gradient itself or its moving average."""
+
+    gradients: Parts
+    """∇ of this batch, by parameter."""
+    parts: Parts
+    """M by parameter."""
+    matrices: GradientMatrices
+    """M of each layer as the matrix that multiplies the activations."""
+    vectors: GradientMatrices
+    """The same, flat."""
 
 
 @dataclass
@@ -34,12 +49,8 @@ class Directions:
     """
 
     layers: Sequence[Layer]
-    gradients: Parts
-    """∇ of this batch."""
-    average_parts: Parts
-    """What was preconditioned, ∇ itself or its moving average, by parameter."""
-    averages: GradientMatrices
-    """The same as matrices: M."""
+    averages: Averages
+    """M."""
     directions: GradientMatrices
     """d = F̂⁻¹M."""
     samples: Sequence[Sequence[RateSample]]
@@ -60,24 +71,35 @@ class Directions:
     @cached_property
     def slope(self) -> Vector:
         """⟨d, M⟩."""
-        pairs = zip(self.directions, self.averages, strict=True)
-        return torch.stack([torch.dot(d.reshape(-1), m.reshape(-1)) for d, m in pairs])
+        pairs = zip(self.directions, self.averages.vectors, strict=True)
+        return torch.stack([torch.dot(d.reshape(-1), m) for d, m in pairs])
 
     @cached_property
     def length(self) -> Vector:
         """‖d‖."""
-        return torch.stack(torch._foreach_norm(self.directions))
+        return torch.stack(foreach_norm(self.directions))
 
     @cached_property
     def dFd(self) -> Vector | None:
         """dᵀFd (LNGD eq. 13); NaN for a layer of which no sample was caught, None if none was of any."""
-        if not any(self.samples):
-            return None
+        sizes = {(len(samples), samples[0].batch, len(samples[0].g)) if samples else (0, 0, 0) for samples in self.samples}
+        if self.mean_over == "token" or len(sizes) > 1 or next(iter(sizes))[0] != 1:
+            curvature = self._curvature_of_each()
+        else:  # the usual case: of each layer one call on the same samples
+            slopes = []
+            for layer, d, (sample,) in zip(self.layers, self.directions, self.samples, strict=True):
+                products = layer.output(sample.x, d) * sample.g
+                slopes.append(products.sum(1) if products.dim() == 2 else products.flatten(1).sum(1))
+            weight = fisher_weight(FisherType.EMPIRICAL, self.mean_over, batch=self.samples[0][0].batch, positions=1)
+            curvature = torch.stack(slopes).square().mean(1) * weight  # (1/N) Σₙ ⟨d, ∇⁽ⁿ⟩²
+        return curvature if self.squared_scale is None else curvature * self.squared_scale
+
+    def _curvature_of_each(self) -> Vector:
+        """dᵀFd of layers that were called often, or not at all, or of which tokens are the samples."""
         each = zip(self.layers, self.directions, self.samples, strict=True)
         found = [directional_curvature(layer, d, samples, self.mean_over) for layer, d, samples in each]
         unknown = self.directions[0].new_full((), math.nan)
-        curvature = torch.stack([unknown if value is None else value.to(unknown.dtype) for value in found])
-        return curvature if self.squared_scale is None else curvature * self.squared_scale
+        return torch.stack([unknown if value is None else value.to(unknown.dtype) for value in found])
 
 
 class StepSize(ABC):
@@ -161,7 +183,7 @@ class FixedRMS(StepSize):
 
     def alpha(self, step: Directions) -> Vector:
         wanted = [self.rms * d.numel() ** 0.5 for d in step.directions]
-        alpha = torch.stack(torch._foreach_mul(step.length.reciprocal().unbind(), wanted))
+        alpha = torch.stack(foreach_mul(step.length.reciprocal().unbind(), wanted))
         return torch.where(alpha.isfinite(), alpha, 0.0)
 
 
@@ -182,18 +204,18 @@ class Graft(StepSize):
 
     def alpha(self, step: Directions) -> Vector:
         weight = step.memory["square_weight"]  # 1 − β₂ᵗ
-        new = [torch._foreach_mul(grads, grads) for grads in step.gradients]
-        finite = torch.stack([torch.stack(torch._foreach_norm(part, ord=1)) for part in new]).isfinite().all(0)
+        new = [foreach_mul(grads, grads) for grads in step.averages.gradients]
+        finite = torch.stack([torch.stack(foreach_norm(part, ord=1)) for part in new]).isfinite().all(0)
         counts = step.accept & finite  # the square of a large gradient overflows
         share = counts.to(weight.dtype) * (1 - self.decay)
         weight.lerp_(torch.ones_like(weight), share)
         lengths = []
-        for squares, running, averages in zip(new, step.tensors["square"], step.average_parts, strict=True):
+        for squares, running, averages in zip(new, step.tensors["square"], step.averages.parts, strict=True):
             counted = [torch.where(flag, each, 0.0) for flag, each in zip(counts.unbind(), squares, strict=True)]
-            torch._foreach_lerp_(list(running), counted, share.unbind())
-            roots = torch._foreach_sqrt(torch._foreach_div(list(running), weight.unbind()))
-            adam = torch._foreach_div(list(averages), torch._foreach_add(roots, self.eps))
-            lengths.append(torch.stack(torch._foreach_norm(adam)))
+            foreach_lerp_(list(running), counted, share.unbind())
+            roots = foreach_sqrt(foreach_div(list(running), weight.unbind()))
+            adam = foreach_div(list(averages), foreach_add(roots, self.eps))
+            lengths.append(torch.stack(foreach_norm(adam)))
         alpha = torch.stack(lengths).norm(dim=0) / step.length
         return torch.where(alpha.isfinite(), alpha, 0.0)
 
@@ -266,6 +288,6 @@ def directional_curvature(
     batches: dict[int, int] = {}
     for forward_id, n in squares:  # micro-batches add up, calls of one forward don't
         batches[forward_id] = max(batches.get(forward_id, 0), n)
-    positions = samples[0].g[0].numel() // (layer.outputs * layer.groups)
+    positions = samples[0].g.numel() // (len(samples[0].g) * layer.outputs * layer.groups)
     squared = found if mean_over == "token" else found.square()
     return curvature_along(squared, positions, mean_over, batch=sum(batches.values()))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -47,11 +49,17 @@ def test_the_schedule_drives_every_param_group_alike(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["kfac", "ekfac", "ngplus", "lngd", "lngd-paper"])
-def test_an_interval_is_that_of_measurements_and_refreshes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {}
-    monkeypatch.setattr(NaturalGradient, "__init__", lambda *_, curvature, inverses, **__: given.update(m=curvature, r=inverses))
-    OPTIMIZERS[name].build(models()["mlp"][0], Setting(lr=0.01, interval=7))
-    assert (given["m"].every, given["r"].every) == (7, 7)
+def test_an_interval_is_that_of_measurements_and_refreshes_and_changes_nothing_else(name: str) -> None:
+    usual, chosen = (OPTIMIZERS[name].build(models()["mlp"][0], Setting(lr=0.01, interval=n)) for n in (None, 7))
+    assert isinstance(usual, NaturalGradient)
+    assert isinstance(chosen, NaturalGradient)
+    assert chosen.recipe.schedule == replace(usual.recipe.schedule, curvature_every=7, inverse_every=7)
+
+
+def test_a_search_may_try_any_rate_without_a_warning() -> None:
+    for lr in (1e-4, 3.0):
+        OPTIMIZERS["lngd"].build(models()["mlp"][0], Setting(lr=lr))
+        OPTIMIZERS["lngd-spectral"].build(models()["mlp"][0], Setting(lr=lr))
 
 
 def test_the_schedule_rises_for_a_twentieth_and_falls_to_zero() -> None:

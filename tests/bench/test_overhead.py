@@ -11,6 +11,7 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
+import lngd
 from lngd.bench.errors import BenchError
 from lngd.bench.models.resnet18 import ResNet18
 from lngd.bench.models.resnet50 import ResNet50
@@ -18,7 +19,7 @@ from lngd.bench.models.transformer import BASE, Sentences, Transformer
 from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.overhead import ASDL, METHODS, PAST_THE_RAMP, STATELESS, Trainee, interval
 from lngd.bench.overhead_asdl import takes
-from lngd.bench.overhead_breakdown import STAGES, breakdown, total
+from lngd.bench.overhead_breakdown import FUNCTIONS, STAGES, breakdown, total
 from lngd.bench.overhead_memory import parameter_count, peak_bytes, state_bytes, trainee_of
 from lngd.bench.overhead_records import pages
 from lngd.bench.overhead_workloads import NETWORKS, Workload
@@ -111,7 +112,7 @@ def test_an_interval_of_ours_has_one_measuring_step_and_renews_every_inverse_onc
         )
     assert {name: block.updates - before[name][0] for name, block in blocks.items()} == dict.fromkeys(blocks, 1)
     assert renewals == dict.fromkeys(blocks, 1)
-    assert trainee.optimizer.state_dict()["lngd"]["steps"] == PAST_THE_RAMP + trainee.interval
+    assert trainee.optimizer.stats()["steps"] == PAST_THE_RAMP + trainee.interval
 
 
 def test_adamw_keeps_eight_bytes_a_parameter_and_sgd_four() -> None:
@@ -161,6 +162,14 @@ def test_a_breakdown_has_every_stage_that_the_method_has() -> None:
     assert list(stages) == list(STAGES)
     assert all(stages[stage] > 0 for stage in STAGES if stage != "orthogonalise")
     assert total(stages) == pytest.approx(sum(stages.values()))
+
+
+@pytest.mark.parametrize(("place", "name", "stage"), FUNCTIONS)
+def test_every_row_of_the_stages_names_a_function_that_exists(place: str, name: str, stage: str) -> None:
+    root = Path(lngd.__file__).parent.parent / place.replace(".", "/")
+    files = [*root.rglob("*.py")] if root.is_dir() else [root.with_suffix(".py")]
+    assert stage in STAGES
+    assert any(f"def {name}" in file.read_text() for file in files)
 
 
 def test_the_command_adds_to_its_records_and_a_report_prints_them_again(tmp_path: Path) -> None:

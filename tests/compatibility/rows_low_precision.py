@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from compatibility.runs import Run, apart, assert_healthy, assert_trains, batches, changed, learnable, plain, seeded, start
 from compatibility.table import group
+from lngd import Schedule
 from lngd.methods import Method
 from reference import differences, snapshot
 
@@ -71,11 +72,13 @@ def unscale_and_clip(scaler: torch.amp.GradScaler, run: Run) -> None:
     nn.utils.clip_grad_norm_(run.model.parameters(), 0.2)
 
 
-def near_single_precision(method: type[Method], clip: Clip | None) -> None:
-    """Five steps in float16, against the same in float32."""
+def near_single_precision(method: type[Method], clip: Clip | None, scale: float = 2.0**16, *, told: bool = False) -> None:
+    """Five steps in float16, against the same in float32. `told`: the optimizer knows the scale from the user."""
     half, single = (start(method, net(), warmup=0) for _ in range(2))
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     for x, y in batches(5, 4, n=32):
+        if told:
+            half.optimizer.grad_scale = scaler.get_scale()
         scaled(half, scaler, clip, x, y)
         single.optimizer.zero_grad()
         F.cross_entropy(single.model(x), y).backward()
@@ -86,23 +89,26 @@ def near_single_precision(method: type[Method], clip: Clip | None) -> None:
     assert_healthy(half, skipped=0)
 
 
-@precision("float16 autocast with `GradScaler`", "within 3 % of the way that the float32 run goes")
+@precision("float16 autocast with `GradScaler`", "within 3 % of the way that the float32 run goes; a usual and an unusual scale")
 def grad_scaler(method: type[Method]) -> None:
     near_single_precision(method, None)
+    near_single_precision(method, None, 2.0**10)
 
 
 @precision(
-    "`GradScaler`, `unscale_`, `clip_grad_norm_`", "within 3 % of the way that the float32 run with the same clipping goes"
+    "`GradScaler`, `unscale_`, `clip_grad_norm_`",
+    "within 3 % of the way that the float32 run with the same clipping goes; an unusual scale is told by `optimizer.grad_scale`",
 )
 def grad_scaler_with_clipping(method: type[Method]) -> None:
     near_single_precision(method, unscale_and_clip)
+    near_single_precision(method, unscale_and_clip, 2.0**10, told=True)
 
 
 def overflow(method: type[Method], clip: Clip | None) -> None:
     """A scale of 2⁴⁰ overflows, and is 2¹⁰ after it."""
     runs = []
     for overflows in (False, True):
-        run = start(method, net(), warmup=0, curvature_ramp=False)
+        run = start(method, net(), warmup=0, schedule=Schedule(ramp=False))
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40 if overflows else 2.0**10, backoff_factor=2.0**-30)
         data = batches(4, 4)
         if overflows:

@@ -5,13 +5,26 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from compatibility.exact import assert_exact
-from compatibility.runs import Run, assert_resumes, assert_same, assert_trains, batches, inputs, learnable, plain, start
+from compatibility.runs import (
+    OFTEN,
+    Run,
+    assert_resumes,
+    assert_same,
+    assert_trains,
+    batches,
+    inputs,
+    lacking_curvature,
+    learnable,
+    plain,
+    start,
+)
 from compatibility.table import group
 from lngd.methods import Method
 
 weights = group("Weights")
 
 TRAINS = "every parameter moves, the loss falls"
+UNCURVED = "AdamW trains it, a warning says so; " + TRAINS
 
 
 class Tied(nn.Module):
@@ -64,22 +77,23 @@ class Symmetric(nn.Module):
         return x.triu() + x.triu(1).mT
 
 
-@weights("`torch.nn.utils.parametrize`", TRAINS + "; the weight keeps its constraint")
+@weights("`torch.nn.utils.parametrize`", UNCURVED + "; the weight keeps its constraint")
 def parametrised(method: type[Method]) -> None:
     torch.manual_seed(1)
     model = nn.Sequential(
         parametrize.register_parametrization(nn.Linear(4, 4), "weight", Symmetric()), nn.Tanh(), nn.Linear(4, 3)
     )
-    assert_trains(method, model, *learnable(32, 4))
+    with lacking_curvature("ParametrizationList"):
+        assert_trains(method, model, *learnable(32, 4), curved={"2"})
     assert torch.equal(model[0].weight, model[0].weight.mT)
 
 
-@weights("`weight_norm`", TRAINS)
+@weights("`weight_norm`", UNCURVED)
 def weight_norm(method: type[Method]) -> None:
     torch.manual_seed(1)
-    assert_trains(
-        method, nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3)), *learnable(32, 4)
-    )
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3))
+    with lacking_curvature("ParametrizationList"):
+        assert_trains(method, model, *learnable(32, 4), curved={"2"})
 
 
 class Adapted(nn.Module):
@@ -115,7 +129,7 @@ def functional_call(method: type[Method]) -> None:
         def forward(x: Tensor, model: nn.Module = model) -> Tensor:
             return torch.func.functional_call(model, dict(model.named_parameters()), (x,))
 
-        run = start(method, model, curvature_every=2)
+        run = start(method, model, **OFTEN)
         for x, y in batches(4, 4):
             run.step(x, y, forward if functional else None)
         runs.append(run)
@@ -149,11 +163,13 @@ class Extended(nn.Module):
 def extended(method: type[Method]) -> Run:
     run = start(method, Extended(), warmup=3)
     run.model.head = nn.Linear(3, 3)
-    run.optimizer.add_param_group({"params": list(run.model.head.parameters()), "fallback_lr": 0.01})
+    run.optimizer.add_param_group({"params": list(run.model.head.parameters()), "adamw_lr_ratio": 0.1})
     return run
 
 
-@weights("`add_param_group`", "the new parameters and the old ones move, the loss falls, a checkpoint resumes bit-equal")
+@weights(
+    "`add_param_group`", "the new layer gets curvature, it and the old ones move, the loss falls, a checkpoint resumes bit-equal"
+)
 def added_parameters(method: type[Method]) -> None:
     run, data = extended(method), learnable(32, 4)
     before = [p.detach().clone() for p in run.model.parameters()]
@@ -161,4 +177,6 @@ def added_parameters(method: type[Method]) -> None:
     assert len(before) == 4
     assert not any(torch.equal(p, b) for p, b in zip(run.model.parameters(), before, strict=True))
     assert run.losses[-1] < 0.97 * run.losses[0]
+    assert {name for name, block in run.optimizer.blocks.items() if block.ready} == {"body", "head"}
+    assert run.optimizer.param_groups[1]["adamw_lr_ratio"] == 0.1
     assert_resumes(run, extended(method), data)

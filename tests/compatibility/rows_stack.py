@@ -1,5 +1,6 @@
 """Rows: what training loops do around a model."""
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from compatibility.runs import (
     assert_healthy,
     assert_same,
     batches,
+    default,
     learnable,
     plain,
     seeded,
@@ -26,7 +28,7 @@ from compatibility.runs import (
     weights,
 )
 from compatibility.table import group
-from lngd import FisherType
+from lngd import Constant, FisherType, LayerwiseRate, Schedule
 from lngd.methods import Method
 
 stack = group("Training stack")
@@ -56,21 +58,29 @@ def no_grad_forward(method: type[Method]) -> None:
 
 
 @stack(
-    "Gradient clipping", "the step follows the clipped gradient: with a constant rate, c times the gradient is c times the step"
+    "Gradient clipping",
+    "constant and layer-wise step size: c times the gradient is c times the step; a step of fixed singular values stays as it is",
 )
 def gradient_clipping(method: type[Method]) -> None:
-    ways = []
-    for norm in (1e6, 1e-2):
-        model, (x, y) = curved(), learnable(16, 4, dtype=DOUBLE)
-        origin = weights(model)
-        optimizer = method(model, rate="constant", norm="frobenius", lr=0.1, warmup=0, generator=seeded())
-        F.cross_entropy(model(x), y).backward()
-        total = nn.utils.clip_grad_norm_(model.parameters(), norm)
-        kept = [p.grad.clone() for p in model.parameters()]
-        optimizer.step()
-        assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), kept, strict=True))
-        ways.append((weights(model) - origin) / min(1.0, norm / total.item()))
-    torch.testing.assert_close(ways[0], ways[1], rtol=1e-3, atol=1e-8)
+    for step_size in (Constant(), LayerwiseRate(mu=0.0)):
+        options = {"step_size": step_size} if default(method, "step_size") else {}
+        (whole, _), (clipped, share) = (clipped_step(method, norm, **options) for norm in (1e6, 1e-2))
+        assert share < 0.1
+        share = 1.0 if method.spectral and step_size == Constant() else share
+        torch.testing.assert_close(clipped, share * whole, rtol=1e-3, atol=1e-8)
+
+
+def clipped_step(method: type[Method], norm: float, **options: Any) -> tuple[Tensor, float]:
+    """The first step with gradients clipped to a norm, and what share that leaves of them."""
+    model, (x, y) = curved(), learnable(16, 4, dtype=DOUBLE)
+    origin = weights(model)
+    optimizer = method(model, lr=0.1, warmup=0, generator=seeded(), **options)
+    F.cross_entropy(model(x), y).backward()
+    total = nn.utils.clip_grad_norm_(model.parameters(), norm)
+    kept = [p.grad.clone() for p in model.parameters()]
+    optimizer.step()
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), kept, strict=True))
+    return weights(model) - origin, min(1.0, norm / total.item())
 
 
 def curved() -> nn.Module:
@@ -100,8 +110,9 @@ def clipped_training(method: type[Method]) -> None:
 )
 def accumulation(method: type[Method]) -> None:
     runs = []
+    whole = {"step_size": LayerwiseRate(samples=None)} if default(method, "step_size") == "layerwise" else {}
     for sizes in ((32,), (4, 6, 10, 12)):
-        run = start(method, curved(), rate_samples=None, fisher=FisherType.EMPIRICAL, **OFTEN)
+        run = start(method, curved(), fisher=FisherType.EMPIRICAL, **OFTEN, **whole)
         for x, y in batches(3, 4, n=32, dtype=DOUBLE):
             run.optimizer.zero_grad()
             for part, labels in zip(x.split(sizes), y.split(sizes), strict=True):
@@ -109,8 +120,8 @@ def accumulation(method: type[Method]) -> None:
             run.optimizer.step()
         runs.append(run.snapshot())
     assert runs[0].keys() == runs[1].keys()
-    for name, whole in runs[0].items():
-        torch.testing.assert_close(runs[1][name], whole, rtol=1e-8, atol=1e-10, msg=name, equal_nan=True)
+    for name, expected in runs[0].items():
+        torch.testing.assert_close(runs[1][name], expected, rtol=1e-8, atol=1e-10, msg=name)
 
 
 @stack(
@@ -175,7 +186,7 @@ def assert_near(run: Run, other: Run) -> None:
 def short_last_batch(method: type[Method]) -> None:
     x, y = learnable(37, 4)
     epoch = list(zip(x.split(16), y.split(16), strict=True))
-    run = start(method, plain(), warmup=3, curvature_every=1).steps(epoch * 3)
+    run = start(method, plain(), warmup=3, schedule=Schedule(curvature_every=1)).steps(epoch * 3)
     assert_healthy(run, skipped=0)
     assert torch.stack(run.losses[-3:]).mean() < 0.97 * torch.stack(run.losses[:3]).mean()
     assert {block.updates for block in run.optimizer.blocks.values()} == {len(run.losses)}
@@ -192,6 +203,96 @@ def scheduler(method: type[Method]) -> None:
     assert torch.equal(before, weights(runs[0].model))
     runs[1].steps(batches(2, 4))
     assert torch.equal(before, weights(runs[1].model))
+
+
+@stack("`zero_grad()` between forward and backward", "bit-equal to `zero_grad()` before the forward")
+def zero_grad_in_between(method: type[Method]) -> None:
+    usual, run = (start(method, plain(), **OFTEN) for _ in range(2))
+    for x, y in batches(4, 4):
+        usual.step(x, y)
+        loss = F.cross_entropy(run.model(x), y)
+        run.optimizer.zero_grad()
+        loss.backward()
+        run.optimizer.step()
+        run.losses.append(loss.detach())
+    assert_same(usual, run)
+
+
+@stack("Gradients that `zero_grad()` drops", "what was measured with them is dropped too: bit-equal to a run that never had them")
+def dropped_gradients(method: type[Method]) -> None:
+    runs = []
+    for dropped in (False, True):
+        run = start(method, plain(), **OFTEN)
+        for x, y in batches(4, 4):
+            state = run.generator.get_state()
+            if dropped:
+                F.cross_entropy(run.model(3 * x[:5]), y[:5]).backward()
+            run.optimizer.zero_grad()
+            run.generator.set_state(state)
+            run.step(x, y)
+        runs.append(run)
+    assert_same(*runs)
+
+
+@stack(
+    "OneCycleLR with one number",
+    "the layers with curvature see its lr, AdamW's part moves as torch's AdamW at lr·adamw_lr_ratio does (float64, 1e-12)",
+)
+def one_cycle(method: type[Method]) -> None:
+    run = start(method, plain().double(), adamw_lr_ratio=0.25)
+    norm, twin = run.model[1], copy.deepcopy(run.model[1])
+    reference = torch.optim.AdamW(twin.parameters(), weight_decay=0.0)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(run.optimizer, 0.08, total_steps=6)
+    its_own = torch.optim.lr_scheduler.OneCycleLR(reference, 0.02, total_steps=6, cycle_momentum=False)
+    for x, y in batches(5, 4, dtype=DOUBLE):
+        before = run.model[0].weight.detach().clone()
+        run.step(x, y)
+        for p, q in zip(norm.parameters(), twin.parameters(), strict=True):
+            q.grad = p.grad.clone()
+        reference.step()
+        for p, q in zip(norm.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+        assert not torch.equal(run.model[0].weight, before)
+        cycle.step()
+        its_own.step()
+    assert {group["lr"] for group in run.optimizer.param_groups} == {*cycle.get_last_lr()}
+
+
+@stack(
+    "Parameters unfrozen later",
+    "bit-equal to before while frozen; from then on they get curvature and move, the loss falls, no warning",
+)
+def unfrozen_later(method: type[Method]) -> None:
+    model, data = plain(), learnable(32, 4)
+    late = [p.requires_grad_(False) for p in (*model[0].parameters(), *model[1].parameters())]
+    before = [p.detach().clone() for p in late]
+    run = start(method, model, warmup=3, **OFTEN).steps([data] * 3)
+    assert all(torch.equal(p, b) for p, b in zip(late, before, strict=True))
+    for p in late:
+        p.requires_grad_()
+    run.steps([data] * 8)
+    assert not any(torch.equal(p, b) for p, b in zip(late, before, strict=True))
+    assert {name for name, block in run.optimizer.blocks.items() if block.ready} == {"0", "3", "5"}
+    assert run.losses[-1] < 0.97 * run.losses[3]
+    assert_healthy(run, skipped=0)
+
+
+@stack(
+    "`model.to(torch.float64)` after construction",
+    "before the first step: bit-equal to a float64 model; later: weights and statistics are float64, the loss falls",
+)
+def to_double(method: type[Method]) -> None:
+    early, whole = (start(method, model, **OFTEN) for model in (plain(), plain().double()))
+    early.model.to(DOUBLE)
+    assert_same(*(run.steps(batches(3, 4, dtype=DOUBLE)) for run in (early, whole)))
+    x, y = learnable(32, 4)
+    run = start(method, plain(), warmup=3, **OFTEN).steps([(x, y)] * 3)
+    run.model.to(DOUBLE)
+    run.steps([(x.double(), y)] * 8)
+    kept = [t for name, t in run.snapshot().items() if name.startswith(("model.", "optimizer.state.")) and t.dim()]
+    assert {t.dtype for t in kept if t.is_floating_point()} == {DOUBLE}
+    assert run.losses[-1] < 0.97 * run.losses[3]
+    assert_healthy(run, skipped=0)
 
 
 @stack("`step(closure)`", "bit-equal to backward and `step()`, and returns the closure's loss")

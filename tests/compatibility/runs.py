@@ -1,10 +1,12 @@
 """Short training runs and what is asserted of them."""
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from lngd.methods import Method, SpectralLNGD
 from reference import batch, differences, snapshot, through_a_file
 
 SINGLE, DOUBLE = torch.float32, torch.float64
-OFTEN = {"curvature_every": 2, "inverse_every": 2}
+OFTEN = {"schedule": 2}
 """A schedule with steps of every kind among the first three."""
 Data = tuple[Tensor, Tensor]
 
@@ -79,6 +81,18 @@ def start(method: type[Method], model: nn.Module, **options: Any) -> Run:
     return Run(model, method(model, generator=generator, **{**LONGER.get(method, {}), **options}), generator=generator)
 
 
+def default(method: type[Method], argument: str) -> Any:
+    """What a method does by itself; None if it has no such argument."""
+    found = inspect.signature(method).parameters.get(argument)
+    return None if found is None else found.default
+
+
+def lacking_curvature(*modules: str) -> pytest.WarningsRecorder:
+    """Around an optimizer's construction: the one warning that less than half of the model gets curvature, which names these."""
+    named = ".*".join(f"no curvature for {module}" for module in modules)
+    return pytest.warns(UserWarning, match=f"of the model's matrices get curvature, AdamW trains the others: {named}")
+
+
 def batches(steps: int, *shape: int, n: int = 16, dtype: torch.dtype = SINGLE) -> list[Data]:
     """A different batch for each step."""
     return [batch(n, *shape, seed=step, dtype=dtype) for step in range(steps)]
@@ -124,18 +138,15 @@ def assert_resumes(run: Run, fresh: Run, *data: Data, through: Callable[[dict], 
     assert_same(run.steps(data * 4), fresh.steps(data * 4))
 
 
-def assert_healthy(run: Run, *, skipped: int | None = None, unknown: str = "damping_bounds.1") -> None:
-    """All numbers are finite, but for the bound on damping and one that may be `unknown`; so many steps were skipped."""
-    numbers = snapshot(run.model, run.optimizer)
-    infinite = [name for name, t in numbers.items() if not t.isfinite().all()]
-    assert [name for name in infinite if not name.endswith(("damping_bounds.1", unknown))] == []
+def assert_healthy(run: Run, *, skipped: int | None = None) -> None:
+    """All numbers are finite; so many steps were skipped."""
+    assert [name for name, t in snapshot(run.model, run.optimizer).items() if not t.isfinite().all()] == []
     assert skipped is None or run.optimizer.stats()["skipped"] == skipped
 
 
 def changed(before: dict[str, Tensor], run: Run, ignoring: Sequence[str] = ()) -> list[str]:
-    """What is not as it was, among what there was: a first step may add averages that are empty."""
-    after = {name: t for name, t in run.snapshot().items() if name in before}
-    return differences(before, after, ignoring=ignoring)
+    """What is not as it was."""
+    return differences(before, run.snapshot(), ignoring=ignoring)
 
 
 def weights(model: nn.Module) -> Tensor:

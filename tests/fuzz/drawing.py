@@ -23,6 +23,7 @@ from fuzz.parts import (
     ToSequence,
 )
 from fuzz.settings import METHODS, Case, Settings, Training
+from lngd import Constant, Empirical, Factors, FixedRMS, Graft, KLClip, Layerwise, LayerwiseRate, Sampled, Schedule
 
 WIDTHS = st.integers(1, 9)
 BOOLS = st.booleans()
@@ -170,35 +171,76 @@ PER_GROUP = {
     "momentum": st.sampled_from((0.0, 0.5, 0.9, 0.999)),
     "weight_decay": st.sampled_from((0.0, 1e-2, 0.5, 1.0)),
     "damping": st.sampled_from(DAMPING),
-    "damping_bounds": st.sampled_from(((0.0, math.inf), (1e-5, math.inf), (1e-5, 1e-2), (0.0, 0.0), (1.0, 1.0))),
     "decay": st.sampled_from((0.0, 0.5, 0.95, 0.999)),
-    "fallback_lr": st.sampled_from((0.0, 1e-3, 1e-1)),
+    "adamw_lr_ratio": st.sampled_from((0.0, 0.02, 1.0)),
+}
+OF_A_GROUP = PER_GROUP | {
+    "adamw_betas": st.just((0.5, 0.9)),
+    "adamw_eps": st.just(1e-4),
+    "curvature": st.sampled_from((True, False, None)),
 }
 INTERVALS = st.sampled_from((1, 2, 3, 20))
+BOUNDS = ((0.0, math.inf), (1e-5, math.inf), (1e-5, 1e-2), (0.0, 0.0), (1.0, 1.0))
+MAX_DIMS = st.sampled_from((1, 2, 4, 8, 64, 8192))
+FISHERS: dict[str, SearchStrategy] = {
+    "layerwise": st.just("layerwise") | st.builds(Layerwise, st.sampled_from(("rademacher", "gaussian"))),
+    "empirical": st.just("empirical") | st.just(Empirical()),
+}
+
+
+def objects(kind: type, **arguments: SearchStrategy) -> SearchStrategy:
+    """An object with about half of its arguments given."""
+    return some(arguments).map(lambda given: kind(**given))
+
+
+STEP_SIZES = [
+    st.sampled_from(("layerwise", "graft", "kl_clip", "rms", "constant")),
+    st.sampled_from((Graft(), Constant())),
+    st.builds(KLClip, st.sampled_from((1e-8, 1e-3, 1.0, 1e6))),
+    st.builds(FixedRMS, st.sampled_from((1e-3, 0.2))),
+    objects(
+        LayerwiseRate,
+        mu=st.sampled_from((0.0, 1e-8, 1e-2, 1.0)),
+        smoothing=st.sampled_from((0.0, 0.5, 0.9)),
+        samples=st.sampled_from((None, 1, 2, 32)),
+    ),
+]
+SCHEDULES = objects(
+    Schedule,
+    curvature_every=INTERVALS,
+    inverse_every=INTERVALS,
+    ramp=BOOLS,
+    refresh_over=st.integers(1, 4),
+    samples=st.sampled_from((None, 1, 8)),
+)
+FACTORS = objects(
+    Factors, max_dim=MAX_DIMS, convolution=st.sampled_from(("kronecker", "full")), damping_bounds=st.sampled_from(BOUNDS)
+)
 OPTIONS = PER_GROUP | {
-    "mu": st.sampled_from((0.0, 1e-8, 1e-2, 1.0)),
-    "curvature_every": INTERVALS,
-    "inverse_every": INTERVALS,
-    "curvature_ramp": BOOLS,
-    "fisher": st.sampled_from(("layerwise", "empirical", "sampled")),
-    "rate": st.sampled_from(("layerwise", "graft", "kl_clip", "constant")),
-    "kl_clip": st.sampled_from((1e-8, 1e-3, 1.0, 1e6)),
+    "schedule": INTERVALS | SCHEDULES,
+    "factors": MAX_DIMS | FACTORS,
+    "step_size": st.one_of(STEP_SIZES),
     "warmup": st.sampled_from((0, 1, 2, 30)),
-    "smoothing": st.sampled_from((0.0, 0.5, 0.9)),
-    "rate_samples": st.sampled_from((None, 1, 2, 32)),
-    "noise": st.sampled_from(("rademacher", "gaussian")),
-    "momentum_on": st.sampled_from(("gradient", "update")),
+    "momentum_on": st.sampled_from(("gradient", "nesterov", "update")),
     "mean_over": st.sampled_from(("batch", "token", "none")),
     "keep_norms": BOOLS,
-    "max_factor_dim": st.sampled_from((1, 2, 4, 8, 64, 8192)),
-    "likelihood": st.sampled_from(("categorical", "bernoulli", "gaussian")),
 }
-SETTINGS = st.builds(
-    Settings,
-    st.sampled_from(METHODS),
-    some(OPTIONS),
-    st.none() | some(PER_GROUP | {"betas": st.just((0.5, 0.9)), "eps": st.just(1e-4)}),
-)
+
+
+@st.composite
+def settings(draw: DrawFn) -> Settings:
+    """Where labels are drawn, they are the loss's own kind of labels."""
+    method, options = draw(st.sampled_from(METHODS)), draw(some(OPTIONS))
+    if method == "LNGDSample":
+        options.pop("step_size", None)
+    likelihood = draw(st.sampled_from(("categorical", "categorical", "bernoulli", "gaussian")))
+    sampled = st.sampled_from((Sampled(likelihood), *["sampled"] * (likelihood == "categorical")))
+    kind = draw(st.sampled_from(("the method's own", "layerwise", "empirical", "sampled")))
+    if kind in FISHERS:
+        options["fisher"] = draw(FISHERS[kind])
+    elif kind == "sampled" or likelihood != "categorical":
+        options["fisher"] = draw(sampled)
+    return Settings(method, options, draw(st.none() | some(OF_A_GROUP)), likelihood)
 
 
 @st.composite
@@ -225,6 +267,6 @@ def trainings(draw: DrawFn, *, steps: int, normalised: bool) -> Training:
 @st.composite
 def cases(draw: DrawFn, *, steps: int) -> Case:
     """Steps that are checked, one of them after a resumption."""
-    settings = draw(SETTINGS)
-    model = draw(models(outputs=draw(st.integers(1 if settings.likelihood != "categorical" else 2, 5))))
-    return Case(model, settings, draw(trainings(steps=steps, normalised="'batch'" in repr(model))))
+    chosen = draw(settings())
+    model = draw(models(outputs=draw(st.integers(1 if chosen.likelihood != "categorical" else 2, 5))))
+    return Case(model, chosen, draw(trainings(steps=steps, normalised="'batch'" in repr(model))))

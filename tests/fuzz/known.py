@@ -3,12 +3,14 @@
 from collections.abc import Callable
 
 from fuzz.settings import Case
+from lngd import Factors
 
 
 def is_undamped(case: Case) -> bool:
-    options = case.settings.options
-    groups = [options, options | (case.settings.overrides or {})]
-    return any(group.get("damping", 1) < 1e-6 or group.get("damping_bounds", (0, 1))[1] < 1e-6 for group in groups)
+    options, factors = case.settings.options, case.settings.options.get("factors")
+    if isinstance(factors, Factors) and factors.damping_bounds[1] < 1e-6:
+        return True
+    return any(group.get("damping", 1) < 1e-6 for group in (options, options | (case.settings.overrides or {})))
 
 
 KNOWN: tuple[tuple[Callable[[Case], bool], str], ...] = (

@@ -12,15 +12,22 @@ from torch import Tensor
 
 from fuzz.models import Network
 from fuzz.settings import Case
+from lngd.linalg import orthogonalised
 from lngd.methods import Method
 from lngd.optimizer import Outcome
-from lngd.optimizer.layer_state import LayerState
-from lngd.optimizer.momentum import NesterovMomentum
+from lngd.optimizer.curved_layer import CurvedLayer
+from lngd.optimizer.hyperparameters import as_step_size
 from reference import snapshot, through_a_file
 
 STEPS = 4
 """Three that are checked one by one, and one that is done twice: by the run and by a run resumed from its checkpoint."""
+LACKING, STRANGE_LR, FALLEN = "of the entries of the model's matrices get curvature", "is of", "AdamW trains it from now on"
+"""Warnings whose occasion is a promise of its own."""
 WARNINGS = (
+    LACKING,
+    f"{STRANGE_LR} AdamW's size, but here it is a share of each layer's Newton step",
+    f"{STRANGE_LR} a Newton step's size, but here it is an Adam rate",
+    FALLEN,
     "a gradient or a statistic was not finite: that step was skipped",
     "Fisher factor not positive definite",
     "its Fisher factor needed damping=",
@@ -28,11 +35,13 @@ WARNINGS = (
     "Using padding='same' with even kernel lengths",  # this and the next are torch's own
     "Mismatch dtype between input and weight",
 )
-SKIPPED = "optimizer.lngd.skipped"
-KEPT = ("optimizer.state.", "optimizer.lngd.layers.")
+PROGRESS = "optimizer.param_groups.0.progress"
+KEPT = "optimizer.state."
 """Where a checkpoint holds averages, statistics and inverses."""
-UNDEFINED = ("alignment", "exp_avg_sq")
-"""State that is NaN until it is first measured; and AdamW's squares, which overflow in torch itself."""
+UNDEFINED = "exp_avg_sq"
+"""AdamW's squares, which overflow in torch itself."""
+COUNTED = ("owed", "promoted")
+"""What a skipped step may change: whose turn it is to be refreshed, and in what dtype a layer's state is kept."""
 
 
 @dataclass
@@ -58,7 +67,11 @@ class Run:
 
     def warned(self, text: str) -> bool:
         """Whether there was such a warning so far."""
-        return any(text in str(warning.message) for warning in self.caught)
+        return self.warnings(text) > 0
+
+    def warnings(self, text: str) -> int:
+        """How many of them there were so far."""
+        return sum(text in str(warning.message) for warning in self.caught)
 
 
 def check(case: Case) -> Run:
@@ -67,6 +80,7 @@ def check(case: Case) -> Run:
         run = Run.begin(case, caught)
         with closing(run.optimizer):  # hooks that the garbage collector takes off while hypothesis draws use its randomness
             check_summary(run)
+            check_warnings_of_construction(run)
             for step in range(STEPS - 1):
                 check_step(run, step)
             check_resumption(run, STEPS - 1)
@@ -84,18 +98,27 @@ def only_documented_warnings() -> Iterator[list[warnings.WarningMessage]]:
 
 def check_step(run: Run, step: int) -> None:
     loss = check_forward_and_backward(run, step)
-    before, grads = snapshot(run.model, run.optimizer), gradients(run.model)
+    before, grads, curved = snapshot(run.model, run.optimizer), gradients(run.model), set(run.optimizer.blocks)
     run.optimizer.step()
     now = snapshot(run.model, run.optimizer)
     nothing(different(gradients(run.model), grads), "step() has changed a gradient")
-    assert now["optimizer.lngd.steps"] == run.optimizer.stats()["steps"] == step + 1
+    if asks_for_the_state(run, grads):
+        nothing(different(before, now), "a step without any rate or gradient has changed")
+        return
+    assert now[f"{PROGRESS}.steps"] == run.optimizer.stats()["steps"] == before[f"{PROGRESS}.steps"] + 1
     check_finite(before, now, loss)
     check_summary(run)
-    if now[SKIPPED] == before[SKIPPED]:
+    check_fallbacks(run, curved)
+    if now[f"{PROGRESS}.skipped"] == before[f"{PROGRESS}.skipped"]:
         assert all(g.isfinite().all() for g in grads.values()), "a gradient that is not finite was used"
-        check_moves(run, step, before, grads)
+        check_moves(run, before, grads)
     else:
         check_untouched(before, now)
+
+
+def asks_for_the_state(run: Run, grads: dict[str, Tensor]) -> bool:
+    """Whether a step looks like those by which torch.distributed makes optimizers fill their state: it is none."""
+    return all(group["lr"] == 0 for group in run.optimizer.param_groups) and not any(g.any() for g in grads.values())
 
 
 def check_forward_and_backward(run: Run, step: int) -> Tensor:
@@ -123,6 +146,26 @@ def check_summary(run: Run) -> None:
     assert sorted(names) == sorted(name for name, _ in run.model.named_parameters())
 
 
+def check_warnings_of_construction(run: Run) -> None:
+    """One if less than half of the entries of all matrices have curvature, unless that is asked for; one if lr is no such lr."""
+    entries: Counter[str] = Counter()
+    for outcome in run.optimizer.summary():
+        if len(outcome.shape) > 1 and "curvature=" not in outcome.reason:
+            entries[outcome.kind] += torch.Size(outcome.shape).numel()
+    assert run.warnings(LACKING) == (entries["curvature"] < entries["fallback"])
+    settings = run.case.settings
+    lr, step_size = settings.argument("lr"), "constant" if settings.method == "LNGDSample" else settings.argument("step_size")
+    least, most = as_step_size(step_size).lr_range
+    strange = lr > 0 and not least <= lr <= most and settings.argument("momentum_on") != "update"
+    assert run.warnings(f"lr={lr:g} {STRANGE_LR} ") == run.warnings(f" {STRANGE_LR} ") == strange
+
+
+def check_fallbacks(run: Run, before: set[str]) -> None:
+    """A layer that loses its curvature is named by a warning."""
+    for name in before - set(run.optimizer.blocks):
+        assert run.warnings(f"layer '{name}': {FALLEN}") == 1, f"{name} fell back without a warning"
+
+
 def check_finite(before: dict[str, Tensor], now: dict[str, Tensor], loss: Tensor) -> None:
     """A finite loss leaves finite parameters finite; statistics and state always are."""
     infinite = [name for name, value in now.items() if not value.isfinite().all()]
@@ -132,12 +175,12 @@ def check_finite(before: dict[str, Tensor], now: dict[str, Tensor], loss: Tensor
 
 def check_untouched(before: dict[str, Tensor], now: dict[str, Tensor]) -> None:
     """A skipped step leaves weights, averages and statistics alone; their dtype may become float64."""
-    kept = {n: value for n, value in before.items() if n.startswith(("model.", *KEPT)) and not n.endswith(".float64")}
+    kept = {n: value for n, value in before.items() if n.startswith(("model.", KEPT)) and not n.endswith(COUNTED)}
     touched = [n for n, value in kept.items() if n in now and not identical(value.to(now[n].dtype), now[n])]
     nothing(touched, "a skipped step has changed")
 
 
-def check_moves(run: Run, step: int, before: dict[str, Tensor], grads: dict[str, Tensor]) -> None:
+def check_moves(run: Run, before: dict[str, Tensor], grads: dict[str, Tensor]) -> None:
     """A trained parameter with a gradient moves, or there is a reason; a frozen one stays."""
     for outcome in run.optimizer.summary():
         name, held = outcome.name, before[f"model.{outcome.name}"]
@@ -145,30 +188,31 @@ def check_moves(run: Run, step: int, before: dict[str, Tensor], grads: dict[str,
         if outcome.kind == "frozen":
             assert not moved, f"{name} is frozen and moved"
         elif name in grads and grads[name].any() and not moved:
-            reason = why_unmoved(run, outcome, step, held)
+            reason = why_unmoved(run, outcome, held)
             assert reason, f"{name}, {outcome.kind}, has a gradient and did not move"
             run.unmoved[reason] += 1
 
 
-def why_unmoved(run: Run, outcome: Outcome, step: int, before: Tensor) -> str:
+def why_unmoved(run: Run, outcome: Outcome, before: Tensor) -> str:
     """The reason why a parameter with a gradient may stay; empty if there is none."""
     p = run.model.get_parameter(outcome.name)
     group = next(g for g in run.optimizer.param_groups if any(q is p for q in g["params"]))
-    if group["lr"] == 0:
+    curved = outcome.kind == "curvature"
+    lr = group["lr"] if curved else group["lr"] * group["adamw_lr_ratio"]
+    if lr == 0:
         return "lr is 0"
-    decay = group["lr"] * group["weight_decay"] * before  # step and decay may cancel
-    if outcome.kind == "fallback":
-        state = run.optimizer.state[p]
-        return rounding(before, adamw_step(state, group) - decay) if state else ""
-    held = run.optimizer._states[outcome.layer]
+    decay = lr * group["weight_decay"] * before  # step and decay may cancel
+    if not curved:
+        return rounding(before, adamw_step(run.optimizer.state[p], group, lr) - decay)
+    held = run.optimizer._layers[outcome.layer]
     if not held.block.ready:
         return "no inverse yet" if run.warned(f"layer '{outcome.layer}': Fisher factor not positive definite") else ""
     direction = direction_of(held)
     if not direction.any():
         return "the direction underflows" if is_extreme(run.case) else ""
-    if held.rate == 0:
+    if held.alpha == 0:
         return "the rate is 0" if is_extreme(run.case) or no_slope(held) else ""
-    update = layer_step(run, outcome, step, group["lr"])
+    update = layer_step(run, held, outcome.name, lr)
     if not (direction.norm() + update.norm()).isfinite():
         return "the step has no room in the dtype"
     return rounding(before, update - decay)
@@ -180,9 +224,9 @@ def is_extreme(case: Case) -> bool:
     return not 1e-4 < case.training.scale < 1e4 or any(options.get("damping", 1) > 1e3 for options in settings)
 
 
-def no_slope(held: LayerState) -> bool:
+def no_slope(held: CurvedLayer) -> bool:
     """Whether the samples that measure the layer's rate had a gradient of zero along its direction: κ = 0."""
-    return held.state.get("kappa", torch.ones(())).item() == 0
+    return held.states[0].get("kappa", torch.ones(())).item() == 0
 
 
 def rounding(before: Tensor, update: Tensor) -> str:
@@ -190,30 +234,32 @@ def rounding(before: Tensor, update: Tensor) -> str:
     return "too short for the dtype" if identical((before.double() + update.double() / 2).to(before.dtype), before) else ""
 
 
-def adamw_step(state: dict[str, Tensor], group: dict) -> Tensor:
-    (first, second), t = group["betas"], state["step"]
+def adamw_step(state: dict[str, Tensor], group: dict, lr: float) -> Tensor:
+    (first, second), t = group["adamw_betas"], state["step"]
     average, square = state["exp_avg"].double() / (1 - first**t), state["exp_avg_sq"].double() / (1 - second**t)
-    return -group["lr"] * average / (square.sqrt() + group["eps"])
+    return -lr * average / (square.sqrt() + group["adamw_eps"])
 
 
-def layer_step(run: Run, outcome: Outcome, step: int, lr: float) -> Tensor:
+def layer_step(run: Run, held: CurvedLayer, name: str, lr: float) -> Tensor:
     """−lr·α·d of one parameter, from what the checkpoint holds after the step."""
-    held = run.optimizer._states[outcome.layer]
-    p = run.model.get_parameter(outcome.name)
-    place = next(k for k, q in enumerate(held.layer.parameters) if q is p)
-    if f"momentum_{place}" in held.state:
-        return held.state[f"momentum_{place}"]
-    warmup = run.case.settings.options.get("warmup", run.optimizer._warmup)
-    share = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    return -share * lr * held.rate * held.layer.split(direction_of(held))[place]
+    p = run.model.get_parameter(name)
+    place = next(k for k, q in enumerate(held.parameters) if q is p)
+    if held.recipe.momentum_on == "update":
+        return held.states[place]["momentum"]
+    warmup = run.case.settings.argument("warmup")
+    share = min(1.0, run.optimizer.t / warmup) if warmup else 1.0
+    return -share * lr * held.alpha * held.layer.split(direction_of(held))[place]
 
 
-def direction_of(held: LayerState) -> Tensor:
+def direction_of(held: CurvedLayer) -> Tensor:
     """d, once more: from the average that the step left, and from the gradient where Nesterov's momentum looks ahead."""
-    average = held.state.get("average", held.layer.gradient())
-    if isinstance(held.recipe.momentum, NesterovMomentum):
-        average = held.layer.gradient().lerp(average, held.groups[0]["momentum"])
-    return held.direction(average)
+    average = gradient = held.layer.gradient()
+    if held.recipe.momentum_on != "update":
+        average = held.layer.matrix([state["average"] for state in held.states])
+    if held.recipe.momentum_on == "nesterov":
+        average = gradient.lerp(average, held.groups[0]["momentum"])
+    natural = held.block.precondition(average)
+    return orthogonalised(natural, average) if held.recipe.spectral else natural
 
 
 def check_resumption(run: Run, step: int) -> None:

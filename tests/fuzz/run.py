@@ -16,6 +16,7 @@ from fuzz.drawing import cases
 from fuzz.known import is_known
 from fuzz.promises import STEPS, Run, check
 from fuzz.settings import Case
+from lngd.optimizer.hyperparameters import as_step_size
 
 SETTINGS = {"deadline": None, "database": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
 
@@ -34,8 +35,10 @@ def count(counts: Counter[str], run: Run) -> None:
     """Counts a run and what it was made of."""
     case, optimizer = run.case, run.optimizer
     kinds = {type(module).__name__ for module in run.model.modules() if any(True for _ in module.parameters(recurse=False))}
-    fisher = case.settings.options.get("fisher", "the method's own")
-    keys = ["cases", f"method: {case.settings.method}", f"dtype: {case.training.dtype}", f"fisher: {fisher}"]
+    settings, fisher = case.settings, optimizer.param_groups[0]["progress"]["fisher"]
+    keys = ["cases", f"method: {settings.method}", f"dtype: {case.training.dtype}", f"fisher: {fisher}"]
+    if "step_size" in settings.options:
+        keys.append(f"step size: {as_step_size(settings.options['step_size'])}".split("(")[0])
     counts.update(keys + [f"layer: {kind}" for kind in kinds])
     counts.update({f"unmoved: {reason}": times for reason, times in run.unmoved.items()})
     counts["skipped steps"] += int(optimizer.stats()["skipped"])

@@ -1,5 +1,6 @@
 """How a random model is trained: the optimizer's arguments, the data and the loop, as plain descriptions."""
 
+import inspect
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from fuzz.models import Model, Network
 from lngd import methods
-from lngd.fisher import FisherType
 from lngd.methods import Method
 
 METHODS = ("LNGD", "SpectralLNGD", "LNGDSample", "LNGDLr", "KFAC", "EKFAC", "TKFAC", "NGPlus", "THOR")
@@ -23,30 +23,28 @@ class Settings:
 
     Args:
         method: a class of `lngd.methods`.
-        options: its keyword arguments; `fisher` by name, so that they print as they are written.
+        options: its keyword arguments.
         overrides: of a second parameter group, which holds every other parameter; None for one group.
+        likelihood: what the loss is the likelihood of; where labels are drawn, of that, too.
     """
 
     method: str = "LNGD"
     options: dict[str, Any] = field(default_factory=dict)
     overrides: dict[str, Any] | None = None
+    likelihood: Literal["categorical", "bernoulli", "gaussian"] = "categorical"
 
     def build(self, model: nn.Module) -> Method:
-        arguments = dict(self.options)
-        if "fisher" in arguments:
-            arguments["fisher"] = FisherType(arguments["fisher"])
-        return getattr(methods, self.method)(model, self._groups(model), **arguments)
+        return getattr(methods, self.method)(model, self._groups(model), **self.options)
+
+    def argument(self, name: str) -> Any:
+        """Of the constructor: given, or the method's own."""
+        return self.options.get(name, inspect.signature(getattr(methods, self.method)).parameters[name].default)
 
     def _groups(self, model: nn.Module) -> list[dict[str, Any]] | None:
         parameters = [*model.parameters()]
         if self.overrides is None:
             return None
         return [{"params": parameters[::2]}, {"params": parameters[1::2], **self.overrides}]
-
-    @property
-    def likelihood(self) -> str:
-        """What the loss is the likelihood of."""
-        return self.options.get("likelihood", "categorical")
 
     @property
     def mean_over(self) -> str:

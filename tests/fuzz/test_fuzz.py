@@ -6,6 +6,7 @@ from collections import Counter
 import hypothesis
 from hypothesis import given
 
+import lngd
 from fuzz import chains, models, parts, settings
 from fuzz.drawing import cases
 from fuzz.promises import STEPS
@@ -15,7 +16,7 @@ from lngd import methods
 from lngd.methods import Method
 
 CASES = 500
-NAMES = {"inf": math.inf, **vars(parts), **vars(chains), **vars(models), **vars(settings)}
+NAMES = {"inf": math.inf, **vars(lngd), **vars(parts), **vars(chains), **vars(models), **vars(settings)}
 """What the print of a case is written in."""
 
 

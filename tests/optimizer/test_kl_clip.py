@@ -11,7 +11,7 @@ from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, Constant, Factors, FisherType, 
 from lngd.layers import LinearLayer
 from lngd.linalg import Damping
 from lngd.optimizer import NaturalGradient
-from lngd.step_size import Directions
+from lngd.step_size import Averages, Directions
 from reference import Branches, batch, mlp, train_step
 
 DOUBLE = torch.float64
@@ -25,9 +25,7 @@ def move(slope: float, lr: float = 1.0) -> Directions:
     one = torch.ones(1, 1, dtype=DOUBLE)
     return Directions(
         layers=[LinearLayer(nn.Linear(1, 1, bias=False, dtype=DOUBLE), with_bias=False)],
-        gradients=[[one]],
-        average_parts=[[slope * one]],
-        averages=[slope * one],
+        averages=Averages([[one]], [[slope * one]], [slope * one], [(slope * one).flatten()]),
         directions=[one],
         samples=[()],
         memory={},

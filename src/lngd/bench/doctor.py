@@ -1,12 +1,11 @@
 """What LNGD will do with a user's own model, and what it will cost, before any training."""
 
 import importlib
-import inspect
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 
 from lngd import LNGD
 from lngd.bench.errors import BenchError
+from lngd.methods import SCHEDULE
 
 ROUNDS = 5
 
@@ -81,10 +81,8 @@ def measure_cost(build: Callable[[], nn.Module], x: Tensor) -> Cost:
         BenchError: the model does not take the input.
     """
     plain, model = build(), build()
-    sgd, lngd = (
-        torch.optim.SGD(plain.parameters(), lr=1e-3, momentum=0.9),
-        LNGD(model, lr=0.0, curvature_every=2, curvature_ramp=False),
-    )
+    sgd = torch.optim.SGD(plain.parameters(), lr=1e-3, momentum=0.9)
+    lngd = LNGD(model, lr=0.0, schedule=replace(SCHEDULE, curvature_every=2, ramp=False))
     try:
         milliseconds(plain, sgd, x)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -94,10 +92,10 @@ def measure_cost(build: Callable[[], nn.Module], x: Tensor) -> Cost:
     times = [(milliseconds(plain, sgd, x), milliseconds(model, lngd, x), milliseconds(model, lngd, x)) for _ in range(ROUNDS)]
     first, measuring, ordinary = (statistics.median(column) for column in zip(*times, strict=True))
     expected = lngd.memory_report().total
-    return Cost(first, ordinary, measuring, DEFAULT_INTERVAL, expected, allocated_bytes(lngd.state_dict()))
+    return Cost(first, ordinary, measuring, SCHEDULE.curvature_every, expected, allocated_bytes(lngd.state))
 
 
-def allocated_bytes(state: dict[str, Any]) -> int:
+def allocated_bytes(state: Mapping[Any, Any]) -> int:
     """Bytes of all tensors in a state; one that stands in it twice counts once."""
     tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(state) if isinstance(leaf, Tensor)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
@@ -119,6 +117,3 @@ def first_tensor(output: object) -> Tensor:
     if not tensors:
         raise BenchError(f"the model's output, a {type(output).__name__}, holds no floating-point tensor")
     return tensors[0]
-
-
-DEFAULT_INTERVAL: int = inspect.signature(LNGD).parameters["curvature_every"].default

@@ -1,6 +1,7 @@
 """The competitors, by name. A row builds an optimizer from a model and a setting, nothing else differs between runs."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +15,15 @@ from lngd.bench import peers
 from lngd.bench.muon import Float32Muon, MuonWithAdamW
 from lngd.bench.task import MeanOver
 from lngd.methods import Method
+from lngd.optimizer.hyperparameters import as_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What the runner decides.
 
-    `lr` and `damping` are in the optimizer's own units; `interval` is T_FIM = T_INV. None is its default. The rest is the same
-    for all.
+    `lr` and `damping` are in the optimizer's own units; `interval` is T_FIM = T_INV, the `schedule` of our methods. None is its
+    default. The rest is the same for all.
     """
 
     lr: float
@@ -76,7 +78,7 @@ def _singd(model: nn.Module, setting: Setting) -> Optimizer:
 
 def _of_setting(setting: Setting) -> dict[str, Any]:
     named = {"lr": setting.lr, "weight_decay": setting.weight_decay, "mean_over": setting.mean_over}
-    chosen = {"damping": setting.damping, "curvature_every": setting.interval, "inverse_every": setting.interval}
+    chosen = {"damping": setting.damping, "schedule": setting.interval}
     return named | {name: value for name, value in chosen.items() if value is not None}
 
 
@@ -84,14 +86,17 @@ def _family(title: str, method: type[Method], customary: float, cost: float) -> 
     """A method of this library at its own defaults."""
 
     def build(model: nn.Module, setting: Setting) -> Optimizer:
-        return method(model, **_of_setting(setting))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "lr=")  # a search tries rates of every size
+            return method(model, **_of_setting(setting))
 
     return Competitor(title, build, customary, cost, damping=inspect.signature(method).parameters["damping"].default)
 
 
 def _lngd_paper(model: nn.Module, setting: Setting) -> Optimizer:
     """The paper's recipe, except that the setting decides weight decay: it is the same for all competitors."""
-    return lngd.LNGD(model, **{**lngd.PAPER, **_of_setting(setting)})
+    schedule = lngd.PAPER["schedule"] if setting.interval is None else as_schedule(setting.interval, lngd.PAPER["schedule"])
+    return lngd.LNGD(model, **{**lngd.PAPER, **_of_setting(setting), "schedule": schedule})
 
 
 OPTIMIZERS: Mapping[str, Competitor] = {

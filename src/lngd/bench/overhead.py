@@ -6,9 +6,7 @@ complete refresh, however that is spread. A step of the reference, SGD, stands a
 neighbours in time.
 """
 
-import inspect
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -94,8 +92,8 @@ class Trainee:
     def interval(self) -> int:
         """Steps after which everything has happened as often as it does on average."""
         if isinstance(self.optimizer, NaturalGradient):
-            given = arguments_of(self.optimizer)
-            return max(given["curvature_every"], given["inverse_every"])
+            schedule = self.optimizer.recipe.schedule
+            return max(schedule.curvature_every, schedule.inverse_every)
         return STATELESS.get(self.method, INTERVAL)
 
     def warm_up(self) -> None:
@@ -114,7 +112,8 @@ class Trainee:
     def kept(self) -> Any:
         """Everything whose tensors are the optimizer's state: what a checkpoint of it would hold, but for random generators."""
         saved = self.optimizer.state_dict()
-        saved.get("lngd", {}).pop("generator", None)
+        for group in saved.get("param_groups", ()):
+            group.pop("progress", None)  # the random generator, which is the optimizer's own
         return saved
 
     def forward(self) -> Tensor:
@@ -133,15 +132,10 @@ def build(method: str, model: nn.Module, mean_over: MeanOver = "batch", first: i
         group["lr"] = 0.0
     if isinstance(optimizer, NaturalGradient):
         fresh: dict[str, Any] = optimizer.state_dict()
-        fresh["lngd"]["steps"] = first
+        for group in fresh["param_groups"]:
+            group["progress"] = {**group["progress"], "steps": first}
         optimizer.load_state_dict(fresh)
     return optimizer
-
-
-def arguments_of(optimizer: NaturalGradient) -> Mapping[str, Any]:
-    """The defaults of its class, which a competitor's row leaves as they are, but for what the loss is a mean over."""
-    own = {"mean_over": optimizer.state_dict()["lngd"]["mean_over"]}
-    return {name: given.default for name, given in inspect.signature(type(optimizer)).parameters.items()} | own
 
 
 def interval(trainee: Trainee, reference: Trainee, number: int) -> Interval:

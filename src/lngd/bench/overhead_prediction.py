@@ -3,21 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from torch import nn
 
 from lngd.bench.flops import FLOAT, Counter, LayerShape, Work, forward_and_backward, layer_shapes
 from lngd.bench.optimizers import OPTIMIZERS
-from lngd.bench.overhead import arguments_of, build
+from lngd.bench.overhead import build
 from lngd.bench.overhead_machine import Machine
 from lngd.bench.overhead_workloads import Workload
-from lngd.fisher import FisherType
+from lngd.capture import LEAST_ROWS
 from lngd.linalg.polar import QUINTICS
-from lngd.methods import sequences
-from lngd.optimizer import NaturalGradient
-from lngd.optimizer.layer_state import LEAST_ROWS
+from lngd.optimizer import NaturalGradient, Recipe
+from lngd.sampling import Sampled
 
 PROBE = 256
 """Inputs and outputs of the layer on which passes over a gradient are counted."""
@@ -51,13 +49,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's sizes, what its block keeps, and the method's arguments."""
+    """A layer's sizes, what its block keeps, and what the optimizer's layers share."""
 
     shape: LayerShape
     statistics: Shapes
     inverses: Shapes
     batch: int
-    arguments: Mapping[str, Any]
+    recipe: Recipe
     passes: float
 
     def precondition(self) -> Work:
@@ -67,10 +65,11 @@ class Layer:
 
     def rate(self) -> Work:
         """The direction applied to r samples, and g met with that; nothing where no sample measures the rate."""
-        if self.arguments["rate"] != "layerwise":
+        step_size = self.recipe.step_size
+        wanted = step_size.sequences() if self.recipe.mean_over == "token" else step_size.samples
+        if wanted == 0:
             return Work()
-        samples = self.arguments["rate_samples"]
-        samples = min(self.batch, (sequences(samples) if self.arguments["mean_over"] == "token" else samples) or self.batch)
+        samples = self.batch if wanted is None else min(self.batch, wanted)
         outputs = samples * self.shape.positions * self.shape.outputs * self.shape.groups
         return self.shape.forward(samples) + Work(traffic=OUTPUT_PASSES * FLOAT * outputs)
 
@@ -110,7 +109,7 @@ class Layer:
 
     def _measured(self) -> int:
         """Samples of a batch."""
-        wanted = self.arguments["curvature_samples"]
+        wanted = self.recipe.schedule.samples
         return self.batch if wanted is None else min(self.batch, max(wanted, -(-LEAST_ROWS // self.shape.positions)))
 
     def _channels(self) -> int:
@@ -142,19 +141,20 @@ def _of_method(workload: Workload, method: str, network: Work, machine: Machine)
         return None
     layers = layers_of(method, optimizer, layer_shapes(model, workload.network.inputs(1)), workload.batch)
     optimizer.close()
-    work = _stages(layers, network, arguments_of(optimizer))
-    if "spectral" in method:
+    work = _stages(layers, network, optimizer)
+    if optimizer.recipe.spectral:
         work["orthogonalise"] = sum((layer.orthogonalise() for layer in layers), Work())
     sgd = Work(traffic=passes("sgd") * FLOAT * sum(p.numel() for p in model.parameters()))
     stages = {stage: each.milliseconds(machine) for stage, each in work.items()}
     return Prediction(network.milliseconds(machine), sgd.milliseconds(machine), stages)
 
 
-def _stages(layers: Sequence[Layer], network: Work, arguments: Mapping[str, Any]) -> dict[str, Work]:
+def _stages(layers: Sequence[Layer], network: Work, optimizer: NaturalGradient) -> dict[str, Work]:
     """Amortised. A pass between layers touches what a backward pass touches; a whole one multiplies as a forward does, too."""
-    often, seldom = 1 / arguments["curvature_every"], 1 / arguments["inverse_every"]
+    schedule = optimizer.recipe.schedule
+    often, seldom = 1 / schedule.curvature_every, 1 / schedule.inverse_every
     backward = Work(traffic=network.traffic / 3)
-    if arguments["fisher"] is FisherType.SAMPLED:
+    if isinstance(optimizer.fisher, Sampled):
         backward = network * (1 / 3)
     return {
         "measure": (sum((layer.measure() for layer in layers), Work()) + backward) * often,
@@ -183,12 +183,11 @@ def passes(method: str) -> float:
 
 def layers_of(method: str, optimizer: NaturalGradient, shapes: Sequence[LayerShape], batch: int) -> list[Layer]:
     """Those with curvature."""
-    arguments, count = arguments_of(optimizer), passes(method)
-    found = []
+    count, found = passes(method), []
     for shape in shapes:
         if shape.name in optimizer.blocks:
             block = optimizer.blocks[shape.name]
             kept = block.shapes(shape.inputs, shape.outputs)
             statistics, inverses = ({name: kept[name] for name in names} for names in (block.statistics, block.inverses))
-            found.append(Layer(shape, statistics, inverses, batch, arguments, count))
+            found.append(Layer(shape, statistics, inverses, batch, optimizer.recipe, count))
     return found

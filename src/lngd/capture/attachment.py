@@ -24,28 +24,29 @@ class Hook:
 
 
 class Attachment:
-    """All hooks of one object; they go with it."""
+    """An object's hooks on one module; they go with the object."""
 
-    def __init__(self, owner: Any) -> None:
-        self.handles: list[RemovableHandle] = []
+    def __init__(self, owner: Any, module: nn.Module) -> None:
+        self.module = module
+        self._handles: list[RemovableHandle] = []
         self._owner = weakref.ref(owner)
-        self._finalize = weakref.finalize(owner, remove_all, self.handles)
+        self._finalize = weakref.finalize(owner, remove_all, self._handles)
         self._finalize.atexit = False
 
-    def before(self, module: nn.Module, method: str, *bound: Any, with_kwargs: bool = False) -> None:
-        """`owner.method(*bound, module, args)` before a module's forward."""
-        self._keep(module.register_forward_pre_hook, method, *bound, with_kwargs=with_kwargs)
+    def before(self, method: str, *bound: Any, **options: bool) -> None:
+        """`owner.method(*bound, module, args)` before the module's forward."""
+        self._keep(self.module.register_forward_pre_hook, method, *bound, **options)
 
-    def after(self, module: nn.Module, method: str, *bound: Any, **options: bool) -> None:
+    def after(self, method: str, *bound: Any, **options: bool) -> None:
         """`owner.method(*bound, module, args, output)` after it."""
-        self._keep(module.register_forward_hook, method, *bound, **options)
+        self._keep(self.module.register_forward_hook, method, *bound, **options)
 
     def remove(self) -> None:
         """Takes the hooks off."""
         self._finalize()
 
     def _keep(self, register: Callable[..., RemovableHandle], method: str, *bound: Any, **options: bool) -> None:
-        self.handles.append(register(Hook(self._owner(), method, *bound), **options))
+        self._handles.append(register(Hook(self._owner(), method, *bound), **options))
 
 
 def remove_all(handles: list[RemovableHandle]) -> None:

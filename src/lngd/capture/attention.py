@@ -7,20 +7,21 @@ ordered by position first, then by sample, whatever `batch_first` says.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from lngd.capture.graph import OpenActivation, inside_backward, stand_in
+from lngd.capture.graph import OpenActivation
 from lngd.layers import AttentionInput, in_groups
+from lngd.torch_private import LEFT_OPERANDS
 
-WHOLE = slice(0, 3)
+ALL_ROWS = slice(0, 3)
 PIECES = {"SplitWithSizesBackward0": (slice(0, 1), slice(1, 3)), "SplitBackward0": (slice(0, 1), slice(1, 2), slice(2, 3))}
 """Which of queries, keys and values an output of a split weight belongs to: attention to a memory, and to two."""
 PASSED = {"TBackward0", "ToCopyBackward0", "TransposeBackward0"}
-PRODUCTS = {"AddmmBackward0": "_saved_mat1", "MmBackward0": "_saved_self"}
-"""Nodes of a matrix product, and where they keep the left operand."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,6 @@ class Product:
 
     node: Node
     groups: slice
-
-    def left_operand(self) -> Tensor:
-        """What was multiplied with the weight, `[s·n, i]`, with its history. Non-reentrant checkpointing recomputes it."""
-        return getattr(self.node, PRODUCTS[self.node.name()])
 
 
 def attention_inputs(args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,7 +45,7 @@ def products_with(weight: nn.Parameter, output: Tensor, given: Iterable[Any]) ->
 
 
 def open_input_projection(
-    name: str, layer: AttentionInput, product: Product, inputs: tuple[Tensor, Tensor, Tensor], forward_id: int
+    name: str, layer: AttentionInput, product: Product, inputs: tuple[Tensor, Tensor, Tensor]
 ) -> OpenActivation:
     """The call of an in-projection. `inputs` are batch first, `[n, s, e]`."""
     source, groups = inputs[product.groups.start].detach(), product.groups
@@ -58,19 +55,22 @@ def open_input_projection(
     def as_output(g: Tensor) -> Tensor:
         return in_groups(g.reshape(s, n, count, e).permute(1, 2, 0, 3), groups)
 
-    x, like = layer.inputs_of(source, groups), stand_in(source, s * n, count * e)
-    return OpenActivation(name, x, GradientEdge(product.node, 0), like, as_output, forward_id, inside_backward())
+    shape, as_input = torch.Size((s * n, count * e)), partial(layer.inputs_of, groups=groups)
+    edge = GradientEdge(product.node, 0)
+    return OpenActivation(
+        name, layer.module, source, edge, as_output, shape=shape, dtype=source.dtype, as_input=as_input, positions=s
+    )
 
 
-def open_output_projection(name: str, product: Product, x: Tensor, batch: int, forward_id: int) -> OpenActivation:
+def open_output_projection(name: str, module: nn.Module, product: Product, x: Tensor, batch: int) -> OpenActivation:
     """The call of an out-projection; `x` `[s·n, e]` as the product has it."""
-    rows, e = x.shape
+    rows = len(x)
 
-    def as_output(g: Tensor) -> Tensor:
-        return g.reshape(rows // batch, batch, -1).transpose(0, 1)
+    def batch_first(t: Tensor) -> Tensor:
+        return t.reshape(rows // batch, batch, -1).transpose(0, 1)
 
-    inputs, like = x.detach().reshape(rows // batch, batch, e).transpose(0, 1), stand_in(x, rows, e)
-    return OpenActivation(name, inputs, GradientEdge(product.node, 0), like, as_output, forward_id, inside_backward())
+    edge = GradientEdge(product.node, 0)
+    return OpenActivation(name, module, batch_first(x.detach()), edge, batch_first, shape=x.shape, dtype=x.dtype)
 
 
 def _search(weight: nn.Parameter, start: Node | None, stops: set[Node | None]) -> Iterator[Product]:
@@ -82,14 +82,14 @@ def _search(weight: nn.Parameter, start: Node | None, stops: set[Node | None]) -
         seen.add(node)
         for child, output_nr in node.next_functions:
             groups = _rows_of(weight, child, output_nr)
-            if groups is not None and node.name() in PRODUCTS:
+            if groups is not None and node.name() in LEFT_OPERANDS:
                 yield Product(node, groups)
             waiting.append(child)
 
 
 def _rows_of(weight: nn.Parameter, node: Node | None, output_nr: int) -> slice | None:
     """Which rows of the weight a node passes on as they are; None if it is something else."""
-    groups = WHOLE
+    groups = ALL_ROWS
     while node is not None and getattr(node, "variable", None) is not weight:
         name = node.name()
         if name in PIECES:

@@ -1,31 +1,47 @@
-"""Where a layer's output stands in the autograd graph, and how to be called when its gradient arrives there."""
+"""Where a layer's output stands in the autograd graph, and what happens when its gradient arrives there."""
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from lngd.sampling import Call
+from lngd.torch_private import graph_is_kept, view_base
 
-@dataclass
+WHOLE = slice(None)
+
+
+@dataclass(slots=True)
 class OpenActivation:
-    """A layer's call: its input x, batch first, and the place of its pre-activation in the graph."""
+    """A layer's call: its input, and the place of its pre-activation in the graph."""
 
     name: str
+    module: nn.Module
+    """The layer's."""
     x: Tensor
+    """Of the whole batch, batch first, without history."""
     edge: GradientEdge
-    like: Tensor
-    """An expanded scalar with the shape, dtype and device of the gradient that arrives at the edge."""
     as_output: Callable[[Tensor], Tensor]
-    """From that gradient to g, batch first."""
-    forward_id: int
-    rerun: bool = False
-    """Whether activation checkpointing ran this call inside a backward pass."""
+    """From the gradient that arrives at the edge to g, batch first."""
+    shape: torch.Size
+    """That of the gradient."""
+    dtype: torch.dtype
+    as_input: Callable[[Tensor], Tensor] | None = None
+    """From some samples of `x` to the layer's input, if that is another."""
+    positions: int | None = None
+    """Of a sample; None: as many as its entries make rows of the layer's outputs."""
+
+    def samples(self, chosen: slice) -> Tensor:
+        """The layer's input; a copy unless it is all samples, so that the rest of the batch can be freed."""
+        x = self.x if chosen == WHOLE else self.x[chosen].clone()
+        return x if self.as_input is None else self.as_input(x)
 
 
-@dataclass
+@dataclass(slots=True)
 class RateSample:
     """A few samples of one call of a layer: input, gradient with respect to the output, and the batch they came from."""
 
@@ -35,14 +51,48 @@ class RateSample:
     forward_id: int
 
 
+@dataclass(slots=True)
+class Arrival:
+    """What waits for the gradient at a call's edge; each of the user's backward passes that brings one finds it there.
+
+    The graph holds it, so it must hold no edge (node → hook → edge → node would never be freed), and no module, which may hold
+    its output (test_a_model_that_keeps_its_output_is_freed).
+    """
+
+    name: str
+    module: weakref.ref[nn.Module]
+    output_nr: int
+    as_output: Callable[[Tensor], Tensor]
+    batch: int
+    forward_id: int
+    chosen: slice
+    """The rate's samples."""
+    x: Tensor | None
+    """The input of those; None if the rate wants none."""
+    call: Call | None = None
+    """At a measuring step, what the curvature wants."""
+
+    def take_call(self) -> Call | None:
+        """The call that the curvature waits for, which is let go unless the graph is kept for another backward pass."""
+        call = self.call
+        if not graph_is_kept():
+            self.call = None
+        return call
+
+
 def layer_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:
     """The tensor a layer was called with, by position or as `input=`."""
     return args[0] if args else kwargs["input"]
 
 
-def stand_in(t: Tensor, *shape: int) -> Tensor:
-    """A tensor of t's dtype and device and of any shape that takes no memory."""
-    return t.detach().new_zeros(()).expand(shape)
+def shaped(shape: torch.Size, gradient: Tensor) -> Tensor:
+    """A gradient shaped like a module's output, from one of as many entries."""
+    return gradient if gradient.shape == shape else gradient.reshape(shape)
+
+
+def shaped_batch_first(shape: torch.Size, batch_dim: int, gradient: Tensor) -> Tensor:
+    """The same with its samples in the first dimension."""
+    return shaped(shape, gradient).transpose(0, batch_dim)
 
 
 def pre_activation(output: Tensor) -> tuple[Tensor, GradientEdge]:
@@ -52,45 +102,15 @@ def pre_activation(output: Tensor) -> tuple[Tensor, GradientEdge]:
     rewrites the history of its base. The base's edge lasts, so that is the one taken; if the base is laid out otherwise, a clone
     stands for the output (test_in_place_activations_give_the_same_numbers).
     """
-    if not output._is_view():
+    base = view_base(output)
+    if base is None:
         return output, get_gradient_edge(output)
-    base = output._base
-    if base is not None and base.numel() == output.numel() and base.is_contiguous() and output.is_contiguous():
+    if base.numel() == output.numel() and base.is_contiguous() and output.is_contiguous():
         return output, get_gradient_edge(base)
     output = output.clone()
     return output, get_gradient_edge(output)
 
 
-def when_gradient_arrives(edge: GradientEdge, receive: Callable[[Tensor], None]) -> None:
-    """Calls `receive` with the gradient at each backward pass that brings one.
-
-    What `receive` holds must not hold the edge: node → hook → edge → node would never be freed.
-    """
-    output_nr = edge.output_nr
-
-    def hook(grads: tuple[Tensor | None, ...]) -> None:
-        grad = grads[output_nr]
-        if grad is not None:
-            receive(grad.detach())
-
-    edge.node.register_prehook(hook)
-
-
-def inside_backward() -> bool:
-    """Whether autograd is running a backward pass; torch's own checkpointing asks the same private question."""
-    return torch._C._current_graph_task_id() != -1
-
-
-def inside_transform() -> bool:
-    """Whether torch.func is transforming what runs: such a forward is a function's, not a training step's."""
-    return torch._C._are_functorch_transforms_active()
-
-
 def spread(n: int, wanted: int | None) -> slice:
     """At most `wanted` of n samples at even distances, so that a batch sorted by class is still sampled fairly."""
-    return slice(None) if not wanted or wanted >= n else slice(None, None, -(-n // wanted))
-
-
-def sub_batch(x: Tensor, chosen: slice) -> Tensor:
-    """The chosen samples; a copy unless it is all of them, so that the rest of the batch can be freed."""
-    return x if chosen == slice(None) else x[chosen].clone()
+    return WHOLE if not wanted or wanted >= n else slice(None, None, -(-n // wanted))

@@ -1,257 +1,438 @@
 """The hooks: they stream `x` and `g` of every layer to whoever asks, and change nothing the user computes.
 
-Two streams. *Fisher samples*, at measuring steps: x and g as the Fisher type's source finds them (`sources.py`). *Rate samples*,
-at every step: inputs and back-propagated gradients of a few samples, for the learning rate (LNGD eqs. 12–13).
+Two streams. *Fisher samples*, at measuring steps: x and g as a way of sampling finds them (`lngd.sampling`). *Rate samples*, at
+every step: inputs and back-propagated gradients of a few samples, for the learning rate (LNGD eqs. 12–13).
 
-Conventions. Only forwards of a module in training mode with gradients enabled count. A pre-activation is held as an edge of the
-autograd graph, not as a tensor, so that an in-place activation after it changes nothing. All forwards between two steps belong
-to one measurement; `forward_id` tells the calls of one forward (the same samples) from micro-batches (new samples).
+Conventions. Only forwards of a module in training mode with gradients enabled count, and of those only calls at which the
+gradient of the user's own backward pass arrives. A pre-activation is held as an edge of the autograd graph, not as a
+tensor, so that an in-place activation after it changes nothing. All forwards between two steps belong to one measurement;
+`forward_id` tells the calls of one forward (the same samples) from micro-batches (new samples).
 """
 
 import weakref
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lngd.capture.attachment import Attachment
+from lngd.capture.attention import (
+    Product,
+    attention_inputs,
+    open_input_projection,
+    open_output_projection,
+    products_with,
+)
 from lngd.capture.buffers import UntouchedBuffers
 from lngd.capture.compiled import CompiledRates, Uncompiled, has_compiled_parts
 from lngd.capture.graph import (
+    WHOLE,
+    Arrival,
     OpenActivation,
     RateSample,
-    inside_backward,
-    inside_transform,
     layer_input,
     pre_activation,
+    shaped,
+    shaped_batch_first,
     spread,
-    stand_in,
-    sub_batch,
-    when_gradient_arrives,
 )
-from lngd.capture.source import Source
+from lngd.capture.loss_form import LossForm
 from lngd.layers import AttentionInput, Layer
+from lngd.sampling import Call, MeanOver, Source, alone, pulling
+from lngd.torch_private import NO_PASS, inside_transform, left_operand, running_pass
 
+LEAST_ROWS = 2048
+"""Rows, samples times positions, from which a sub-batch measures the curvature: pixels and tokens make many rows of a sample."""
 NOT_IN_THE_OUTPUT = "the model's output, from which labels are drawn, does not depend on it"
+NOT_THROUGH_ITS_CALLS = "no gradient came to its calls: the loss uses its weight without them, or gradients were set by hand"
 
 
 @dataclass
-class LayerCapture:
-    """Hooks on a model's layers.
+class Capture:
+    """Hooks on a model and its layers, attention's among them.
 
     Args:
         model: its forward marks where a forward begins and ends; what torch.compile made of a model counts as the model.
         layers: by name.
-        source: where the Fisher samples come from.
+        source: where the Fisher samples come from and go to.
         rate_samples: how many samples of a batch are kept for the rate; None for all, 0 for none.
+        curvature_samples: how many measure the curvature, more if they make less than `least_rows` rows; None for all.
+        mean_over: what the loss is said to average over, which its first gradient may contradict.
     """
 
     model: nn.Module
     layers: dict[str, Layer]
     source: Source
     rate_samples: int | None
+    _: KW_ONLY
+    curvature_samples: int | None = None
+    least_rows: int = LEAST_ROWS
+    mean_over: MeanOver = "batch"
     measuring: bool = True
     called: set[str] = field(default_factory=set)
     rates: dict[str, list[RateSample]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     """Layers that were called in a way that has no curvature, with the reason."""
     forward_id: int = 0
-    waiting: bool = False
-    """Whether a layer was called, at a measuring step, since the last step."""
-    _backward_ran: bool = False
-    _called_now: Counter[str] = field(default_factory=Counter)
-    _uncompiled: Uncompiled = field(default_factory=Uncompiled)
-    _has_compiled_parts: bool = False
 
     def __post_init__(self) -> None:
-        self._compiled = CompiledRates(self.rate_samples)
-        self._hooks, self._buffers = Attachment(self), UntouchedBuffers()
+        self._on_model, self._on_layers = Attachment(self, self.model), dict[tuple[str, str], Attachment]()
+        self._buffers = UntouchedBuffers()
+        self._compiled, self._uncompiled, self._has_compiled_parts = CompiledRates(self.rate_samples), Uncompiled(), False
+        self._loss = LossForm(self.source, self.mean_over)
+        self._watched: dict[str, nn.Module] = {}
+        self._choosy = set[str]()
+        self._called_now, self._called_outside_backward = Counter[str](), set[str]()
+        self._sub_batches: dict[tuple[str, int], slice] = {}
+        self._rate_slices: dict[int, slice] = {}
+        self._awaited, self._reached = set[str](), set[str]()
+        self._backward_ran = self._forward_counts = self._model_runs_again = self._entered = False
 
     def attach(self) -> None:
         """Puts the hooks on the model and its layers."""
-        hooks = self._hooks
-        hooks.before(self.model, "begin_forward")
-        self.attach_to_layers()
-        self._buffers.attach(self.model)
-        hooks.after(self.model, "end_forward")  # last: the model may be a layer itself
-        hooks.after(self.model, "leave_forward", always_call=True)
-
-    def attach_to_layers(self) -> None:
-        """Puts the hooks on the layers."""
-        for name, layer in self.layers.items():
-            if not isinstance(layer, AttentionInput):
-                self._hooks.before(layer.module, "before_layer", name, with_kwargs=True)
-                self._hooks.after(layer.module, "after_layer", name, with_kwargs=True)
+        self._on_model.before("begin_forward")
+        self._on_model.after("end_forward")
+        self._on_model.after("leave_forward", always_call=True)
+        self.watch(self.layers)
 
     def watch(self, layers: dict[str, Layer]) -> None:
-        """TEMPORARY."""
-        self._hooks.remove()
-        self._hooks = Attachment(self)
-        self.layers = layers
-        self.attach()
+        """Watches these layers from now on. What was captured of a layer is kept as long as its module is the same."""
+        gone = [name for name, module in self._watched.items() if name not in layers or layers[name].module is not module]
+        self.source.forget_layers(gone)
+        for name in gone:
+            self.called.discard(name)
+            self.rates.pop(name, None)
+            self.refused.pop(name, None)
+        self.layers, self._watched = layers, {name: layer.module for name, layer in layers.items()}
+        self._choosy = {name for name, layer in layers.items() if type(layer).refuses_call is not Layer.refuses_call}
+        self._buffers.attach(self.model)
+        modules = {("layer", name): layer.module for name, layer in layers.items() if not isinstance(layer, AttentionInput)}
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.MultiheadAttention) and {name, output_projection(name)} & layers.keys():
+                modules["attention", name] = module
+        for key in [key for key, hooks in self._on_layers.items() if modules.get(key) is not hooks.module]:
+            self._on_layers.pop(key).remove()
+        for (kind, name), module in modules.items():
+            if (kind, name) not in self._on_layers:
+                self._on_layers[kind, name] = hooks = Attachment(self, module)
+                hooks.before(f"before_{kind}", name, with_kwargs=True)
+                hooks.after(f"after_{kind}", name, with_kwargs=True, prepend=module is self.model)  # before `end_forward`
 
     def close(self) -> None:
         """Removes the hooks; so does the end of the object's life."""
-        self._hooks.remove()
+        for hooks in (self._on_model, *self._on_layers.values()):
+            hooks.remove()
         self._buffers.remove()
         self._uncompiled.leave()
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what was captured since the last step."""
+        """A step has ended: forgets what was captured since the last one. A call that has seen no gradient till now has none."""
         self.rates.clear()
         self._called_now.clear()
-        self._backward_ran = self.waiting = False
-        self.source.discard()
-        self._compiled.discard()
+        self._called_outside_backward.clear()
+        self._awaited.clear()
+        self._reached.clear()
+        self._backward_ran = False
+        if self.measuring:
+            self.source.discard()
+        if self._has_compiled_parts:
+            self._compiled.discard()
+
+    def forget_arrived(self) -> None:
+        """Forgets what backward passes have brought since the last step, for their gradients are dropped.
+
+        A forward that still waits for its backward pass goes on waiting. What was handed on is for the receiver to forget.
+        """
+        self.rates.clear()
+        self._reached.clear()
+        self.source.forget_arrived()
+        if any(leaf.grad is not None for leaf in self._compiled.leaves.values()):
+            self._compiled.discard()
 
     def memory(self) -> dict[str, Any]:
         """What a copy has to know of the past."""
-        return {"measuring": self.measuring, "called": set(self.called), "refused": dict(self.refused)}
+        return {
+            "measuring": self.measuring,
+            "called": set(self.called),
+            "refused": dict(self.refused),
+            "loss_is_known": self.loss_is_known,
+        }
 
     def recall(self, memory: dict[str, Any]) -> None:
         """Takes what `memory` gave."""
-        vars(self).update(memory)
+        for name, value in memory.items():
+            setattr(self, name, value)
 
-    def begin_forward(self, _module: nn.Module, _args: tuple) -> None:
-        """A new forward of the model: what an interrupted one left open will never be closed."""
-        if torch.compiler.is_compiling() or self.source.pulling or inside_transform():
-            return
-        self.gather()
-        self._next_forward()
-        self._compiled.begin()
-        self.source.forget()
-        if self.measuring or not self._compiled.prepared:
-            self._has_compiled_parts = has_compiled_parts(self.model)
-            self._uncompiled.enter()
+    @property
+    def loss_is_known(self) -> bool:
+        """Whether the form of the loss was looked at, which is done once."""
+        return self._loss.known
 
-    def end_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
-        """The model's forward has ended."""
-        if not (torch.compiler.is_compiling() or self.source.pulling or inside_transform()):
-            self.source.finished(output)
-            self._compiled.keep_those_called_once(self._called_now)
+    @loss_is_known.setter
+    def loss_is_known(self, known: bool) -> None:
+        self._loss.known = known
 
-    def leave_forward(self, _module: nn.Module, _args: tuple, _output: Any) -> None:
-        """The model's forward has ended or failed."""
-        if not torch.compiler.is_compiling():
-            self._uncompiled.leave()
-
-    def before_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """A layer's input has arrived."""
-        if torch.compiler.is_compiling() or not self._watches(name, module):
-            return
-        x = layer_input(args, kwargs)
-        self.layers[name].check_batch(x, name)
-        self._arriving(x)
-
-    def _arriving(self, *inputs: Tensor) -> None:
-        if self._backward_ran and not inside_backward():  # parts of a model are called, not the model: a new micro-batch
-            self._next_forward()
-            self.source.part_finished()
-        for x in inputs if self.measuring else ():
-            self.source.arriving(x)
-
-    def after_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        """Opens this layer's pre-activation and waits for its gradient. Returns the output, or a clone that stands for it."""
-        if torch.compiler.is_compiling():
-            return self._trace_layer(name, module, layer_input(args, kwargs), output)
-        if not (self._watches(name, module) and output.requires_grad):
-            return output
-        layer, x = self.layers[name], layer_input(args, kwargs).detach()
-        if reason := layer.refuses_call(args, kwargs):
-            self.refused[name] = reason
-            return output
-        if not self._wanted(name, len(x)):
-            return output
-        output, edge = pre_activation(output)
-        shape = output.shape
-        made = OpenActivation(
-            name,
-            layer.batch_first(x),
-            edge,
-            stand_in(output, *shape),
-            lambda g: layer.batch_first(g.reshape(shape)),
-            self.forward_id,
-            inside_backward(),
-        )
-        self.opened(made)
-        return output
-
-    def _wanted(self, name: str, batch: int) -> bool:
-        """Whether anybody wants the gradient of a call, which is counted."""
-        if not inside_backward():
-            self._called_now[name] += 1
-        self.called.add(name)
-        return self.measuring or (self.rate_samples != 0 and batch > 0)
-
-    def opened(self, made: OpenActivation) -> None:
-        """A call whose gradient is wanted."""
-        if self.measuring:
-            self.source.opened(made)
-            self.waiting |= len(made.x) > 0
-        if self._has_compiled_parts and self.rate_samples != 0 and len(made.x):
-            self._compiled.prepare(made.name, made.as_output(made.like))
-        self._await_gradient(made)
+    @property
+    def waiting(self) -> bool:
+        """Whether a gradient has arrived, since the last step, at a call of a measuring step that had no g."""
+        return self.source.waiting
 
     def gather(self) -> dict[str, list[RateSample]]:
         """All samples of the rate since the last step, those of a compiled forward among them."""
-        for name, sample in self._compiled.collect(self.forward_id).items():
-            self.rates.setdefault(name, []).append(sample)
+        if self._compiled.copied:
+            for name, sample in self._compiled.collect(self.forward_id).items():
+                self.rates.setdefault(name, []).append(sample)
         return self.rates
 
     def refuse_hidden_forwards(self) -> None:
         """Raises RuntimeError if a measuring forward ran where the hooks could not keep it uncompiled."""
-        if self.measuring and not self.waiting:
+        if self.measuring and not self._awaited:
             self._compiled.refuse_hidden_forwards()
+
+    def warn_of_wrong_loss(self, *, scaled: bool = False) -> None:
+        """Warns once if the loss is another than the arguments say; for the first measured step. `scaled`: by a GradScaler."""
+        self._loss.warn(scaled=scaled)
 
     def why_unseen(self, name: str) -> str | None:
         """Why a layer that has a gradient can't be measured, if nothing was seen of it."""
         if name in self.refused:
             return self.refused[name]
+        if name in self.source.unreached:
+            return NOT_IN_THE_OUTPUT
+        if name in self._awaited - self._reached:
+            return NOT_THROUGH_ITS_CALLS
         if name in self.called:
-            return NOT_IN_THE_OUTPUT if name in self.source.unreached else None
+            return None
         if not self.called and not self.forward_id:
             return None  # no forward at all: gradients were set by hand, as torch's distributed checkpointing does
         if not self.layers[name].module.training:
             return "it was trained in evaluation mode; call model.train() before the first step"
         return "its weight is used without calling the module"
 
+    def begin_forward(self, _module: nn.Module, _args: tuple) -> None:
+        """A new forward of the model: what an interrupted one left open will never be closed.
+
+        Inside a backward pass it is activation checkpointing that calls the model as a whole. Reentrant checkpointing ran it
+        without gradients before, so this is its forward; the other kind computes once more what was seen.
+        """
+        if torch.compiler.is_compiling() or pulling() or inside_transform():
+            return
+        again = running_pass() != NO_PASS
+        self._forward_counts = torch.is_grad_enabled() and not (again and self._called_outside_backward)
+        if self.measuring or not self._compiled.prepared:
+            self._has_compiled_parts = has_compiled_parts(self.model)
+            self._uncompiled.enter()
+            self._entered = True
+        if self._forward_counts:
+            if self._has_compiled_parts:
+                self.gather()
+                self._compiled.begin()
+            if self.measuring:
+                self.source.forget()
+            self._next_forward()
+            self._model_runs_again = again
+
+    def end_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
+        """The model's forward has ended."""
+        if torch.compiler.is_compiling() or not self._forward_counts or pulling():
+            return
+        self._forward_counts = self._model_runs_again = False
+        if self.measuring:
+            self.source.finished(output)
+            self._loss.look_at(output)
+        if self._has_compiled_parts or not self._compiled.prepared:
+            self._compiled.keep_those_called_once(self._called_now)
+
+    def leave_forward(self, _module: nn.Module, _args: tuple, _output: Any) -> None:
+        """The model's forward has ended or failed."""
+        if not torch.compiler.is_compiling() and self._entered and not pulling():
+            self._uncompiled.leave()
+            self._entered = False
+
+    def before_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """A layer's input has arrived, which only a measuring step wants to know."""
+        if not torch.compiler.is_compiling() and self.measuring and torch.is_grad_enabled() and self._watches(name, module):
+            self._arriving([layer_input(args, kwargs)])
+
+    def after_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        """Opens this layer's pre-activation and waits for its gradient. Returns the output, or a clone that stands for it."""
+        if torch.compiler.is_compiling():
+            return self._trace_layer(name, module, layer_input(args, kwargs), output)
+        if not (output.requires_grad and self._watches(name, module)):
+            return output
+        layer, x = self.layers[name], args[0] if args else kwargs["input"]
+        if x.dim() < layer.batched_dims:
+            layer.check_batch(x, name)
+        if name in self._choosy and (reason := layer.refuses_call(args, kwargs)):
+            self.refused[name] = reason
+            return output
+        moved = layer.batch_dim > 0 and x.dim() > layer.batch_dim + 1
+        x = layer.batch_first(x) if moved else x
+        if self._wanted(name, len(x)):
+            output, edge = pre_activation(output)
+            shape, x = output.shape, x.detach() if x.requires_grad else x
+            as_output = partial(shaped_batch_first, shape, layer.batch_dim) if moved else partial(shaped, shape)
+            self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype))
+        return output
+
+    def before_attention(self, name: str, module: nn.MultiheadAttention, args: tuple, kwargs: dict[str, Any]) -> None:
+        """The inputs of an in-projection have arrived."""
+        if torch.compiler.is_compiling() or not (self.measuring and torch.is_grad_enabled()):
+            return
+        if self._watches(name, module) or self._watches(output_projection(name), module):
+            self._arriving({id(x): x for x in attention_inputs(args, kwargs)}.values())
+
+    def after_attention(
+        self, name: str, module: nn.MultiheadAttention, args: tuple, kwargs: dict[str, Any], output: tuple
+    ) -> None:
+        """Opens what the two projections put out."""
+        projection = output_projection(name)
+        if torch.compiler.is_compiling() or not output[0].requires_grad:
+            return
+        if not (self._watches(name, module) or self._watches(projection, module)):
+            return
+        inputs, given = attention_inputs(args, kwargs), (*args, *kwargs.values())
+        if inputs[0].dim() != 3:
+            self.refused |= dict.fromkeys((name, projection), "attention was called without a batch dimension")
+            return
+        if not inputs[0].numel():
+            return
+        query, key, value = (x if module.batch_first else x.transpose(0, 1) for x in inputs)
+        if isinstance(layer := self.layers.get(name), AttentionInput):
+            self._open_input_projection(name, layer, products_with(layer.weight, output[0], given), (query, key, value))
+        if (out := self.layers.get(projection)) is not None:
+            self._open_output_projection(projection, out, products_with(out.weight, output[0], given), len(query))
+
+    @staticmethod
+    def arrived(owner: "weakref.ref[Capture]", arrival: Arrival, gradients: tuple[Tensor | None, ...]) -> None:
+        """A backward pass has brought the gradient of a call; one of our own is none. A hook on the graph: it holds no one."""
+        gradient, capture = gradients[arrival.output_nr], owner()
+        if gradient is None or capture is None or pulling():
+            return
+        capture._backward_ran = True
+        layer = capture.layers.get(arrival.name)
+        if layer is None or layer.module is not arrival.module():
+            return
+        capture._reached.add(arrival.name)
+        gradient = gradient.detach() if gradient.requires_grad else gradient
+        if arrival.x is not None:
+            g = arrival.as_output(gradient)
+            g = g if arrival.chosen == WHOLE else g[arrival.chosen].clone()
+            capture.rates.setdefault(arrival.name, []).append(RateSample(arrival.x, g, arrival.batch, arrival.forward_id))
+        if arrival.call is not None and (call := arrival.take_call()) is not None:
+            capture.source.arrived(call, gradient)
+
+    def _open_input_projection(
+        self, name: str, layer: AttentionInput, products: list[Product], inputs: tuple[Tensor, Tensor, Tensor]
+    ) -> None:
+        """`inputs` are batch first."""
+        for product in products:
+            if self._wanted(name, len(inputs[0])):
+                self._open(open_input_projection(name, layer, product, inputs))
+
+    def _open_output_projection(self, name: str, layer: Layer, products: list[Product], batch: int) -> None:
+        for product in products:
+            if self._wanted(name, batch):
+                with alone():
+                    x = left_operand(product.node)
+                if self.measuring:
+                    self._arriving([x])
+                self._open(open_output_projection(name, layer.module, product, x, batch))
+
+    def _watches(self, name: str, module: nn.Module) -> bool:
+        """Not where activation checkpointing runs a forward again, for a backward pass of our own or of the user."""
+        if not module.training or name not in self.layers or pulling() or inside_transform():
+            return False
+        return not (name in self._called_outside_backward and running_pass() != NO_PASS)
+
+    def _wanted(self, name: str, batch: int) -> bool:
+        """Whether anybody wants the gradient of a call, which is counted."""
+        if running_pass() == NO_PASS:
+            if self._backward_ran:  # parts of a model are called, not the model
+                self._next_forward()
+            self._called_now[name] += 1
+            self._called_outside_backward.add(name)
+        self.called.add(name)
+        return batch > 0 and (self.measuring or self.rate_samples != 0)
+
+    def _arriving(self, inputs: Iterable[Tensor]) -> None:
+        """At a measuring step, the inputs of a layer are there."""
+        if self._backward_ran and running_pass() == NO_PASS:  # parts of a model are called, not the model: a new micro-batch
+            self._next_forward()
+            self.source.part_finished()
+        for x in inputs:
+            self.source.arriving(x)
+
     def _next_forward(self) -> None:
         self.forward_id += 1
         self._backward_ran = False
         self._called_now.clear()
+        self._sub_batches.clear()
 
-    def _watches(self, name: str, module: nn.Module) -> bool:
-        """Not where activation checkpointing runs a forward again, for a backward pass of our own or of the user."""
-        if not (module.training and torch.is_grad_enabled() and name in self.layers):
-            return False
-        if self.source.pulling or inside_transform():
-            return False
-        return not (name in self._called_now and inside_backward())
+    def _open(self, made: OpenActivation) -> None:
+        """Waits for the gradient of a call."""
+        batch, rated = len(made.x), self.rate_samples != 0
+        chosen = self._rate_slices.get(batch) or self._rate_slices.setdefault(batch, spread(batch, self.rate_samples))
+        arrival = Arrival(
+            made.name,
+            weakref.ref(made.module),
+            made.edge.output_nr,
+            made.as_output,
+            batch=batch,
+            forward_id=self.forward_id,
+            chosen=chosen,
+            x=made.samples(chosen) if rated else None,
+        )
+        if rated and self._has_compiled_parts:
+            self._compiled.prepare(made.name, made.as_output(made.x.new_zeros(()).expand(made.shape)))
+        if self.measuring:
+            self._awaited.add(made.name)
+            arrival.call = self._call(made, batch)
+            self.source.opened(arrival.call, made.edge)
+        made.edge.node.register_prehook(partial(Capture.arrived, weakref.ref(self), arrival))
 
-    def _await_gradient(self, made: OpenActivation) -> None:
-        """For the rate, and to learn that a backward pass ran."""
-        name, as_output, batch, forward_id, owner = made.name, made.as_output, len(made.x), made.forward_id, weakref.ref(self)
-        chosen = spread(batch, self.rate_samples)
-        samples = sub_batch(made.x, chosen) if self.rate_samples != 0 and batch else None
+    def _call(self, made: OpenActivation, batch: int) -> Call:
+        """What the curvature wants of a call."""
+        chosen = self._sub_batch(made, batch)
+        return Call(
+            made.name,
+            self.forward_id,
+            batch,
+            made.samples(chosen),
+            chosen,
+            as_output=made.as_output,
+            shape=made.shape,
+            dtype=made.dtype,
+            rerun=running_pass() != NO_PASS and not self._model_runs_again,
+        )
 
-        def keep(g: Tensor) -> None:
-            capture = owner()
-            if capture is None or capture.source.pulling:
-                return
-            capture._backward_ran = True
-            if samples is not None:
-                sample = RateSample(samples, sub_batch(as_output(g), chosen), batch, forward_id)
-                capture.rates.setdefault(name, []).append(sample)
-
-        when_gradient_arrives(made.edge, keep)
+    def _sub_batch(self, made: OpenActivation, batch: int) -> slice:
+        """Which samples measure the curvature; the same in all calls of a layer on as many samples, which add up."""
+        if self.curvature_samples is None:
+            return WHOLE
+        key = made.name, batch
+        if key not in self._sub_batches:
+            layer = self.layers[made.name]
+            positions = made.positions or made.shape.numel() // max(1, batch * layer.outputs * layer.groups)
+            self._sub_batches[key] = spread(batch, max(self.curvature_samples, -(-self.least_rows // max(1, positions))))
+        return self._sub_batches[key]
 
     def _trace_layer(self, name: str, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         """Inside a graph that torch.compile makes; a layer that is called several times has no leaf of its own."""
         self._compiled.ran = True
-        if self.rate_samples == 0 or not (module.training and torch.is_grad_enabled() and output.requires_grad):
+        if self.rate_samples == 0 or name not in self.layers:
+            return output
+        if not (module.training and torch.is_grad_enabled() and output.requires_grad):
             return output
         layer = self.layers[name]
         return layer.batch_first(self._compiled.trace(name, layer.batch_first(x), layer.batch_first(output)))
+
+
+def output_projection(attention: str) -> str:
+    """The name of the out-projection of an nn.MultiheadAttention."""
+    return f"{attention}.out_proj" if attention else "out_proj"

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import typer
@@ -25,12 +26,25 @@ from lngd.diagnostics.quadratic import Quadratics
 from lngd.diagnostics.sweep import ALPHAS, Run, Start
 from lngd.diagnostics.theory_figures import Family, draw_theorem_1, draw_theorem_2
 from lngd.diagnostics.two_layer import NU, diagonal_kernel, kernel, unsigned_kernel, wide_gram, wide_kernel
+from lngd.step_size import Directions
+from lngd.types import Vector
 
 WIDTHS = "16,64,256,1024,4096"
 LARGEST_WIDTH = 100_000  # half a gigabyte of gates and weights
 TRIALS, LAYERS, BLOCK = 1000, (2, 3, 8), 4  # random models, their layers, parameters a layer
 FAILURE = 0.1  # ε of Theorem 2
 TASK = "mnist-mlp"
+
+
+@dataclass(frozen=True)
+class RateWithSlope(lngd.LayerwiseRate):
+    """LNGD's own rate, which keeps ⟨d,∇⟩ beside κ: `optimizer.stats()` then has both."""
+
+    memory: ClassVar[tuple[str, ...]] = ("kappa", "slope")
+
+    def alpha(self, step: Directions) -> Vector:
+        step.memory["slope"].copy_(step.slope)
+        return super().alpha(step)
 
 
 def theory(
@@ -96,7 +110,8 @@ def _gains_of_a_run(steps: int) -> list[float]:
     randomness = PrivateRandomness(0)
     with randomness.active():
         learner = Learner(RunSpec(task, "sgd", rate_of(task, "lngd"), 0), split)
-        optimizer = lngd.LNGD(learner.model, lr=rate_of(task, "lngd"), smoothing=0.0)  # κ of this step alone
+        step_size = RateWithSlope(smoothing=0.0)  # κ of this step alone
+        optimizer = lngd.LNGD(learner.model, lr=rate_of(task, "lngd"), step_size=step_size)
         learner.optimizer, learner.schedule = optimizer, scheduler(optimizer, LINEAR, steps)
         try:
             return [_gain_of_a_step(learner, optimizer) for _ in range(steps)]

@@ -31,7 +31,7 @@ class AttentionInput(Layer):
 
     def inputs_of(self, x: Float[Tensor, "n s e"], groups: slice) -> Float[Tensor, "n 3 s i"]:
         """An input as that of some of the three groups; rows of the others are zero and count in no second moment."""
-        rows = self._with_ones(x).unsqueeze(1)
+        rows = self.with_ones(x).unsqueeze(1)
         if groups == slice(0, 3):
             return rows.expand(-1, 3, -1, -1)
         return in_groups(rows, groups)

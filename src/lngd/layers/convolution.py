@@ -1,5 +1,7 @@
 """nn.Conv1d, nn.Conv2d, nn.Conv3d: a linear layer at every output pixel, on the patch under the kernel."""
 
+import math
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -16,12 +18,13 @@ class ConvLayer(Layer):
         assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
         super().__init__(module, with_bias=with_bias)
         self.convolution = module
+        self.groups = module.groups
         self.space = self.weight.dim() - 2
         self.batched_dims = self.space + 2
-        self.kernel_places = self.weight[0, 0].numel()
+        self.kernel_places = math.prod(self.weight.shape[2:])
 
     def activations(self, x: Float[Tensor, "n ..."]) -> Activations:
-        return self._with_ones(self.patches(x).rows())
+        return self.with_ones(self.patches(x).rows())
 
     def patches(self, x: Float[Tensor, "n ..."]) -> Patches:
         """The input, and how the kernel moves over it."""
@@ -47,7 +50,7 @@ class ConvLayer(Layer):
     def _pad(self, x: Tensor) -> Tensor:
         mode = self.convolution.padding_mode
         amounts = [amount for axis in reversed(range(self.space)) for amount in self._padding(axis)]
-        return F.pad(x, amounts, mode="constant" if mode == "zeros" else mode)
+        return F.pad(x, amounts, mode="constant" if mode == "zeros" else mode) if any(amounts) else x  # of nothing, a copy
 
     def _padding(self, axis: int) -> tuple[int, int]:
         padding = self.convolution.padding
@@ -61,5 +64,5 @@ class ConvLayer(Layer):
 
 def rows_of_pixels(pixels: Float[Tensor, "n c ..."], groups: int) -> Gradients:
     """An output's pixels as rows of its channels."""
-    rows = pixels.flatten(2).unflatten(1, (groups, -1)).permute(1, 0, 3, 2)
-    return rows if groups > 1 else rows[0]
+    rows = pixels.flatten(2)
+    return rows.mT if groups == 1 else rows.unflatten(1, (groups, -1)).permute(1, 0, 3, 2)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lngd.layers.layer import Layer
+from lngd.layers.layer import Layer, in_shape
 from lngd.types import GradientMatrix, Gradients, OneHot
 
 
@@ -34,19 +34,19 @@ class EmbeddingLayer(Layer):
         return self.weight.shape[1]
 
     def activations(self, x: Int[Tensor, "n ..."]) -> OneHot:
-        places, size = x.reshape(len(x), math.prod(x.shape[1:])).long(), len(self.weight)
+        places, size = in_shape(x, len(x), math.prod(x.shape[1:])).long(), len(self.weight)
         if self.padding_idx is not None:
             places = places.masked_fill(places == self.padding_idx, size)
         return OneHot(places, size, self.dtype)
 
     def gradients(self, grad: Float[Tensor, "n ..."]) -> Gradients:
-        return grad.to(self.dtype).reshape(len(grad), math.prod(grad.shape[1:-1]), self.outputs)
+        return in_shape(grad.to(self.dtype), len(grad), math.prod(grad.shape[1:-1]), self.outputs)
 
     def output(self, x: Int[Tensor, "n ..."], matrix: GradientMatrix) -> Float[Tensor, "n ..."]:
         return F.embedding(x, matrix.mT)
 
-    def _matrix_of(self, weight: Tensor) -> GradientMatrix:
+    def weight_as_matrix(self, weight: Tensor) -> GradientMatrix:
         return weight.mT
 
-    def _weight_of(self, matrix: GradientMatrix) -> Tensor:
+    def matrix_as_weight(self, matrix: GradientMatrix) -> Tensor:
         return matrix.mT

@@ -23,6 +23,7 @@ class ConvTransposeLayer(Layer):
         assert isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
         super().__init__(module, with_bias=with_bias)
         self.convolution = module
+        self.groups = module.groups
         self.space = self.weight.dim() - 2
         self.batched_dims = self.space + 2
 
@@ -38,7 +39,7 @@ class ConvTransposeLayer(Layer):
         padded = F.pad(self._stretched(x.to(self.dtype)), self._padding())
         patches = windows(padded, self.weight.shape[2:], (1,) * self.space, self.convolution.dilation)
         reversed_kernel = patches.flip(*range(2 + self.space, 2 + 2 * self.space))
-        return self._with_ones(rows_of_patches(reversed_kernel, self.groups))
+        return self.with_ones(rows_of_patches(reversed_kernel, self.groups))
 
     def gradients(self, grad: Float[Tensor, "n ..."]) -> Gradients:
         return rows_of_pixels(grad.to(self.dtype), self.groups)
@@ -57,11 +58,11 @@ class ConvTransposeLayer(Layer):
             dilation=module.dilation,
         )
 
-    def _matrix_of(self, weight: Tensor) -> GradientMatrix:
+    def weight_as_matrix(self, weight: Tensor) -> GradientMatrix:
         """From `[groups · in, o, *kernel]`."""
-        return weight.unflatten(0, (*self._group_shape(), -1)).movedim(-self.space - 1, -self.space - 2).flatten(-self.space - 1)
+        return weight.unflatten(0, (*self.group_shape, -1)).movedim(-self.space - 1, -self.space - 2).flatten(-self.space - 1)
 
-    def _weight_of(self, matrix: GradientMatrix) -> Tensor:
+    def matrix_as_weight(self, matrix: GradientMatrix) -> Tensor:
         columns = matrix.unflatten(-1, (-1, *self.weight.shape[2:])).movedim(-self.space - 2, -self.space - 1)
         return columns.reshape(self.weight.shape)
 

@@ -19,13 +19,14 @@ from lngd.linalg.factor import (
     times_left,
     transposed,
 )
-from lngd.linalg.finite import all_finite, choose, largest_magnitude, readable
+from lngd.linalg.finite import HOST, all_finite, choose, largest_magnitude, readable
 from lngd.linalg.inverse import LinAlgError, NotPositiveDefiniteError, eigenbasis, inverse, inverse_diagonal
 from lngd.linalg.moments import second_moments, squared_norms, sum_by_input
 from lngd.linalg.polar import orthogonalised
 from lngd.linalg.vectors import inner, norms
 
 __all__ = [
+    "HOST",
     "Damping",
     "LinAlgError",
     "NotPositiveDefiniteError",

@@ -55,9 +55,10 @@ def mean_eigenvalue(factor: InputFactor, dim: int) -> Float[Tensor, "*group"]:
 
 def times(matrix: Float[Tensor, "*group o i"], factor: InputFactor) -> Float[Tensor, "*group o i"]:
     """matrix · F."""
-    if is_diagonal(factor):
+    if factor.dim() == 1:
         return matrix * factor
-    if not in_blocks(factor, dim := matrix.shape[-1]):
+    dim = matrix.shape[-1]
+    if factor.shape[-1] == dim:
         return matrix @ factor
     return joined_columns(cut(matrix, factor.shape) @ factor, dim)
 

@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 from lngd.linalg.vectors import norms
+from lngd.torch_private import foreach_norm
 from lngd.types import Flag, Scalar
+
+HOST = {"cpu"}
+"""Devices whose memory is the host's own: reading a flag there waits for nothing."""
 
 
 def readable(flag: Tensor) -> bool:
-    """Whether a tensor lies in the host's own memory, so that reading it waits for nothing."""
-    return flag.device.type == "cpu"
+    """Whether a tensor lies in the host's own memory."""
+    return flag.device.type in HOST
 
 
 def choose(accept: Flag, new: Tensor, old: Tensor | float) -> Tensor:
@@ -46,6 +50,6 @@ def largest_magnitude(tensors: list[Tensor]) -> list[Scalar]:
     """
     filled = [t if t.numel() else t.new_zeros(1) for t in tensors]
     if any(t.device.type != "cpu" for t in filled):
-        return list(torch._foreach_norm(filled, ord=math.inf))  # no public counterpart; torch's own clip_grad_norm_ uses it
+        return list(foreach_norm(filled, ord=math.inf))
     extrema = (torch.aminmax(t) for t in filled)
     return [torch.maximum(high, -low) for low, high in extrema]

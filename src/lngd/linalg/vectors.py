@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lngd.torch_private import foreach_norm
 from lngd.types import Scalar, Vector
 
 
@@ -16,4 +17,4 @@ def inner(x: Float[Tensor, "..."], y: Float[Tensor, "..."]) -> Scalar:
 
 def norms(tensors: Sequence[Tensor]) -> Vector:
     """‖x‖ of each; infinite where the sum of squares is."""
-    return torch.stack(torch._foreach_norm(list(tensors)))  # no public counterpart; torch's own clip_grad_norm_ uses it
+    return torch.stack(foreach_norm(list(tensors)))

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lngd.optimizer.guards import Guard
-from lngd.optimizer.parameters import Group, lr_of
+from lngd.optimizer.guards import Guard, lr_of
+from lngd.optimizer.parameters import Group
 
 FOUND_INF = "found_inf"
 """The attribute by which torch.amp.GradScaler tells a fused optimizer to skip a step without synchronising."""
@@ -28,7 +28,7 @@ class AdamW:
         The fused kernel takes that flag on the device (`found_inf`, torch's own protocol for gradient scaling). Where
         there is none, the flag is read on the host.
         """
-        for fused in (True, False):
+        for fused in (True, False) if self.groups else ():
             mine = [self._of_torch(group, params, fused) for group, params in self.groups]
             mine = [group for group in mine if group["params"]]
             if not mine or guard.refused or not (fused or guard.accept):

@@ -23,6 +23,8 @@ PROGRESS: dict[str, type] = {
     "overflows": int,
     "fallen": str,
     "generator": Tensor,
+    "loss_scale": float,
+    "since_growth": int,
 }
 """What stands in each group as `progress`, beside its format."""
 NO_CHECKPOINT = "this is no checkpoint of lngd: it needs the entries 'state' and 'param_groups', each group with its 'progress'"
@@ -36,8 +38,8 @@ def numbered(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "lngd" in state_dict:
         raise ValueError(
-            f"the checkpoint has format {state_dict['lngd'].get('version')} of lngd, written before version 0.1.0 was released; this "
-            f"version reads format {FORMAT}: finish that run with the version that wrote it, or load its weights alone"
+            f"the checkpoint has format {state_dict['lngd'].get('version')} of lngd, not released; this version reads "
+            f"format {FORMAT}: finish that run with the version that wrote it, or load the model's weights alone"
         )
     if not {"state", "param_groups"} <= set(state_dict):
         raise ValueError(NO_CHECKPOINT)
@@ -46,7 +48,7 @@ def numbered(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fallen(progress: Mapping[str, Any]) -> dict[str, str]:
-    """Layers that fell back while training, by name, and why; in the checkpoint a line each, since files lose empty containers."""
+    """Layers that fell back while training, by name, and why; a line each there, since files lose empty containers."""
     return dict(line.partition("\t")[::2] for line in progress["fallen"].splitlines())
 
 
@@ -128,4 +130,6 @@ def _compare_state(name: str, p: nn.Parameter, state: State, wanted: Layout | No
         found = list(state[wrong].shape) if isinstance(state[wrong], Tensor) else type(state[wrong]).__name__
         place = wanted[wrong]
         here = "a whole number" if place is None else list(place[0])
-        raise ValueError(f"'{wrong}' of parameter '{name}' is {found} in the checkpoint, {here} here: check the model and factors.max_dim")
+        raise ValueError(
+            f"'{wrong}' of parameter '{name}' is {found} in the checkpoint, {here} here: check the model and factors.max_dim"
+        )

@@ -1,13 +1,12 @@
 """One layer in training: its block, what is measured for it, and its state, which stands in `optimizer.state[weight]`.
 
-The block works on attributes of its own; `publish` puts the same tensors into the state after each change, `adopt` takes them out of
-it after a checkpoint was loaded. What a layer keeps from the start has its final shape from the start, so that distributed
-checkpoints know the layout before the first step.
+The block works on attributes of its own; `publish` puts the same tensors into the state after each change, `adopt` takes them out
+of it after a checkpoint was loaded. What a layer keeps has its final shape from the start, so that distributed checkpoints know
+the layout before the first step.
 """
 
 import itertools
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,26 +14,23 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lngd.capture import Calls, spread
 from lngd.curvature import CurvatureBlock
-from lngd.fisher import FisherType, fisher_weight
 from lngd.layers import ConvLayer, Layer
 from lngd.linalg import Damping, NotPositiveDefiniteError
 from lngd.optimizer.guards import Guard
 from lngd.optimizer.hyperparameters import Recipe
 from lngd.optimizer.parameters import Group
+from lngd.sampling import Calls, FisherType, fisher_weight
 from lngd.types import Gradients, joined
 
 State: TypeAlias = dict[str, Any]
 Place: TypeAlias = tuple[tuple[int, ...], torch.dtype] | None
 """Shape and dtype of a tensor; None for a whole number."""
 Layout: TypeAlias = dict[str, Place]
-LEAST_ROWS = 2048
-"""Rows, samples times positions, from which a sub-batch measures the curvature."""
 COUNTERS = ("updates", "ready", "owed", "failed", "promoted")
-"""Measurements so far; whether there are inverses; whether a refresh is owed; refreshes that failed in a row; whether all of it is
-kept in float64."""
-IN_A_STAGE = 7
+"""Measurements so far; whether there are inverses; whether a refresh is owed; refreshes that failed in a row; whether all is kept
+in float64."""
+IN_A_STAGE = 8
 """Calls from a warning to the user's line, where a stage of the step calls who warns; two of them are torch's."""
 MOST_FAILURES = 10
 """Refreshes that may fail in a row before training on old inverses is an error."""
@@ -88,7 +84,9 @@ class CurvedLayer:
         self.groups: list[Group] = []
         """The parameter group of each."""
         self.average: Tensor | None = None
-        """M as a matrix, whose parts stand in the states; None where the layer's layout has no such view, or nothing is averaged."""
+        """M as a matrix, whose parts stand in the states; None where the layout has no such view or nothing is averaged."""
+        self.ready = False
+        """Whether there are inverses."""
         self.alpha: Tensor | None = None
         """α_l of the last step."""
         self.pending = Measurement()
@@ -123,46 +121,30 @@ class CurvedLayer:
         if "average" in own:
             matrix = self.layer.matrix([state["average"] for state in self.states])
             parts = self.layer.split(matrix)
+            self.average = None
             if all(part.untyped_storage().data_ptr() == matrix.untyped_storage().data_ptr() for part in parts):
                 self.average = matrix
                 for state, part in zip(self.states, parts, strict=True):
                     state["average"] = part
-            else:
-                self.average = None
+        self.ready = self.block.ready
 
     def publish(self) -> None:
         """Puts the block's tensors into the state."""
-        self.states[0].update(self.block.tensors(), updates=self.block.updates, ready=int(self.block.ready))
+        self.ready = self.block.ready
+        self.states[0].update(self.block.tensors(), updates=self.block.updates, ready=int(self.ready))
 
     def has_gradient(self) -> bool:
         """Whether there is anything to do."""
         return any(p.grad is not None for p in self.parameters)
 
     @torch.no_grad()
-    def measure(self, calls: Calls, forward_id: int, fisher: FisherType) -> None:
-        """Measures the calls of one forward: further calls on the same samples are further positions."""
+    def measure(self, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> None:
+        """Measures the calls of one forward on the same samples, `batch` of them: further calls are further positions."""
         self.pending.fisher = fisher
-        by_size: defaultdict[int, Calls] = defaultdict(list)
-        for x, g in calls:
-            by_size[len(x)].append((x, g))
-        for n, same in by_size.items():
-            if n:
-                self._measure_alike(same, n, forward_id)
-
-    def _measure_alike(self, calls: Calls, n: int, forward_id: int) -> None:
-        """Calls on n samples each."""
         with torch.autocast(calls[0][0].device.type, enabled=False):
-            tokens = max(g[0].numel() for _, g in calls) // (self.layer.outputs * self.layer.groups)
-            for a, g in self._operands(self._sub_batch(calls, n, tokens)):
-                self.pending.add(self.block.measure(a, g), n, tokens, forward_id)
-
-    def _sub_batch(self, calls: Calls, n: int, positions: int) -> Calls:
-        """A sub-batch of equal means: pixels and tokens make many rows of a sample."""
-        wanted = self.recipe.schedule.samples
-        if wanted is None:
-            return calls
-        chosen = spread(n, max(wanted, -(-LEAST_ROWS // max(1, positions))))
-        return [(x[chosen], g[chosen]) for x, g in calls]
+            positions = max(g[0].numel() for _, g in calls) // (self.layer.outputs * self.layer.groups)
+            for a, g in self._operands(calls):
+                self.pending.add(self.block.measure(a, g), batch, positions, forward_id)
 
     def _operands(self, calls: Calls) -> Iterator[tuple[Any, Gradients]]:
         """What the block measures: all calls as one, or each call's patches."""
@@ -220,10 +202,10 @@ class CurvedLayer:
             self.states[0]["failed"] += 1
             if self.states[0]["failed"] >= MOST_FAILURES:
                 raise RuntimeError(
-                    f"layer '{self.name}': its Fisher factors had no inverse in {MOST_FAILURES} refreshes; raise the damping, or give "
-                    "its parameters a group with curvature=False. Weights and averages are as they were before this step"
+                    f"layer '{self.name}': its Fisher factors had no inverse in {MOST_FAILURES} refreshes; raise the damping, or "
+                    "give its parameters a group with curvature=False. Weights and averages are as they were before this step"
                 )
-        warn(self.name, f"Fisher factor not positive definite, {kept}; raise the damping", level=8)
+        warn(self.name, f"Fisher factor not positive definite, {kept}; raise the damping", level=IN_A_STAGE + 1)
 
 
 def layout(layer: Layer, block: CurvatureBlock, recipe: Recipe) -> list[Layout]:
@@ -233,8 +215,8 @@ def layout(layer: Layer, block: CurvatureBlock, recipe: Recipe) -> list[Layout]:
     factors = {name: ((*group, *shape) if shape else (), block.dtypes.get(name, layer.dtype)) for name, shape in shapes.items()}
     numbers: dict[str, Place] = dict.fromkeys(recipe.numbers, ((), layer.dtype))
     counters: dict[str, Place] = dict.fromkeys(COUNTERS, None)
-    parts = [dict.fromkeys(recipe.tensors, (tuple(p.shape), layer.dtype)) for p in layer.parameters]
-    return [counters | numbers | factors | parts[0], *parts[1:]]
+    parts: list[Layout] = [dict.fromkeys(recipe.tensors, (tuple(p.shape), layer.dtype)) for p in layer.parameters]
+    return [{**counters, **numbers, **factors, **parts[0]}, *parts[1:]]
 
 
 def zeros(place: Place, device: torch.device) -> Tensor | int:

@@ -1,36 +1,82 @@
-"""What has to hold before a step may change anything, without waiting for the device: finite gradients, at a known scale.
+"""What has to hold before a step may change anything, without waiting for the device.
+
+The model is as it was planned, the gradients are finite and at a known scale.
 
 A step that may not be taken is skipped whole: no weight, average or statistic moves.
 """
 
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lngd.fisher import FisherType
-from lngd.linalg import all_finite, readable
+from lngd.linalg import HOST, all_finite
+from lngd.sampling import FisherType
+from lngd.torch_private import foreach_norm
 from lngd.types import Flag, Scalar
 
+Place: TypeAlias = tuple[torch.device, torch.dtype, torch.Size]
 WITNESSED = 256
 """Entries of one parameter's gradient that are remembered."""
+INITIAL, GROWTH_INTERVAL = 2.0**16, 2000
+"""torch.amp.GradScaler's defaults: its first scale, and after how many good steps it doubles it."""
+LEAST_CLIPPING = 2.0**-10
+"""Below this a factor is no clipping."""
+
+
+@dataclass
+class Structure:
+    """The model as the plan saw it: its modules, its parameters, and of each that is trained device, dtype and shape."""
+
+    modules: list[tuple[dict[str, nn.Module | None], tuple[nn.Module | None, ...], dict[str, nn.Parameter | None], int]] = field(
+        default_factory=list
+    )
+    """Of each module the modules in it, and how many parameters it holds."""
+    parameters: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None, Place | None]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Structure":
+        """As it is now."""
+        seen = cls()
+        for module in model.modules():
+            children, parameters = module._modules, module._parameters
+            seen.modules.append((children, tuple(children.values()), parameters, len(parameters)))
+            for key, p in module._parameters.items():
+                trained = (p.device, p.dtype, p.shape) if p is not None and p.requires_grad else None
+                seen.parameters.append((module._parameters, key, p, trained))
+        return seen
+
+    def still_holds(self) -> bool:
+        """Whether nothing was added, removed, replaced, frozen or unfrozen since; microseconds, so that each step can ask."""
+        for children, seen, parameters, count in self.modules:
+            if tuple(children.values()) != seen or len(parameters) != count:
+                return False
+        for parameters, key, p, trained in self.parameters:
+            now = parameters.get(key)
+            if now is None or not now.requires_grad:
+                if trained is not None:
+                    return False  # frozen ones may be renewed as often as their module likes (PEFT does)
+            elif now is not p or (now.device, now.dtype, now.shape) != trained:
+                return False
+        return True
 
 
 @dataclass
 class Guard:
-    """Of one step. `accept`: whether it is taken; `squared_scale`: the square of `GradientScale.since`, None for 1."""
+    """Of one step. `accept`: whether it is taken; `squared_scale`: what `GradientScale.of_squares` gave."""
 
     accept: Flag
     squared_scale: Scalar | None
 
-    @property
-    def readable(self) -> bool:
+    def __post_init__(self) -> None:
+        self.readable = self.accept.device.type in HOST
         """Whether the flag lies in the host's own memory, so that reading it waits for nothing."""
-        return readable(self.accept)
 
     @property
     def refused(self) -> bool:
@@ -47,17 +93,21 @@ class Guard:
 
 
 class GradientScale:
-    """What all gradients were multiplied with between the user's backward pass and the step.
+    """The loss scale: what torch.amp.GradScaler multiplied the loss with, and divided the gradients by before the step.
 
-    torch.amp.GradScaler divides them by the loss scale, clipping by norm shortens them, pipeline schedules and loops that count tokens
-    divide them by a number of samples. What the backward pass brought to the hooks, samples of the rate and of the empirical Fisher
-    matrix, has not seen that. So a few entries of one parameter's gradient are remembered as they are accumulated, and compared.
+    What the backward pass brought to the hooks, samples of the rate and of the empirical Fisher matrix, is still multiplied with
+    it, and torch tells it to no optimizer whose gradients it has unscaled. So a few entries of two parameters' gradients are
+    remembered as they are accumulated. Their ratio to what the step finds is 1/scale, a power of two, which no other number looks
+    like; or c/scale with a factor c ≤ 1 of clipping. Clipping is no loss scale: it is meant to shorten the step. Where every step
+    is clipped, the scale is taken for what GradScaler starts with and then does by default. Whoever knows it sets
+    `optimizer.grad_scale`.
     """
 
     def __init__(self) -> None:
         self._then: dict[nn.Parameter, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         weakref.finalize(self, remove_all, self._handles).atexit = False
+        self._scale, self._steps = torch.ones(()), 0
 
     def watch(self, parameters: Sequence[nn.Parameter]) -> None:
         """Looks at a small one in each half of these, from now on."""
@@ -66,22 +116,47 @@ class GradientScale:
         witnesses = [min(half, key=Tensor.numel) for half in halves if half]
         self._handles += [p.register_post_accumulate_grad_hook(Remember(self)) for p in witnesses]
 
-    def remember(self, p: nn.Parameter) -> None:
-        """A gradient has been accumulated."""
-        if p.grad is not None and not p.grad.is_sparse:
-            self._then[p] = p.grad.detach().reshape(-1)[:WITNESSED].clone()
-
-    def squared(self) -> Scalar | None:
-        """(⟨now, then⟩ / ⟨then, then⟩)²; None where nothing was remembered or nobody touched the gradients since."""
-        pairs = [(p.grad.reshape(-1)[:WITNESSED], then) for p, then in self._then.items() if p.grad is not None]
-        if not pairs or all(readable(now) and torch.equal(now, then) for now, then in pairs):
+    def of_squares(self, told: Tensor | float | None) -> Scalar | None:
+        """1/scale²; None where nobody touched the gradients since they came. `told`: the scale, if the user knows it."""
+        if told is not None:
+            self._scale = torch.as_tensor(told, dtype=torch.float32).reshape(())
+            return self._scale.reciprocal().square()
+        pairs, touched = [], False
+        for p, then in self._then.items():
+            if p.grad is not None:
+                now = p.grad.reshape(-1)[:WITNESSED]
+                pairs.append((now, then))
+                touched = touched or now.device.type not in HOST or not torch.equal(now, then)
+        if not touched:
             return None
         device = pairs[0][0].device
-        now, then = (torch.cat([t.to(device, non_blocking=True, dtype=torch.float32) for t in side]) for side in zip(*pairs, strict=True))
+        now, then = (
+            torch.cat([t.to(device, torch.float32, non_blocking=True) for t in side]) for side in zip(*pairs, strict=True)
+        )
         largest = then.abs().amax().clamp(min=torch.finfo(then.dtype).tiny)
-        now, then = now / largest, then / largest
-        share = torch.dot(now, then) / torch.dot(then, then)
-        return torch.where(share.isfinite(), share, 1.0).square()
+        share = torch.dot(now / largest, then / largest) / torch.dot(then / largest, then / largest)
+        self._scale = self._consistent(share, self._scale.to(device, non_blocking=True))
+        return self._scale.reciprocal().square()
+
+    def _consistent(self, share: Scalar, before: Scalar) -> Scalar:
+        """The scale that explains what share of the accumulated gradients the step finds."""
+        mantissa, exponent = torch.frexp(share)
+        power = torch.ldexp(torch.ones_like(share), 1 - exponent)  # of two; share · power is in [1, 2)
+        guess = torch.where(share * INITIAL <= 1, INITIAL, power / 2)
+        assumed = torch.where(before > 1, before, torch.where(share < LEAST_CLIPPING, guess, 1.0))
+        scale = torch.where(mantissa == 0.5, power, assumed)
+        self._steps += 1
+        if self._steps % GROWTH_INTERVAL == 0:
+            scale = torch.where((scale > 1) & (mantissa != 0.5), 2 * scale, scale)
+        return torch.where(share.isfinite() & (share > 0), scale, before)
+
+    def overflowed(self) -> bool:
+        """Whether gradients are being dropped that no step has used, as GradScaler does when it halves its scale."""
+        if not self._then:
+            return False
+        self._scale, self._steps = torch.where(self._scale > 1, self._scale / 2, self._scale), 0
+        self._then.clear()
+        return True
 
     def forget(self) -> None:
         """A step has ended."""
@@ -92,20 +167,34 @@ class GradientScale:
         remove_all(self._handles)
         self._then.clear()
 
+    def memory(self) -> dict[str, float]:
+        """What a checkpoint has to know; waits for the device."""
+        return {"loss_scale": float(self._scale), "since_growth": self._steps}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Takes what `memory` gave."""
+        self._scale, self._steps = torch.tensor(float(memory["loss_scale"])), int(memory["since_growth"])
+
 
 class Remember:
-    """A hook that keeps nobody alive; a copy of the model carries one that does nothing."""
+    """The hook: a gradient has been accumulated. It keeps nobody alive; a copy of the model carries one that does nothing."""
 
     def __init__(self, scale: GradientScale | None) -> None:
         self.scale = None if scale is None else weakref.ref(scale)
 
     def __call__(self, p: nn.Parameter) -> None:
-        scale = self.scale and self.scale()
-        if scale is not None:
-            scale.remember(p)
+        scale = None if self.scale is None else self.scale()
+        if scale is not None and p.grad is not None and not p.grad.is_sparse:
+            scale._then[p] = p.grad.detach().reshape(-1)[:WITNESSED].clone()
 
     def __reduce__(self) -> tuple[type["Remember"], tuple[None]]:
         return Remember, (None,)
+
+
+def lr_of(group: Mapping[str, Any]) -> float | Tensor:
+    """A group's lr, as a number where reading it waits for nothing."""
+    lr: float | Tensor = group["lr"]
+    return float(lr) if isinstance(lr, Tensor) and lr.device.type in HOST else lr
 
 
 class SkipCounter:
@@ -119,7 +208,7 @@ class SkipCounter:
 
     def add(self, accept: Flag) -> None:
         """Counts a step that was not accepted."""
-        if readable(accept) and accept:
+        if accept.device.type in HOST and accept:
             return
         rejected = accept.logical_not().to(torch.int64)
         if self._count is None and rejected.is_cuda:
@@ -131,7 +220,7 @@ class SkipCounter:
             warnings.warn(
                 "a gradient or a statistic was not finite: that step was skipped, weights and averages are untouched; "
                 "optimizer.stats()['skipped'] counts such steps",
-                stacklevel=6,
+                stacklevel=7,
             )
 
     def count(self) -> int:
@@ -139,18 +228,22 @@ class SkipCounter:
         return self._before + (0 if self._count is None else int(self._count))
 
 
+@contextmanager
+def outside_autocast(devices: Iterable[str]) -> Iterator[None]:
+    """Full precision for matrix products, where `step()` is called inside the user's autocast region."""
+    with ExitStack() as regions:
+        for device in devices:
+            if torch.is_autocast_enabled(device):
+                regions.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
 def finite(grads: Sequence[Tensor]) -> Flag:
     """Whether every gradient is finite; the answer stays on the device."""
-    norms = torch._foreach_norm(list(grads)) if readable(grads[0]) else None
+    norms = foreach_norm(list(grads)) if grads[0].device.type in HOST else None
     if norms is not None and torch.stack(norms).isfinite().all():
         return torch.ones((), dtype=torch.bool)  # the sum of squares is finite, so is every entry
     return all_finite(list(grads))
-
-
-def refuse_no_gradient(grads: Sequence[Tensor]) -> None:
-    """Raises RuntimeError for a step before any backward pass."""
-    if not grads:
-        raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
 
 
 def refuse_sparse_gradients(named: Iterable[tuple[str, nn.Parameter]]) -> None:

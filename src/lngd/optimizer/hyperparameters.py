@@ -1,11 +1,12 @@
 """What all layers of an optimizer share: when curvature is measured, how large its factors are, how far a step goes."""
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from lngd.fisher import MeanOver
 from lngd.ranges import check, out_of_range
+from lngd.sampling import MeanOver
 from lngd.step_size import STEP_SIZES, StepSize
 
 MomentumOn: TypeAlias = Literal["gradient", "nesterov", "update"]
@@ -43,10 +44,17 @@ class Schedule:
         """Whether a refresh of the inverses begins at step `step`."""
         return self._due(step, self.inverse_every)
 
+    def next_measurement(self, step: int) -> int:
+        """The first step from `step` on that measures."""
+        return next(later for later in itertools.count(step) if self.measures(later))
+
+    def next_refresh(self, step: int) -> int:
+        """The first step from `step` on at which a refresh begins."""
+        return next(later for later in itertools.count(step) if self.refreshes(later))
+
     def portions(self, step: int) -> int:
         """Over how many steps the refresh that begins at step `step` is spread: the next one has to find it done."""
-        gap = next(ahead for ahead in range(1, self.inverse_every + 1) if self.refreshes(step + ahead))
-        return min(self.refresh_over, gap)
+        return min(self.refresh_over, self.next_refresh(step + 1) - step)
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or (self.ramp and step < every and step & (step - 1) == 0)
@@ -57,7 +65,7 @@ class Factors:
     """How large a Fisher factor is kept, and how it is damped.
 
     Args:
-        max_dim: the largest dense factor: of a larger one only diagonal blocks are kept. EKFAC and NGPlus leave the layer to AdamW.
+        max_dim: the largest dense factor: of a larger one only diagonal blocks are kept. EKFAC and NGPlus leave it to AdamW.
         convolution: of a convolution with more than `max_dim` inputs: "kronecker" (Φ_channels ⊗ Φ_kernel) or "full" (as any other
             layer's). LNGD's block only.
         damping_bounds: (ν₁, ν₂), absolute bounds of λ.

@@ -14,9 +14,17 @@ from torch import Tensor, nn
 from lngd.capture import RateSample
 from lngd.linalg import orthogonalised
 from lngd.optimizer.curved_layer import CurvedLayer
-from lngd.optimizer.guards import Guard
-from lngd.optimizer.parameters import lr_of
-from lngd.step_size import Directions, Parts
+from lngd.optimizer.guards import Guard, lr_of
+from lngd.step_size import Averages, Directions, Parts
+from lngd.torch_private import (
+    foreach_add_,
+    foreach_addcmul_,
+    foreach_lerp,
+    foreach_lerp_,
+    foreach_mul,
+    foreach_mul_,
+    foreach_norm,
+)
 from lngd.types import Flags, GradientMatrices, Scalar, Vector
 
 LARGEST = 2**22
@@ -44,11 +52,17 @@ class Bucket:
         first = layers[0]
         self.recipe, self.groups, self.dtype = first.recipe, first.groups, first.layer.dtype
         self.adapters = [each.layer for each in layers]
-        self.parameters: list[list[nn.Parameter]] = [list(p) for p in zip(*(layer.parameters for layer in self.adapters), strict=True)]
+        self.parameters: list[list[nn.Parameter]] = [
+            list(p) for p in zip(*(layer.parameters for layer in self.adapters), strict=True)
+        ]
         self.device, self.low_precision = first.layer.weight.device, first.layer.weight.dtype != self.dtype
         self.numbers = {name: self._joined(name) for name in self.recipe.numbers}
         self.tensors = {name: self._columns(name) for name in self.recipe.tensors}
         self.sizes = [layer.weight.numel() ** 0.5 for layer in self.adapters]
+        whole = [each.average for each in layers if each.average is not None and each.average.is_contiguous()]
+        self.averages = whole if len(whole) == len(layers) and self.recipe.momentum_on == "gradient" else None
+        """M of each layer, of which the averages of weight and bias are views; None where that can't be."""
+        self.flat_averages = [m.view(-1) for m in self.averages or ()]
 
     def _joined(self, name: str) -> Vector:
         """A number of each layer as one vector, of which the layers' states hold the entries from now on."""
@@ -61,102 +75,102 @@ class Bucket:
         """A tensor of each parameter: those of all weights, then those of all biases."""
         return [list(column) for column in zip(*([state[name] for state in each.states] for each in self.layers), strict=True)]
 
-    def directions(self, guard: Guard, samples: Samples, warmup: float) -> Directions:
-        """Where to: M and d = F̂⁻¹M (LNGD Algorithm 1, lines 10–11).
+    def average_gradient(self, guard: Guard) -> Averages:
+        """M ← βM + (1−β)∇ (line 10), corrected for its start at zero: M moves by the share (1−β)/(1−βᵗ) towards ∇.
 
-        Args:
-            guard: of this step.
-            samples: what was caught for the rates.
-            warmup: the share of lr that this step may use.
+        With momentum on the update M is ∇; Nesterov's is a step ahead, (1−β)∇ + βM.
         """
-        gradients = self._gradients(guard)
-        parts, averages = self._average(gradients, guard)
-        lr = max(lr_of(group) for group in self.groups)
-        return Directions(
-            layers=self.adapters,
-            gradients=gradients,
-            average_parts=parts,
-            averages=averages,
-            directions=self._precondition(averages),
-            samples=[samples.get(each.name, ()) for each in self.layers],
-            memory=self.numbers,
-            tensors=self.tensors,
-            accept=guard.accept.to(self.device, non_blocking=True),
-            squared_scale=None if guard.squared_scale is None else guard.squared_scale.to(self.device, non_blocking=True),
-            mean_over=self.recipe.mean_over,
-            lr=warmup * lr,
-            summed=self.numbers.get("summed"),
-        )
-
-    def apply(self, step: Directions, warmup: float, common: Scalar | None, *, guard: Guard, observe: bool) -> None:
-        """How far: α_l, W ← W − lr·α_l·d (LNGD Algorithm 1, lines 12–16).
-
-        Args:
-            step: what `directions` gave.
-            warmup: the share of lr that this step may use.
-            common: the factor of all layers' α_l.
-            guard: of this step.
-            observe: whether to look which layers are scale-invariant.
-        """
-        alpha = self.recipe.step_size.alpha(step)  # α_l = ⟨d,M⟩ / (dᵀFd + µ)      line 12, eqs. 12–13
-        if common is not None:
-            alpha = alpha * common.to(self.device)
-        if not guard.readable:
-            alpha = torch.where(step.accept, alpha, 0.0)
-        for each, own in zip(self.layers, alpha.unbind(), strict=True):
-            each.alpha = own
-        norms = torch.stack(torch._foreach_norm(self.parameters[0])) if self.recipe.keep_norms else None
-        if observe and norms is not None:
-            self._observe(step, norms)
-        columns = zip(*(layer.split(d) for layer, d in zip(self.adapters, step.directions, strict=True)), strict=True)
-        for place, (directions, group) in enumerate(zip(columns, self.groups, strict=True)):
-            self._move(place, list(directions), -warmup * lr_of(group) * alpha, guard)  # lr belongs inside ζ: lines 13–16
-        if norms is not None:
-            self._keep_norms(norms, guard)
-
-    def _gradients(self, guard: Guard) -> Parts:
-        """∇ of every parameter; zero where there is none."""
-        columns: list[Sequence[Tensor]] = []
-        for parameters in self.parameters:
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            columns.append(guard.kept([grad.to(self.dtype) for grad in grads] if self.low_precision else grads))
-        return columns
-
-    def _average(self, gradients: Parts, guard: Guard) -> tuple[Parts, GradientMatrices]:
-        """M ← βM + (1−β)∇, corrected for its start at zero: M moves by the share (1−β)/(1−βᵗ) towards ∇ (line 10).
-
-        With momentum on the update nothing is averaged here; Nesterov's is a step ahead, (1−β)∇ + βM.
-        """
-        recipe, beta = self.recipe, self.groups[0]["momentum"]
+        gradients, recipe, beta = self._gradients(guard), self.recipe, self.groups[0]["momentum"]
         if recipe.momentum_on == "update":
-            return gradients, self._matrices(gradients)
+            return self._as_matrices(gradients, gradients)
         share = 1 - beta if guard.readable else guard.accept.to(self.device, self.dtype) * (1 - beta)
         weight = self.numbers["average_weight"]  # 1 − βᵗ
         weight.lerp_(torch.ones_like(weight), share)
         shares = (share / weight.clamp(min=torch.finfo(weight.dtype).tiny)).unbind()
         averages = self.tensors["average"]
         for average, grads in zip(averages, gradients, strict=True):
-            torch._foreach_lerp_(average, list(grads), shares)
+            foreach_lerp_(average, list(grads), shares)
         if recipe.momentum_on == "nesterov":
-            ahead = [torch._foreach_lerp(list(g), a, beta) for g, a in zip(gradients, averages, strict=True)]
-            return ahead, self._matrices(ahead)
-        if all(each.average is not None for each in self.layers):
-            return averages, [each.average for each in self.layers if each.average is not None]
-        return averages, self._matrices(averages)
+            ahead = [foreach_lerp(list(g), a, beta) for g, a in zip(gradients, averages, strict=True)]
+            return self._as_matrices(gradients, ahead)
+        if self.averages is None:
+            return self._as_matrices(gradients, averages)
+        return Averages(gradients, averages, self.averages, self.flat_averages)
 
-    def _matrices(self, parts: Parts) -> GradientMatrices:
-        return [layer.matrix(list(own)) for layer, own in zip(self.adapters, zip(*parts, strict=True), strict=True)]
-
-    def _precondition(self, averages: GradientMatrices) -> GradientMatrices:
+    def precondition(self, averages: Averages) -> GradientMatrices:
         """d = F̂⁻¹M (line 11), for the spectral step with its singular values set to one. A layer without F̂⁻¹ waits for it."""
         found = []
-        for each, average in zip(self.layers, averages, strict=True):
-            if not each.block.ready:
+        for each, average in zip(self.layers, averages.matrices, strict=True):
+            if not each.ready:
                 found.append(torch.zeros_like(average))
                 continue
             natural = each.block.precondition(average)
             found.append(orthogonalised(natural, average) if self.recipe.spectral else natural)
         return found
+
+    def size(self, directions: GradientMatrices, averages: Averages, samples: Samples, warmup: float, guard: Guard) -> Directions:
+        """α_l = ⟨d,M⟩ / (dᵀFd + µ) (line 12, eqs. 12–13), or what else the step size makes of it.
+
+        Args:
+            directions: d.
+            averages: M.
+            samples: what was caught of each layer in the backward pass, by name.
+            warmup: the share of lr that this step may use.
+            guard: of this step.
+        """
+        lr = max([lr_of(group) for group in self.groups])
+        scale = guard.squared_scale
+        self.step = Directions(
+            layers=self.adapters,
+            averages=averages,
+            directions=directions,
+            samples=[samples.get(each.name, ()) for each in self.layers],
+            memory=self.numbers,
+            tensors=self.tensors,
+            accept=guard.accept.to(self.device, non_blocking=True),
+            squared_scale=None if scale is None else scale.to(self.device, non_blocking=True),
+            mean_over=self.recipe.mean_over,
+            lr=warmup * lr,
+            summed=self.numbers.get("summed"),
+        )
+        alpha = self.recipe.step_size.alpha(self.step)
+        self.alpha = alpha if guard.readable else torch.where(self.step.accept, alpha, 0.0)
+        self.warmup = warmup
+        return self.step
+
+    def apply(self, common: Scalar | None, *, guard: Guard, observe: bool) -> None:
+        """ζ = −lr·α_l·d, m ← τm + ζ, W ← W + m (lines 13–16).
+
+        Args:
+            common: a factor of all layers' α_l.
+            guard: of this step.
+            observe: whether to look which layers are scale-invariant.
+        """
+        step, alpha = self.step, self.alpha if common is None else self.alpha * common.to(self.device)
+        for each, own in zip(self.layers, alpha.unbind(), strict=True):
+            each.alpha = own
+        norms = torch.stack(foreach_norm(self.parameters[0])) if self.recipe.keep_norms else None
+        if observe and norms is not None:
+            self._observe(step, norms)
+        columns = zip(*[layer.split(d) for layer, d in zip(self.adapters, step.directions, strict=True)], strict=True)
+        for place, (directions, group) in enumerate(zip(columns, self.groups, strict=True)):
+            self._move(place, list(directions), -self.warmup * lr_of(group) * alpha, guard)  # lr inside ζ: m keeps its time's
+        if norms is not None:
+            self._keep_norms(norms, guard)
+        del self.step  # a step holds the directions of one bucket at a time
+
+    def _gradients(self, guard: Guard) -> Parts:
+        """∇ of every parameter; zero where there is none."""
+        columns: list[Sequence[Tensor]] = []
+        for parameters in self.parameters:
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            grads = [grad.to(self.dtype) for grad in grads] if self.low_precision else grads
+            columns.append(grads if guard.readable else guard.kept(grads))
+        return columns
+
+    def _as_matrices(self, gradients: Parts, parts: Parts) -> Averages:
+        matrices = [layer.matrix(list(own)) for layer, own in zip(self.adapters, zip(*parts, strict=True), strict=True)]
+        return Averages(gradients, parts, matrices, [m.reshape(-1) for m in matrices])
 
     def _move(self, place: int, directions: list[Tensor], lengths: Vector, guard: Guard) -> None:
         """p ← (1 − lr·λ) p + length · d for the weights or the biases, unless that has no room in their dtype."""
@@ -170,23 +184,23 @@ class Bucket:
             possible = possible & guard.accept.to(self.device)
         decays = isinstance(shrink, Tensor) or shrink != 0
         if decays:
-            torch._foreach_mul_(parameters, (1 - possible.to(lengths.dtype) * shrink).unbind())
+            foreach_mul_(parameters, (1 - possible.to(lengths.dtype) * shrink).unbind())
         if not whole:
             directions = [torch.where(flag, d, 0.0) for flag, d in zip(possible.unbind(), directions, strict=True)]
             lengths = torch.where(possible, lengths, 0.0)
         if self.low_precision:
-            steps = torch._foreach_mul(directions, lengths.unbind())
-            torch._foreach_add_(parameters, [step.to(p.dtype) for step, p in zip(steps, parameters, strict=True)])
+            steps = foreach_mul(directions, lengths.unbind())
+            foreach_add_(parameters, [step.to(p.dtype) for step, p in zip(steps, parameters, strict=True)])
         else:
-            torch._foreach_addcmul_(parameters, directions, lengths.unbind())
+            foreach_addcmul_(parameters, directions, lengths.unbind())
 
     def _update_momentum(
         self, place: int, directions: list[Tensor], lengths: Vector, guard: Guard
     ) -> tuple[list[Tensor], Vector]:
         """m ← τm + ζ, then θ ← θ + m (LNGD Algorithm 1, lines 14–16)."""
         momentum = self.tensors["momentum"][place]
-        new = torch._foreach_mul(momentum, self.groups[place]["momentum"])
-        torch._foreach_addcmul_(new, directions, lengths.unbind())
+        new = foreach_mul(momentum, self.groups[place]["momentum"])
+        foreach_addcmul_(new, directions, lengths.unbind())
         for old, each in zip(momentum, new, strict=True):
             old.copy_(each if guard.readable else torch.where(guard.accept.to(self.device), each, old))
         return list(new), torch.ones_like(lengths)
@@ -194,13 +208,15 @@ class Bucket:
     def _observe(self, step: Directions, norms: Vector) -> None:
         """The running mean of |cos(W, ∇)|·√dim: below ALIGNED the loss does not depend on the weight's norm.
 
-        There ∇ is orthogonal to W. A step orthogonal to W can only lengthen it, and a natural-gradient step is as long as W is: left
-        alone, norms grow geometrically until they overflow, while the function looks healthy.
+        There ∇ is orthogonal to W. A step orthogonal to W can only lengthen it, and a natural-gradient step is as long as W is:
+        left alone, norms grow geometrically until they overflow, while the function looks healthy.
         """
-        weights, grads = self.parameters[0], list(step.gradients[0])
-        slopes = torch.stack([torch.dot(w.reshape(-1).to(self.dtype), g.reshape(-1)) for w, g in zip(weights, grads, strict=True)])
-        cosine = slopes.abs() / (norms.to(slopes.dtype) * torch.stack(torch._foreach_norm(grads)))
-        scaled = torch.stack(torch._foreach_mul(cosine.unbind(), self.sizes))
+        weights, grads = self.parameters[0], list(step.averages.gradients[0])
+        slopes = torch.stack(
+            [torch.dot(w.reshape(-1).to(self.dtype), g.reshape(-1)) for w, g in zip(weights, grads, strict=True)]
+        )
+        cosine = slopes.abs() / (norms.to(slopes.dtype) * torch.stack(foreach_norm(grads)))
+        scaled = torch.stack(foreach_mul(cosine.unbind(), self.sizes))
         seen, alignment = self.numbers["observations"], self.numbers["alignment"]
         counts = step.accept & scaled.isfinite()
         mean = torch.where(seen > 0, torch.lerp(scaled, alignment, ALIGNMENT_DECAY), scaled)
@@ -213,11 +229,11 @@ class Bucket:
         if guard.readable and not invariant.any():
             return
         weights = self.parameters[0]
-        ratio = norms / torch.stack(torch._foreach_norm(weights))
+        ratio = norms / torch.stack(foreach_norm(weights))
         if not guard.readable:
             invariant = invariant & guard.accept.to(self.device)
         ratio = torch.where(invariant & ratio.isfinite() & (ratio > 0), ratio, 1.0)
-        torch._foreach_mul_(weights, ratio.unbind())
+        foreach_mul_(weights, ratio.unbind())
 
 
 def stay_finite(parameters: Sequence[Tensor], directions: Sequence[Tensor], lengths: Vector, shrink: float | Tensor) -> Flags:
@@ -226,8 +242,10 @@ def stay_finite(parameters: Sequence[Tensor], directions: Sequence[Tensor], leng
     max |x| ≤ ‖x‖₂, which is faster to have; the room that float16 has is too narrow for that.
     """
     order = float("inf") if parameters[0].dtype == torch.float16 else 2.0
-    before, far = (torch.stack(torch._foreach_norm(list(t), ord=order)) for t in (parameters, directions))
-    return abs(1 - shrink) * before.to(far.dtype) + lengths.abs() * far < torch.finfo(parameters[0].dtype).max / 2
+    before = torch.stack(foreach_norm(list(parameters), ord=order))
+    far = torch.stack(foreach_norm(list(directions), ord=order))
+    kept = (1 - shrink).abs() if isinstance(shrink, Tensor) else abs(1 - shrink)
+    return kept * before.to(far.dtype) + lengths.abs() * far < torch.finfo(parameters[0].dtype).max / 2
 
 
 def buckets(layers: Iterable[CurvedLayer]) -> list[Bucket]:
@@ -244,8 +262,3 @@ def buckets(layers: Iterable[CurvedLayer]) -> list[Bucket]:
         held[kind] += size
         kinds[kind][-1].append(each)
     return [Bucket(members) for alike in kinds.values() for members in alike]
-
-
-def observes(step: int) -> bool:
-    """Whether step `step`, counted from 0, looks for scale-invariance."""
-    return step < 2 * AGREED or step % OBSERVE_EVERY == 0

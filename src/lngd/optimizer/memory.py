@@ -71,7 +71,9 @@ def memory_report(layers: Mapping[str, CurvedLayer], recipe: Recipe, groups: Seq
     trained = [p for group in groups for p in group["params"] if p.requires_grad]
     adamw = sum(p.nbytes for p in trained if id(p) not in curved)
     return MemoryReport(
-        tuple(_of_layer(name, each, recipe) for name, each in layers.items()), ADAMW_COPIES * adamw, sum(p.nbytes for p in trained)
+        tuple(_of_layer(name, each, recipe) for name, each in layers.items()),
+        ADAMW_COPIES * adamw,
+        sum(p.nbytes for p in trained),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from lngd.capture import Calls, Capture
+from lngd.capture import Capture
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer
 from lngd.linalg import all_finite
@@ -18,23 +18,22 @@ from lngd.optimizer.guards import (
     GradientScale,
     Guard,
     SkipCounter,
+    Structure,
     finite,
-    refuse_no_gradient,
+    lr_of,
+    outside_autocast,
     refuse_parts_of_a_model,
     refuse_sparse_gradients,
 )
 from lngd.optimizer.hyperparameters import Recipe
-from lngd.optimizer.layer_step import Bucket, buckets, observes
+from lngd.optimizer.layer_step import AGREED, OBSERVE_EVERY, Bucket, buckets
 from lngd.optimizer.memory import MemoryReport, memory_report
 from lngd.optimizer.parameters import (
     LEFT_OUT,
-    Group,
     Planner,
-    Structure,
     Summary,
     complete_group,
     lost_curvature,
-    lr_of,
     named_parameters,
     refuse_strangers,
     take_replaced,
@@ -42,7 +41,7 @@ from lngd.optimizer.parameters import (
     user_groups,
     warn_of_missing_curvature,
 )
-from lngd.sampling import Fisher, FisherType
+from lngd.sampling import Calls, Fisher, FisherType
 from lngd.version import __version__
 
 OVERFLOWS = 3
@@ -89,6 +88,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._lacking = False
         self._fallen: dict[str, tuple[nn.Module, str]] = {}
         self._portions, self._overflows, self._lost = 0, 0, False
+        self._measures_at, self._refreshes_at = 0, 0
         self._skips, self._scale, self._adamw = SkipCounter(), GradientScale(), adamw.AdamW()
         self._structure: Structure | None = None
         super().__init__(user_groups(self._model, params), defaults)
@@ -118,33 +118,54 @@ class NaturalGradient(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        guard = self._check_gradients()  # finite, dense, measurable
-        if guard is None:
-            return loss
-        self._measure(guard)  # Φ, Ψ ← ϵ·old + (1−ϵ)·new             lines 3–6, eqs. 3–5, 14
-        self._refresh(guard)  # Φ̂⁻¹, Ψ̂⁻¹                             lines 7–9
-        warmup, rates = self._recipe.share_of_lr(self.t), self._capture.gather()
-        if not guard.refused:
-            active = self._active_buckets()
-            steps = (bucket.directions(guard, rates, warmup) for bucket in active)  # M; d = Ψ̂⁻¹ M Φ̂⁻¹      lines 10–11
-            common = None
-            if self._recipe.step_size.joint and active:
-                all_steps = list(steps)
-                common, steps = self._recipe.step_size.common(all_steps), iter(all_steps)
-            for bucket, step in zip(active, steps, strict=True):  # α_l, eqs. 12–13; m, θ      lines 12–16
-                bucket.apply(step, warmup, common, guard=guard, observe=observes(self.t))
-        self._adamw.step(self.state, guard)
-        self._finish_step(guard)
+        with outside_autocast(self._device_types):
+            if (guard := self._check_gradients()) is not None:
+                self._take_step(guard)
         return loss
 
+    def _take_step(self, guard: Guard) -> None:
+        """LNGD Algorithm 1, step k."""
+        self._measure(guard)  # Φ, Ψ ← ϵ·old + (1−ϵ)·new                       lines 3–6, eqs. 3–5 and 14
+        self._refresh(guard)  # Φ̂⁻¹, Ψ̂⁻¹                                       lines 7–9
+        samples, warmup = self._capture.gather(), 1.0 if self.t >= self._recipe.warmup else self._recipe.share_of_lr(self.t)
+        step_size, observe = self._recipe.step_size, self.t < 2 * AGREED or self.t % OBSERVE_EVERY == 0
+        active = [] if guard.refused else self._active_buckets()
+        for bucket in active:
+            M = bucket.average_gradient(guard)  # M ← βM + (1−β)∇               line 10
+            d = bucket.precondition(M)  # d = Ψ̂⁻¹ M Φ̂⁻¹                         line 11
+            bucket.size(d, M, samples, warmup, guard)  # α_l = ⟨d,M⟩ / (dᵀFd+µ) line 12, eqs. 12–13
+            if not step_size.joint:
+                bucket.apply(None, guard=guard, observe=observe)  # θ ← θ + m   lines 13–16
+        if step_size.joint and active:
+            common = step_size.common([bucket.step for bucket in active])
+            for bucket in active:
+                bucket.apply(common, guard=guard, observe=observe)
+        if self._adamw.groups:
+            self._adamw.step(self.state, guard)
+        self._finish_step(guard)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As torch's; what was measured along with the gradients goes with them."""
+        """As torch's; what was measured along with gradients that no step has used goes with them."""
         super().zero_grad(set_to_none)
+        if self._scale.overflowed():
+            self._capture.forget_arrived()
+            for each in self._layers.values():
+                each.pending = Measurement()
 
     def close(self) -> None:
         """Takes the hooks off the model."""
         self._capture.close()
         self._scale.close()
+
+    @property
+    def recipe(self) -> Recipe:
+        """What all layers share and no group can change: step size, schedule, factors."""
+        return self._recipe
+
+    @property
+    def fisher(self) -> Fisher:
+        """Where g comes from."""
+        return self._fisher
 
     @property
     def blocks(self) -> dict[str, CurvatureBlock]:
@@ -215,14 +236,14 @@ class NaturalGradient(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters of the model, as torch's does; their layers get curvature like all others."""
         if self._structure is None or not isinstance(param_group, dict):
-            return super().add_param_group(param_group)
+            super().add_param_group(param_group)
+            return
         group = dict(param_group)
         known = {id(p): name for name, p in named_parameters(self._model).items()}
         complete_group(group, known, {id(p) for other in self.param_groups for p in other["params"]})
         super().add_param_group({**self.defaults, **group})
-        self._follow_model(level=4)
+        self._follow_model(since=self.t, level=4)
         self._store_progress()
-        return None
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -238,41 +259,51 @@ class NaturalGradient(torch.optim.Optimizer):
 
         torch.distributed.checkpoint asks for an optimizer's state by such a step.
         """
+        choices = [group["curvature"] for group in self.param_groups]
+        if self._structure is None or choices != self._choices or not self._structure.still_holds():
+            self._follow_model()
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        refuse_no_gradient(grads)
-        rates = [lr_of(group) for group in self.param_groups]
-        if not any(isinstance(lr, Tensor) or lr for lr in rates) and not any(grad.any() for grad in grads):
+        if not grads:
+            raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
+        if not isinstance(lr := lr_of(self.param_groups[0]), Tensor) and lr == 0 and self._asks_for_the_state(grads):
             return None
         for grad in grads:
             if grad.is_sparse:
                 refuse_sparse_gradients(self._plan.parameters.items())
-        choices = [group["curvature"] for group in self.param_groups]
-        if self._structure is None or not self._structure.still_holds() or choices != self._choices:
-            self._follow_model()
         self._capture.refuse_hidden_forwards()
-        self._fall_back_unseen()
-        return Guard(finite(grads), self._scale.squared())
+        if self._unmeasured:
+            self._fall_back_unseen()
+        guard = Guard(finite(grads), None)
+        if not guard.refused:
+            guard.squared_scale = self._scale.of_squares(getattr(self, "grad_scale", None))
+        return guard
+
+    def _asks_for_the_state(self, grads: list[Tensor]) -> bool:
+        """Whether no rate and no gradient differs from zero."""
+        rates = [lr_of(group) for group in self.param_groups]
+        return not any(isinstance(lr, Tensor) or lr for lr in rates) and not any(grad.any() for grad in grads)
 
     def _measure(self, guard: Guard) -> None:
         """Φ, Ψ ← ϵ·old + (1−ϵ)·new (LNGD eq. 14) at a measuring step; else changes nothing and waits for nothing."""
         capture = self._capture
-        capture.source.finished(None)
         if not capture.measuring:
             return
+        capture.source.finished(None)
         pending = [mean for each in self._layers.values() for mean in each.pending.means]
         if not pending:
-            return refuse_parts_of_a_model(self._fisher.type, capture.waiting and bool(self._layers))
+            refuse_parts_of_a_model(self._fisher.type, capture.waiting and bool(self._layers))
+            return
         measured = guard.accept & all_finite(pending).to(guard.accept.device)
         self._lost = not measured
         if measured:
             self._overflows = 0
             for each in self._layers.values():
                 each.take_measurement(guard)
-            self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
+            self._lacking = self._lacks_an_inverse(self._layers.values())
         elif guard.accept:
             self._overflowed()
         guard.accept = measured
-        return None
+        capture.warn_of_wrong_loss(scaled=guard.squared_scale is not None)
 
     def _refresh(self, guard: Guard) -> None:
         """Φ̂⁻¹, Ψ̂⁻¹ of the next layers that are due, and of those that lack them.
@@ -282,7 +313,8 @@ class NaturalGradient(torch.optim.Optimizer):
         """
         schedule = self._recipe.schedule
         due = self._portion() if self._portions else []
-        if schedule.refreshes(self.t):
+        if self.t == self._refreshes_at:
+            self._refreshes_at = schedule.next_refresh(self.t + 1)
             for each in self._layers.values():
                 each.states[0]["owed"] = int(each.block.measured)
             self._portions = schedule.portions(self.t)
@@ -294,7 +326,12 @@ class NaturalGradient(torch.optim.Optimizer):
                 each.refresh()
                 each.states[0]["owed"] = 0
             self._portions = max(0, self._portions - 1)
-            self._lacking = any(each.block.measured and not each.block.ready for each in due)
+            self._lacking = self._lacks_an_inverse(due)
+
+    @staticmethod
+    def _lacks_an_inverse(layers: Iterable[CurvedLayer]) -> bool:
+        """Whether one of them has been measured and stays where it is for want of F̂⁻¹."""
+        return any(each.block.measured and not each.block.ready for each in layers)
 
     def _portion(self) -> list[CurvedLayer]:
         """The first layers whose refresh is owed, until they make up a step's share of the work."""
@@ -329,15 +366,18 @@ class NaturalGradient(torch.optim.Optimizer):
         self._scale.forget()
         self._capture.reset()
         missing = any(each.has_gradient() for each in self._unmeasured) if self._unmeasured else False
-        self._capture.measuring = missing or self._lost or self._recipe.schedule.measures(self.t)
+        if self._measures_at < self.t:
+            self._measures_at = self._recipe.schedule.next_measurement(self.t)
+        self._capture.measuring = missing or self._lost or self.t == self._measures_at
         self._lost = False
 
     # ---------------------------------------------------------------- the model as it is now
 
-    def _follow_model(self, level: int = IN_A_STAGE) -> None:
+    def _follow_model(self, since: int | None = None, level: int = IN_A_STAGE - 1) -> None:
         """Plans anew: a parameter was added, replaced, frozen or unfrozen, moved or resized, or a module was.
 
         Args:
+            since: the first step whose forward new layers can see; by default the next one.
             level: how many calls lie between a warning and the user's line.
         """
         now = named_parameters(self._model)
@@ -347,7 +387,7 @@ class NaturalGradient(torch.optim.Optimizer):
         modules, before = dict(self._model.named_modules()), self._plan.layers
         self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
-        self._take_plan(self.t + 1)
+        self._take_plan(self.t + 1 if since is None else since)
         for name, reason in lost_curvature(before, self._plan):
             warn(name, f"AdamW trains it from now on: {reason}", level)
 
@@ -363,16 +403,16 @@ class NaturalGradient(torch.optim.Optimizer):
             each.bind([self.state[p] for p in each.parameters], [groups[id(p)] for p in each.parameters])
             self._layers[name] = each
         curved = {id(p) for each in self._layers.values() for p in each.parameters}
-        self._adamw.groups = [
-            (group, [p for p in group["params"] if id(p) not in curved and p.requires_grad]) for group in self.param_groups
-        ]
+        rest = [(group, [p for p in group["params"] if id(p) not in curved and p.requires_grad]) for group in self.param_groups]
+        self._adamw.groups = [(group, params) for group, params in rest if params]
         for _, params in self._adamw.groups:
             for p in params:
                 adamw.complete_state(self.state[p], p)
         self._unmeasured = [each for each in self._layers.values() if not each.block.measured]
-        self._lacking = any(each.block.measured and not each.block.ready for each in self._layers.values())
+        self._lacking = self._lacks_an_inverse(self._layers.values())
         self._active, self._buckets = None, []
         self._structure, self._choices = Structure.of(self._model), [group["curvature"] for group in self.param_groups]
+        self._device_types = {p.device.type for group in self.param_groups for p in group["params"]}
         self._scale.watch([p for group in self.param_groups for p in group["params"] if p.requires_grad])
         self._capture.watch({name: each.layer for name, each in self._layers.items()})
         self._capture.measuring |= bool(self._unmeasured)
@@ -381,11 +421,18 @@ class NaturalGradient(torch.optim.Optimizer):
         """Hooks on the model, on no layer yet."""
         layers, step_size = self._layers, self._recipe.step_size
 
-        def deliver(name: str, calls: Calls, forward_id: int, fisher: FisherType) -> None:
-            layers[name].measure(calls, forward_id, fisher)
+        def deliver(name: str, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> None:
+            if name in layers:
+                layers[name].measure(calls, batch, forward_id, fisher)
 
-        samples = step_size.sequences() if self._recipe.mean_over == "token" else step_size.samples
-        self._capture = Capture(self._watched, {}, self._fisher.source(deliver, self._generator), samples)
+        self._capture = Capture(
+            self._watched,
+            {},
+            self._fisher.source(deliver, self._generator),
+            step_size.sequences() if self._recipe.mean_over == "token" else step_size.samples,
+            curvature_samples=self._recipe.schedule.samples,
+            mean_over=self._recipe.mean_over,
+        )
         self._capture.attach()
 
     def _fall_back_unseen(self) -> None:
@@ -395,7 +442,7 @@ class NaturalGradient(torch.optim.Optimizer):
                 self._fall_back(each, reason)
 
     def _fall_back(self, each: CurvedLayer, reason: str) -> None:
-        warn(each.name, f"AdamW trains it from now on, since it can't be given curvature: {reason}", level=IN_A_STAGE + 1)
+        warn(each.name, f"AdamW trains it from now on, since it can't be given curvature: {reason}")
         self._fallen[each.name] = (each.layer.module, reason)
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._take_plan(self.t + 1)
@@ -429,6 +476,7 @@ class NaturalGradient(torch.optim.Optimizer):
             "overflows": self._overflows,
             "fallen": "\n".join(f"{name}\t{reason}" for name, (_, reason) in self._fallen.items()),
             "generator": self._generator.get_state(),
+            **self._scale.memory(),
         }
 
     def _store_progress(self) -> None:
@@ -444,9 +492,8 @@ class NaturalGradient(torch.optim.Optimizer):
         self.state.clear()
         for number, p in zip(saved, own, strict=True):
             if number in loaded["state"]:
-                self.state[p] = {
-                    name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in loaded["state"][number].items()
-                }
+                entry = loaded["state"][number].items()
+                self.state[p] = {name: v.detach().clone() if isinstance(v, Tensor) else v for name, v in entry}
         progress = loaded["param_groups"][0]["progress"]
         reasons, modules = checkpoint.fallen(progress), dict(self._model.named_modules())
         self._fallen = {name: (modules[name], reason) for name, reason in reasons.items() if name in modules}
@@ -454,9 +501,12 @@ class NaturalGradient(torch.optim.Optimizer):
         self._layers.clear()
         self._take_plan()
         self.t, self._portions, self._overflows = progress["steps"], progress["portions"], progress["overflows"]
+        self._measures_at = self._recipe.schedule.next_measurement(self.t)
+        self._refreshes_at = self._recipe.schedule.next_refresh(self.t)
         self._skips, self._lost = SkipCounter(progress["skipped"]), False
         self._generator.set_state(progress["generator"].cpu())
         self._scale.forget()
+        self._scale.recall(progress)
         self._capture.reset()
         self._capture.measuring = bool(progress["measuring"])
         self._store_progress()
@@ -464,11 +514,11 @@ class NaturalGradient(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the hooks: a copy or a pickle of model and optimizer together goes on bit-equal."""
         mine = {name: value for name, value in vars(self).items() if name in COPIED}
-        return mine | super().__getstate__() | {"captured": self._capture.memory()}
+        return mine | super().__getstate__() | {"captured": self._capture.memory(), "scaled": self._scale.memory()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Hooks a copy to its own model; puts a checkpoint in place."""
-        captured = state.pop("captured", None)
+        captured, scaled = state.pop("captured", None), state.pop("scaled", None)
         super().__setstate__(state)
         if captured is None:
             self._restore(self._loading)
@@ -477,6 +527,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._watch()
         self._take_plan()
         self._capture.recall(captured)
+        self._scale.recall(scaled)
 
 
 COPIED = (
@@ -493,6 +544,8 @@ COPIED = (
     "_fallen",
     "_left_out",
     "_portions",
+    "_measures_at",
+    "_refreshes_at",
     "_overflows",
     "_lost",
     "_skips",

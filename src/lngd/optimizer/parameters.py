@@ -4,6 +4,7 @@ The user's groups stay as they are given, one for one. Which of their parameters
 a module that is unfrozen, replaced or added later changes the plan, as soon as the next step sees it.
 """
 
+import difflib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,8 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer, adapter_of, why_unsupported
-from lngd.linalg import readable
-from lngd.ranges import check
+from lngd.ranges import ALLOWED, check
 
 Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
 Group: TypeAlias = dict[str, Any]
@@ -34,8 +34,10 @@ GROUP_OPTIONS = (
     "curvature",
 )
 """What a group may set and a scheduler may move; each is read at every step."""
-SCHEDULERS_OWN = ("params", "param_names", "name", "initial_lr", "swa_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
-"""What else a group may hold: names, and what torch's schedulers and averagers leave there."""
+OTHERS_OWN = ("params", "param_names")
+"""What else a group holds. Any other name is carried along, as torch does: schedulers and libraries keep theirs there."""
+WHOLE_OPTIMIZERS = ("fisher", "step_size", "schedule", "factors", "learning_rate", "fallback_lr", *ALLOWED)
+"""What belongs to the optimizer and not to a group, or to none."""
 
 
 LEFT_OUT = "left out of params"
@@ -85,52 +87,6 @@ class Plan:
     layers: dict[str, Layer] = field(default_factory=dict)
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     """All of the model's, each under its first name."""
-
-
-@dataclass
-class Structure:
-    """The model as the plan saw it: its modules, its parameters, whether each is trained, and what a trained one is like."""
-
-    modules: list[tuple[nn.Module, int]] = field(default_factory=list)
-    """With how many modules and parameters each holds."""
-    children: list[tuple[dict[str, nn.Module | None], str, nn.Module | None]] = field(default_factory=list)
-    parameters: list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter | None, bool]] = field(default_factory=list)
-    trained: list[tuple[nn.Parameter, torch.Size, torch.dtype, torch.device]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, model: nn.Module) -> "Structure":
-        """As it is now."""
-        seen = cls()
-        for module in model.modules():
-            seen.modules.append((module, len(module._modules) + len(module._parameters)))
-            seen.children += [(module._modules, key, child) for key, child in module._modules.items()]
-            seen.parameters += [
-                (module._parameters, key, p, p is not None and p.requires_grad) for key, p in module._parameters.items()
-            ]
-        seen.trained = [(p, p.shape, p.dtype, p.device) for *_, p, trained in seen.parameters if p is not None and trained]
-        return seen
-
-    def still_holds(self) -> bool:
-        """Whether nothing was added, removed, replaced, frozen or unfrozen since; microseconds, so that each step can ask."""
-        for module, held in self.modules:
-            if len(module._modules) + len(module._parameters) != held:
-                return False
-        for modules, key, child in self.children:
-            if modules.get(key) is not child:
-                return False
-        for parameters, key, p, trained in self.parameters:
-            now = parameters.get(key)
-            if now is not p and (trained or (now is not None and now.requires_grad)):
-                return False  # a frozen parameter may be renewed as often as its module likes (PEFT does)
-            if now is not None and now.requires_grad is not trained:
-                return False
-        return all(p.dtype is dtype and p.shape == shape and p.device == device for p, shape, dtype, device in self.trained)
-
-
-def lr_of(group: Group) -> float | Tensor:
-    """A group's lr, as a number where reading it waits for nothing."""
-    lr: float | Tensor = group["lr"]
-    return float(lr) if isinstance(lr, Tensor) and readable(lr) else lr
 
 
 def unwrapped(model: object) -> tuple[nn.Module, nn.Module]:
@@ -187,13 +143,16 @@ def user_groups(model: nn.Module, params: Any) -> list[Group]:
 
     Raises:
         TypeError: `params` are neither parameters nor groups.
-        ValueError: a parameter is not the model's, stands in two groups, an option is unknown or out of range, or there is nothing
-            to train.
+        ValueError: a parameter is not the model's or stands in two groups, an option is misspelt or out of range, or there is
+            nothing to train.
     """
-    known = {id(p): name for name, p in named_parameters(model).items()}
+    own = named_parameters(model)  # once: some modules (PEFT's round attention) renew a parameter whenever they are listed
+    known = {id(p): name for name, p in own.items()}
     if params is not None and (isinstance(params, int | float | str) or not isinstance(params, Iterable)):
-        raise TypeError(f"params={params!r} is neither parameters nor groups of them; the learning rate is a keyword: lr={params!r}")
-    given = [*named_parameters(model).items()] if params is None else _listed(params)
+        raise TypeError(
+            f"params={params!r} is neither parameters nor groups of them; the learning rate is a keyword: lr={params!r}"
+        )
+    given: list[Any] = [*own.items()] if params is None else _listed(params)
     groups = [dict(group) for group in given] if given and isinstance(given[0], dict) else [{"params": given}]
     seen: set[int] = set()
     for group in groups:
@@ -212,16 +171,18 @@ def complete_group(group: Group, known: Mapping[int, str], seen: set[int]) -> No
         seen: ids of those in other groups; this group's are added.
 
     Raises:
-        ValueError: a parameter is not the model's or stands in two groups, or an option is unknown or out of range.
+        ValueError: a parameter is not the model's or stands in two groups, or an option is misspelt or out of range.
     """
     if "params" not in group:
         raise ValueError("a parameter group needs the entry 'params'")
-    options = {name: value for name, value in group.items() if name not in SCHEDULERS_OWN}
-    for name in options:
-        if name not in GROUP_OPTIONS:
-            hint = f" (AdamW's are adamw_{name})" if name in ("betas", "eps") else ""
-            raise ValueError(f"'{name}' is no option of a parameter group{hint}; there are: {', '.join(GROUP_OPTIONS)}")
-    check(options)
+    for name in group:
+        if name in GROUP_OPTIONS or name in OTHERS_OWN:
+            continue
+        meant = [f"adamw_{name}"] if name in ("betas", "eps") else difflib.get_close_matches(name, GROUP_OPTIONS, cutoff=0.7)
+        if meant or name in WHOLE_OPTIMIZERS:
+            hint = f", did you mean '{meant[0]}'? there are:" if meant else "; there are:"
+            raise ValueError(f"'{name}' is no option of a parameter group{hint} {', '.join(GROUP_OPTIONS)}")
+    check({name: value for name, value in group.items() if name in GROUP_OPTIONS})
     group["params"] = [_named(entry, known, seen) for entry in _listed(group["params"])]
     group["param_names"] = [name for name, _ in group["params"]]  # an empty group has them too, or torch refuses the next one
 
@@ -331,7 +292,9 @@ def _sequence_first(module: nn.Module) -> tuple[nn.Module, ...]:
     return module.linear1, module.linear2
 
 
-def take_replaced(before: Mapping[str, nn.Parameter], now: Mapping[str, nn.Parameter], groups: Sequence[Group]) -> list[nn.Parameter]:
+def take_replaced(
+    before: Mapping[str, nn.Parameter], now: Mapping[str, nn.Parameter], groups: Sequence[Group]
+) -> list[nn.Parameter]:
     """Puts parameters that have taken another's place in the model into its place in the groups; what is to be forgotten."""
     held = {id(p) for group in groups for p in group["params"]}
     new = {id(before[name]): p for name, p in now.items() if name in before and before[name] is not p and id(p) not in held}
@@ -361,7 +324,9 @@ def refuse_strangers(
     strange = [name for name, p in now.items() if p.requires_grad and id(p) not in held and name not in left_out]
     if not strange:
         return
-    said = f"parameter '{strange[0]}' came into the model, or was unfrozen, after the optimizer was built, which does not train it"
+    said = (
+        f"parameter '{strange[0]}' came into the model, or was unfrozen, after the optimizer was built, which does not train it"
+    )
     if whole:
         raise RuntimeError(f"{said}: call optimizer.add_param_group({{'params': …}}) with it")
     left_out.update(strange)
@@ -372,13 +337,13 @@ def lost_curvature(before: Iterable[str], plan: Plan) -> Iterator[tuple[str, str
     """Layers that had curvature and are trained by AdamW now, with the reason, unless their group asked for that."""
     for name in before:
         own = [o for full, o in plan.outcomes.items() if full.rpartition(".")[0] == name and o.kind == "fallback"]
-        if name not in plan.layers and own and not _is_a_choice(own[0]):
+        if name not in plan.layers and own and not is_a_choice(own[0]):
             yield name, own[0].reason
 
 
 def warn_of_missing_curvature(plan: Plan) -> None:
     """Once, where less than half of what could have curvature has it: a user expects more of a natural-gradient optimizer."""
-    matrices = [o for o in plan.outcomes.values() if len(o.shape) > 1 and o.kind != "frozen" and not _is_a_choice(o)]
+    matrices = [o for o in plan.outcomes.values() if len(o.shape) > 1 and o.kind != "frozen" and not is_a_choice(o)]
     sizes = {kind: sum(torch.Size(o.shape).numel() for o in matrices if o.kind == kind) for kind in ("curvature", "fallback")}
     if not matrices or sizes["curvature"] >= sizes["fallback"]:
         return
@@ -390,11 +355,11 @@ def warn_of_missing_curvature(plan: Plan) -> None:
     reasons = "; ".join(f"{reason} ({count:,} entries)" for reason, count in lost.most_common(3))
     warnings.warn(
         f"only {share:.0%} of the entries of the model's matrices get curvature, AdamW trains the others: {reasons}. "
-        "lngd.register_layer(ModuleClass, adapter) gives a module class curvature; print(optimizer.summary()) has every parameter",
+        "lngd.register_layer(ModuleClass, adapter) gives a module class curvature, print(optimizer.summary()) has each parameter",
         stacklevel=6,
     )
 
 
-def _is_a_choice(outcome: Outcome) -> bool:
+def is_a_choice(outcome: Outcome) -> bool:
     """Whether AdamW is what the user or the documentation wants for it."""
     return "curvature=" in outcome.reason

@@ -1,0 +1,185 @@
+"""What an ordinary training step costs in calls: of Python into the library, and of torch's operations.
+
+    python benchmarks/step_calls.py
+    python benchmarks/step_calls.py --against ../before
+
+A training step is zero_grad, forward, backward and the optimizer's step. Ordinary is one that neither measures curvature nor
+refreshes an inverse nor looks for scale-invariant layers: the 26th at the default schedule. With `--against` another checkout of
+the library is counted beside this one, in a process of its own. The counts depend on the versions of Python and torch alone.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import lngd
+
+ORDINARY = 25
+"""Steps before the one that is counted."""
+WIDTH, LAYERS, CLASSES, BATCH = 128, 9, 10, 64
+PACKAGE = str(Path(lngd.__file__).parent) + os.sep
+Build = Callable[[nn.Module], Optimizer]
+Count = tuple[str, str, int]
+"""Of what, of which optimizer, how many."""
+
+
+def ours() -> dict[str, Build]:
+    """The library's own two."""
+    return {"LNGD": lngd.LNGD, "SpectralLNGD": lngd.SpectralLNGD}
+
+
+def everyone() -> dict[str, Build]:
+    """Those beside them that torch has, and its Muon joined with AdamW where the checkout has that."""
+    found: dict[str, Build] = {
+        "SGD": lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        "AdamW": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3),
+    }
+    if find_spec("lngd.bench") and find_spec("lngd.bench.muon"):
+        from lngd.bench.muon import MuonWithAdamW
+
+        found["Muon with AdamW"] = lambda model: MuonWithAdamW(model, lr=0.01)
+    return found | ours()
+
+
+class PythonCalls:
+    """Counts the calls of the package's functions while it is entered as a context."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[tuple[str, str]] = Counter()
+
+    def __enter__(self) -> "PythonCalls":
+        sys.setprofile(self._event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _event(self, frame: FrameType, event: str, _argument: Any) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(PACKAGE):
+            self.calls[code.co_filename, code.co_qualname] += 1
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that torch dispatches while it is entered as a context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Training:
+    """A model and its optimizer, in front of an ordinary step."""
+
+    def __init__(self, model: nn.Sequential, build: Build) -> None:
+        self.model, self.optimizer = model, build(model)
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(BATCH, WIDTH, generator=generator)
+        self.y = torch.randint(CLASSES, (BATCH,), generator=generator)
+        for _ in range(ORDINARY):
+            self.forward_and_backward()
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def forward_and_backward(self) -> None:
+        """New gradients."""
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.model(self.x), self.y).backward()
+
+
+def perceptron(layers: int) -> nn.Sequential:
+    """Linear layers with ReLU between them."""
+    torch.manual_seed(0)
+    hidden = [each for _ in range(layers - 1) for each in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(WIDTH, CLASSES))
+
+
+def python_calls() -> Iterator[Count]:
+    """Of a net of two layers: what someone reads who follows a step."""
+    for name, build in ours().items():
+        training = Training(perceptron(2), build)
+        with PythonCalls() as counted:
+            training.forward_and_backward()
+            training.optimizer.step()
+        yield "Python calls, 2 layers", name, counted.calls.total()
+        yield "functions, 2 layers", name, len(counted.calls)
+        yield "files, 2 layers", name, len({file for file, _ in counted.calls})
+
+
+def operations() -> Iterator[Count]:
+    """Of a net of nine layers: what a device is asked to do."""
+    for name, build in everyone().items():
+        training = Training(perceptron(LAYERS), build)
+        with Operations() as before:
+            training.forward_and_backward()
+        with Operations() as step:
+            training.optimizer.step()
+        yield f"operations, {LAYERS} layers, forward and backward", name, before.count
+        yield f"operations, {LAYERS} layers, optimizer's step", name, step.count
+        yield f"operations, {LAYERS} layers, in all", name, before.count + step.count
+
+
+def counted_in(checkout: Path) -> list[Count]:
+    """The same of another checkout.
+
+    Raises:
+        SystemExit: it is none.
+    """
+    source = checkout.resolve() / "src"
+    if not (source / "lngd").is_dir():
+        raise SystemExit(f"--against {checkout}: no src/lngd there")
+    command, environment = [sys.executable, __file__, "--json"], {**os.environ, "PYTHONPATH": str(source)}
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  this file
+    found = json.loads(done.stdout)
+    if not Path(found["package"]).is_relative_to(source):
+        raise SystemExit(f"--against {checkout}: its process has imported {found['package']}")
+    return [(what, name, number) for what, name, number in found["counts"]]
+
+
+def table(columns: Mapping[str, list[Count]]) -> str:
+    """A row a count, a column a checkout; of two, the second over the first, too."""
+    of = [{(what, name): number for what, name, number in counts} for counts in columns.values()]
+    head = ["what", "optimizer", *columns, *(["share"] if len(columns) > 1 else [])]
+    rows = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    for key in dict.fromkeys(key for each in of for key in each):
+        numbers = [each[key] for each in of if key in each]
+        share = [f"{numbers[1] / numbers[0]:.0%}" if len(numbers) > 1 else "–"] * (len(columns) - 1)
+        rows.append([*key, *(str(each.get(key, "–")) for each in of), *share])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", type=Path, metavar="PATH", help="another checkout, counted beside this one")
+    parser.add_argument("--json", action="store_true", help="the counts alone, for another process")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    counts = [*python_calls(), *operations()]
+    if given.json:
+        print(json.dumps({"package": PACKAGE, "counts": counts}))
+        return
+    before = {"before": counted_in(given.against)} if given.against else {}
+    print(table({**before, "now": counts}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""fisher="empirical": g as the user's own backward pass brings it, with the labels of the data."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from lngd.sampling.fisher_type import FisherType
+from lngd.sampling.source import Call, Key, OnSample, Source
+
+
+@dataclass(frozen=True)
+class Empirical:
+    """g = −∇ₛ log p(y|x) with the labels y of the data. It costs nothing, and vanishes as the data are fitted."""
+
+    type: ClassVar[FisherType] = FisherType.EMPIRICAL
+
+    def source(self, deliver: OnSample, generator: torch.Generator) -> "EmpiricalSource":
+        """What samples a model's layers in this way."""
+        return EmpiricalSource(deliver)
+
+
+class EmpiricalSource(Source):
+    """What several backward passes bring adds up until the step."""
+
+    fisher = FisherType.EMPIRICAL
+
+    def opened(self, call: Call, edge: GradientEdge) -> None:
+        """Waits for the gradient of this call."""
+        super().opened(call, edge)
+        self.open.clear()
+
+    def arrived(self, call: Call, gradient: Tensor) -> None:
+        """Adds the gradient of one more backward pass."""
+        if not self.awaits(call):
+            return
+        g = call.taken(gradient)
+        call.g = call.g + g if call.g is not None and call.era == self._era else g
+        super().arrived(call, gradient)
+
+    def _hand_on_if_complete(self, key: Key) -> None:
+        """Another backward pass may come: at the step."""

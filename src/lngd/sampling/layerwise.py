@@ -1,0 +1,88 @@
+"""fisher="layerwise": g = Jᵩᵀ ε, ready in the forward pass (LNGD sec. 3.1)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
+
+from lngd.sampling.draws import Noise, draw
+from lngd.sampling.fisher_type import FisherType
+from lngd.sampling.pull import pull_each
+from lngd.sampling.source import Call, OnSample, Source
+
+AT_ITS_OUTPUT = "sampled at its own output: reentrant checkpointing lies behind it; use_reentrant=False samples it in full"
+
+
+@dataclass(frozen=True)
+class Layerwise:
+    """Each layer samples what the next one receives, p(â|a) = N(a, I): g = Jᵩᵀ ε with E[ε εᵀ] = I (LNGD sec. 3.1).
+
+    Args:
+        noise: ε, "rademacher" (signs) or "gaussian".
+    """
+
+    noise: Noise = "rademacher"
+    type: ClassVar[FisherType] = FisherType.LAYERWISE
+
+    def __post_init__(self) -> None:
+        if self.noise not in get_args(Noise):
+            raise ValueError(f"Layerwise(noise={self.noise!r}) is out of range: noise must be 'rademacher' or 'gaussian'")
+
+    def source(self, deliver: OnSample, generator: torch.Generator) -> "LayerwiseSource":
+        """What samples a model's layers in this way."""
+        return LayerwiseSource(deliver, noise=self.noise, generator=generator)
+
+
+class LayerwiseSource(Source):
+    """Noise on a layer's input is pulled back to every pre-activation it was made from, whatever lies between.
+
+    Reentrant checkpointing can't be differentiated on the spot: the last layer before it and the last one inside it receive noise
+    on their own output.
+    """
+
+    fisher = FisherType.LAYERWISE
+
+    def __init__(self, deliver: OnSample, *, noise: Noise, generator: torch.Generator) -> None:
+        super().__init__(deliver)
+        self.noise, self.generator = noise, generator
+
+    def arriving(self, x: Tensor) -> None:
+        """Closes the pre-activations that x was made from: g = Jᵩᵀ ε."""
+        if not self.open or x.grad_fn is None:
+            return
+        opened, self.open = self.open, []
+        epsilon = draw(self.noise, self.generator, shape=x.shape, dtype=x.dtype, device=x.device)
+        for (call, edge), g in zip(opened, pull_each(x, epsilon, opened, self._at_its_output), strict=True):
+            if g is None:
+                self.open.append((call, edge))
+            else:
+                self.give(call, g)
+
+    def finished(self, output: Any) -> None:
+        """What is still open receives g = ε: its own output is what the next layer would get."""
+        self._close()
+        super().finished(output)
+
+    def part_finished(self) -> None:
+        """What is open belongs to the micro-batch before."""
+        self._close()
+
+    def together(self, calls: list[Call]) -> list[list[Call]]:
+        """Each call has noise of its own."""
+        return [[call] for call in calls]
+
+    def _close(self) -> None:
+        opened, self.open = self.open, []
+        for call, _ in opened:
+            if call.rerun:
+                self.notes[call.name] = AT_ITS_OUTPUT
+            self.give(call, self._noise_at(call))
+
+    def _at_its_output(self, call: Call, _edge: GradientEdge) -> Tensor:
+        self.notes[call.name] = AT_ITS_OUTPUT
+        return self._noise_at(call)
+
+    def _noise_at(self, call: Call) -> Tensor:
+        return draw(self.noise, self.generator, shape=call.shape, dtype=call.dtype, device=call.x.device)

@@ -1,0 +1,85 @@
+"""The private names of torch that the library can't do without, each in a function that says which public name is missing.
+
+What each has to mean is a test in tests/test_torch_private.py, so that a new release of torch which changes one fails there.
+"""
+
+from collections.abc import Callable
+from operator import attrgetter
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+LEFT_OPERANDS = {"AddmmBackward0": "_saved_mat1", "MmBackward0": "_saved_self"}
+"""Nodes of a matrix product, and under which name they keep what stands left of the weight."""
+
+
+running_pass: Callable[[], int] = torch._C._current_graph_task_id
+"""The number of the backward pass of which this thread runs a node, NO_PASS if it runs none. No public name says so; torch's own
+checkpointing asks this one."""
+NO_PASS = -1
+
+
+def graph_is_kept() -> bool:
+    """Whether the running backward pass leaves its graph for another one (`retain_graph`, `create_graph`).
+
+    No public name says so to a hook; what torch.compile makes of a backward pass asks this one.
+    """
+    return torch._C._autograd._get_current_graph_task_keep_graph()
+
+
+inside_transform: Callable[[], bool] = torch._C._are_functorch_transforms_active
+"""Whether torch.func (grad, vmap, jvp) is transforming what runs. torch.func has no public question for it."""
+
+view_base: Callable[[Tensor], Tensor | None] = attrgetter("_base")
+"""The tensor that autograd takes a tensor for a view of; None if it is none. There is no public name for it."""
+
+
+def mark(key: str, value: object = None) -> None:
+    """Sets a mark on this thread and on every backward pass that starts from it; None takes it off.
+
+    Autograd runs a pass over a GPU's tensors in a thread of its own, to which it hands torch's thread-local state, as it does for
+    autocast and the grad mode, but neither `threading.local` nor `contextvars`. No public name puts anything there.
+    """
+    if value is not None:
+        torch._C._stash_obj_in_tls(key, value)
+    elif hasattr(torch._C, "_remove_obj_from_tls"):
+        torch._C._remove_obj_from_tls(key)
+    else:  # torch 2.12 and before
+        torch._C._stash_obj_in_tls(key, None)
+
+
+def _is_marked(key: str) -> bool:
+    return torch._C._is_key_in_tls(key) and torch._C._get_obj_in_tls(key) is not None
+
+
+marked: Callable[[str], bool] = torch._C._is_key_in_tls if hasattr(torch._C, "_remove_obj_from_tls") else _is_marked
+"""Whether `mark` has set a mark on this thread, or on the one that started the backward pass which it runs."""
+
+
+def left_operand(product: Node) -> Tensor:
+    """What a node of a matrix product multiplied with the weight, with its history.
+
+    The attributes are described in torch's notes on autograd, and private by their names. Non-reentrant checkpointing
+    computes the operand anew.
+    """
+    return getattr(product, LEFT_OPERANDS[product.name()])
+
+
+def compiled_in_place(module: nn.Module) -> bool:
+    """Whether `module.compile()` was called. There is no public question for it."""
+    return module._compiled_call_impl is not None
+
+
+# Operations on lists of tensors: one call, and on a GPU a few kernels, for all of them. torch's optimizers and clip_grad_norm_
+# are made of them; the only public names are those of the optimizers. They take tensors of no dimension for numbers, too.
+foreach_norm: Callable[..., tuple[Tensor, ...]] = torch._foreach_norm
+foreach_mul: Callable[..., tuple[Tensor, ...]] = torch._foreach_mul
+foreach_add: Callable[..., tuple[Tensor, ...]] = torch._foreach_add
+foreach_div: Callable[..., tuple[Tensor, ...]] = torch._foreach_div
+foreach_sqrt: Callable[..., tuple[Tensor, ...]] = torch._foreach_sqrt
+foreach_lerp: Callable[..., tuple[Tensor, ...]] = torch._foreach_lerp
+foreach_mul_: Callable[..., None] = torch._foreach_mul_
+foreach_add_: Callable[..., None] = torch._foreach_add_
+foreach_lerp_: Callable[..., None] = torch._foreach_lerp_
+foreach_addcmul_: Callable[..., None] = torch._foreach_addcmul_
