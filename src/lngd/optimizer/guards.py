@@ -220,7 +220,7 @@ class SkipCounter:
             warnings.warn(
                 "a gradient or a statistic was not finite: that step was skipped, weights and averages are untouched; "
                 "optimizer.stats()['skipped'] counts such steps",
-                stacklevel=6,
+                stacklevel=7,
             )
 
     def count(self) -> int:

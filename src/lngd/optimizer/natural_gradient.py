@@ -13,7 +13,7 @@ from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer
 from lngd.linalg import all_finite
 from lngd.optimizer import adamw, checkpoint
-from lngd.optimizer.curved_layer import CurvedLayer, Measurement, layout, warn
+from lngd.optimizer.curved_layer import IN_A_STAGE, CurvedLayer, Measurement, layout, warn
 from lngd.optimizer.guards import (
     GradientScale,
     Guard,
@@ -235,14 +235,14 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters of the model, as torch's does; their layers get curvature like all others."""
-        if self._structure is None:
+        if self._structure is None or not isinstance(param_group, dict):
             super().add_param_group(param_group)
             return
         group = dict(param_group)
         known = {id(p): name for name, p in named_parameters(self._model).items()}
         complete_group(group, known, {id(p) for other in self.param_groups for p in other["params"]})
         super().add_param_group({**self.defaults, **group})
-        self._follow_model(since=self.t)
+        self._follow_model(since=self.t, level=4)
         self._store_progress()
 
     def __repr__(self) -> str:
@@ -373,22 +373,23 @@ class NaturalGradient(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- the model as it is now
 
-    def _follow_model(self, since: int | None = None) -> None:
+    def _follow_model(self, since: int | None = None, level: int = IN_A_STAGE - 1) -> None:
         """Plans anew: a parameter was added, replaced, frozen or unfrozen, moved or resized, or a module was.
 
         Args:
             since: the first step whose forward new layers can see; by default the next one.
+            level: how many calls lie between a warning and the user's line.
         """
         now = named_parameters(self._model)
         for p in take_replaced(self._plan.parameters, now, self.param_groups):
             self.state.pop(p, None)
-        refuse_strangers(now, self.param_groups, self._left_out, whole=self._whole)
+        refuse_strangers(now, self.param_groups, self._left_out, whole=self._whole, level=level)
         modules, before = dict(self._model.named_modules()), self._plan.layers
         self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._take_plan(self.t + 1 if since is None else since)
         for name, reason in lost_curvature(before, self._plan):
-            warn(name, f"AdamW trains it from now on: {reason}")
+            warn(name, f"AdamW trains it from now on: {reason}", level)
 
     def _take_plan(self, since: int = 0) -> None:
         """Gives every parameter its state, watches the layers that have curvature, and leaves the rest to AdamW."""

@@ -194,8 +194,8 @@ def _listed(params: Any) -> list[Any]:
 def _named(entry: Any, known: Mapping[int, str], seen: set[int]) -> tuple[str, nn.Parameter]:
     p = entry[1] if isinstance(entry, tuple) else entry  # named_parameters() is welcome too
     if id(p) not in known:
-        shape = tuple(p.shape) if isinstance(p, Tensor) else repr(p)
-        raise ValueError(f"params hold a parameter of shape {shape} that is not one of the model's own")
+        what = f"a parameter of shape {tuple(p.shape)}" if isinstance(p, Tensor) else repr(p)
+        raise ValueError(f"params hold {what} that is not one of the model's own")
     if id(p) in seen:
         raise ValueError(f"parameter '{known[id(p)]}' stands twice in params")
     seen.add(id(p))
@@ -305,7 +305,9 @@ def take_replaced(
     return gone
 
 
-def refuse_strangers(now: Mapping[str, nn.Parameter], groups: Sequence[Group], left_out: set[str], *, whole: bool) -> None:
+def refuse_strangers(
+    now: Mapping[str, nn.Parameter], groups: Sequence[Group], left_out: set[str], *, whole: bool, level: int
+) -> None:
     """A parameter that came into the model later, or was unfrozen, and is in no group.
 
     Args:
@@ -313,6 +315,7 @@ def refuse_strangers(now: Mapping[str, nn.Parameter], groups: Sequence[Group], l
         groups: the optimizer's.
         left_out: names of those that nobody expects it to train; one that is warned of is added.
         whole: whether the optimizer was to train the whole model; if not, another optimizer may train it.
+        level: how many calls lie between a warning and the user's line.
 
     Raises:
         RuntimeError: there is one, and the optimizer was to train the whole model.
@@ -327,7 +330,7 @@ def refuse_strangers(now: Mapping[str, nn.Parameter], groups: Sequence[Group], l
     if whole:
         raise RuntimeError(f"{said}: call optimizer.add_param_group({{'params': …}}) with it")
     left_out.update(strange)
-    warnings.warn(f"{said}; optimizer.add_param_group({{'params': …}}) adds it", stacklevel=6)
+    warnings.warn(f"{said}; optimizer.add_param_group({{'params': …}}) adds it", stacklevel=level)
 
 
 def lost_curvature(before: Iterable[str], plan: Plan) -> Iterator[tuple[str, str]]:
@@ -353,7 +356,7 @@ def warn_of_missing_curvature(plan: Plan) -> None:
     warnings.warn(
         f"only {share:.0%} of the entries of the model's matrices get curvature, AdamW trains the others: {reasons}. "
         "lngd.register_layer(ModuleClass, adapter) gives a module class curvature, print(optimizer.summary()) has each parameter",
-        stacklevel=5,
+        stacklevel=6,
     )
 
 
