@@ -13,7 +13,7 @@ from jaxtyping import config, install_import_hook
 
 CORE = ("torch_private", "types", "linalg", "layers", "sampling", "capture", "curvature", "step_size")
 OPTIMIZER = sorted(path.stem for path in Path(find_spec("lngd").origin).with_name("optimizer").glob("*.py"))
-CHECK_THEMSELVES = ("hyperparameters", "__init__")
+CHECK_THEMSELVES = ("natural_gradient", "hyperparameters", "__init__")
 CONSTRUCTORS = ("LayerwiseRate", "Graft", "KLClip", "FixedRMS", "Layerwise", "Sampled")
 
 if not config.jaxtyping_disable:

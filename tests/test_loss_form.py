@@ -150,6 +150,7 @@ def test_under_a_grad_scaler_nothing_is_said_of_a_sum(fisher):
 @every_way
 def test_one_sample_has_no_sum_that_is_no_mean(fisher):
     assert said(fisher, Output(1, CLASSES), cross_entropy(y[:1], reduction="sum")) == []
+    assert said(fisher, Output(1, 6, CLASSES), lambda z, _: F.cross_entropy(z[0], y[:6], reduction="sum")) == []
 
 
 @every_way

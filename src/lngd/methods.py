@@ -170,7 +170,8 @@ class Method(NaturalGradient):
             if lr < least
             else "a Newton step's size, but here it is an Adam rate"
         )
-        warnings.warn(f"lr={lr:g} is of {said}: the default of {type(self).__name__} is {default}", stacklevel=5)
+        right = f"the default of {type(self).__name__} is {default}" if least <= default <= most else f"{most:g} would be much"
+        warnings.warn(f"lr={lr:g} is of {said}: {right}", stacklevel=5)
 
 
 def _refusing_unknown(init: Callable[..., None]) -> Callable[..., None]:

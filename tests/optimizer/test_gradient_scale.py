@@ -111,7 +111,8 @@ def touched(scale: GradientScale, p: nn.Parameter, factor: float) -> float:
 
 def test_only_a_power_of_two_is_a_loss_scale():
     p = nn.Parameter(torch.zeros(3))
-    scale = GradientScale([p])
+    scale = GradientScale()
+    scale.watch([p])
     assert touched(scale, p, 1.0) == 1
     assert touched(scale, p, 0.3) == 1
     assert touched(scale, p, 2.0**-10) == 1024
@@ -121,7 +122,8 @@ def test_only_a_power_of_two_is_a_loss_scale():
 
 def test_a_scale_never_seen_unclipped_is_grad_scalers_own():
     p = nn.Parameter(torch.zeros(3))
-    scale = GradientScale([p])
+    scale = GradientScale()
+    scale.watch([p])
     found = [touched(scale, p, 0.3 / INITIAL) for _ in range(GROWTH_INTERVAL)]
     assert found[0] == found[-2] == INITIAL
     assert found[-1] == 2 * INITIAL
@@ -133,7 +135,8 @@ def test_a_scale_never_seen_unclipped_is_grad_scalers_own():
 
 def test_a_zero_or_infinite_gradient_says_nothing_of_the_scale():
     p = nn.Parameter(torch.zeros(3))
-    scale = GradientScale([p])
+    scale = GradientScale()
+    scale.watch([p])
     assert touched(scale, p, 2.0**-10) == 1024
     assert touched(scale, p, 0.0) == 1024
     assert touched(scale, p, float("inf")) == 1024

@@ -49,6 +49,16 @@ def test_the_groups_are_the_users_one_for_one():
     assert [id(p) for group in LNGD(model).param_groups for p in group["params"]] == [id(p) for p in model.parameters()]
 
 
+def test_a_group_may_be_empty():
+    """As one for what is not decayed, of a model without any."""
+    model, plain = net(), net()
+    optimizer = LNGD(model, [{"params": [], "weight_decay": 0.1}, {"params": model.parameters()}])
+    optimizer.add_param_group({"params": []})
+    assert [len(group["params"]) for group in optimizer.param_groups] == [0, 6, 0]
+    expected = moved(plain, LNGD(plain))
+    assert all(torch.equal(way, expected[name]) for name, way in moved(model, optimizer).items())
+
+
 def test_weight_and_bias_may_have_rates_of_their_own():
     model, plain = mlp(4, 3), mlp(4, 3)
     weights, biases = [model[0].weight], [model[0].bias]

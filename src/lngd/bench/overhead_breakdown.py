@@ -35,6 +35,8 @@ FUNCTIONS: tuple[tuple[str, str, Stage], ...] = (
     ("lngd", "draw", "measure"),
     ("lngd", "sampled_gradient", "measure"),
     ("lngd", "pull_back", "measure"),
+    ("lngd", "fisher_weight", "measure"),
+    ("lngd", "curvature_along", "rate"),
     ("lngd.capture", ANY, "capture"),
     ("lngd.sampling", ANY, "capture"),
     ("lngd.optimizer.guards", "remember", "capture"),

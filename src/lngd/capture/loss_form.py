@@ -66,7 +66,8 @@ class LossForm:
                 "give fisher=Sampled('gaussian') for regression, fisher=Sampled('bernoulli') for yes-or-no logits",
                 stacklevel=6,
             )
-        if self.of_a_mean and not scaled and off_zero < self._far and rows > 1 and abs(weight - 1) < AS_A_SUM:
+        of_a_sum = off_zero < self._far and min(rows, self._shape[0]) > 1 and abs(weight - 1) < AS_A_SUM
+        if self.of_a_mean and of_a_sum and not scaled:
             warnings.warn(
                 f"the loss looks like a sum over the {self._shape[0]} samples of the batch, not like a mean: "
                 "give mean_over='none', or divide the loss by their number",

@@ -33,6 +33,8 @@ def check_layer(module: nn.Module, inputs: Tensor, *, adapter: type[Layer] | Non
         TypeError: `adapter` is no complete subclass of `Layer`.
         ValueError: what does not hold, by how much, and what to do; or the module can't be checked, and why.
     """
+    if adapter is not None:
+        refuse_incomplete(adapter)
     chosen = _adapter_for(module, adapter)
     twin = copy.deepcopy(module).double().requires_grad_(False)
     own = dict(twin.named_parameters(recurse=False))
@@ -41,8 +43,8 @@ def check_layer(module: nn.Module, inputs: Tensor, *, adapter: type[Layer] | Non
             f"{type(module).__name__} has no parameter '{chosen.weight_name}' of its own: "
             f"set {chosen.__name__}.weight_name to one of {', '.join(map(repr, own)) or 'none'}"
         )
-    if len(inputs) < 2 or (inputs.is_floating_point() and not inputs.isfinite().all()):
-        raise ValueError(f"the inputs, of shape {tuple(inputs.shape)}, are no two samples of finite numbers: give some")
+    if inputs.shape[:1].numel() < 2 or (inputs.is_floating_point() and not inputs.isfinite().all()):
+        raise ValueError(f"the inputs, of shape {tuple(inputs.shape)}, are no two samples of finite numbers: give two or more")
     x = inputs.double() if inputs.is_floating_point() else inputs
     with torch.enable_grad():
         for with_bias in [False, True] if chosen.bias_name in own else [False]:
@@ -51,8 +53,6 @@ def check_layer(module: nn.Module, inputs: Tensor, *, adapter: type[Layer] | Non
 
 def _adapter_for(module: nn.Module, given: type[Layer] | None) -> type[Layer]:
     """The adapter to check, if it can be."""
-    if given is not None:
-        refuse_incomplete(given)
     adapter, kind = given or registered_adapter(module), type(module).__name__
     if adapter is None:
         raise ValueError(f"{kind} has no adapter: register_layer({kind}, adapter) gives it one")

@@ -46,7 +46,7 @@ def register_layer(module_class: type[nn.Module], adapter: type[Layer]) -> None:
     LAYERS[module_class] = adapter
 
 
-def refuse_incomplete(adapter: type[Layer]) -> None:
+def refuse_incomplete(adapter: object) -> None:
     """Raises TypeError unless an adapter is a class that can be used."""
     if not (isinstance(adapter, type) and issubclass(adapter, Layer)):
         raise TypeError(f"{adapter!r} is no adapter: give a subclass of lngd.Layer, not an instance or a module's class")

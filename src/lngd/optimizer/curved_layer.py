@@ -30,6 +30,8 @@ Layout: TypeAlias = dict[str, Place]
 COUNTERS = ("updates", "ready", "owed", "failed", "promoted")
 """Measurements so far; whether there are inverses; whether a refresh is owed; refreshes that failed in a row; whether all is kept
 in float64."""
+IN_A_STAGE = 8
+"""Calls from a warning to the user's line, where a stage of the step calls who warns; two of them are torch's."""
 MOST_FAILURES = 10
 """Refreshes that may fail in a row before training on old inverses is an error."""
 MORE_DAMPING = (1.0, 10.0, 100.0)
@@ -203,7 +205,7 @@ class CurvedLayer:
                     f"layer '{self.name}': its Fisher factors had no inverse in {MOST_FAILURES} refreshes; raise the damping, or "
                     "give its parameters a group with curvature=False. Weights and averages are as they were before this step"
                 )
-        warn(self.name, f"Fisher factor not positive definite, {kept}; raise the damping")
+        warn(self.name, f"Fisher factor not positive definite, {kept}; raise the damping", level=IN_A_STAGE + 1)
 
 
 def layout(layer: Layer, block: CurvatureBlock, recipe: Recipe) -> list[Layout]:
@@ -230,6 +232,6 @@ def fits_layout(state: State, wanted: Layout) -> bool:
     )
 
 
-def warn(layer: str, what: str) -> None:
-    """One warning that names the layer."""
-    warnings.warn(f"layer '{layer}': {what}", stacklevel=7)
+def warn(layer: str, what: str, level: int = IN_A_STAGE) -> None:
+    """One warning that names the layer. `level`: how many calls lie between here and the user's line."""
+    warnings.warn(f"layer '{layer}': {what}", stacklevel=level)

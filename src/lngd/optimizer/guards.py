@@ -103,15 +103,18 @@ class GradientScale:
     `optimizer.grad_scale`.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], before: "GradientScale | None" = None) -> None:
-        halves = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
-        self._then: dict[nn.Parameter, Tensor] = {} if before is None else before._then
-        self._handles = [
-            min(half, key=Tensor.numel).register_post_accumulate_grad_hook(Remember(self)) for half in halves if half
-        ]
+    def __init__(self) -> None:
+        self._then: dict[nn.Parameter, Tensor] = {}
+        self._handles: list[RemovableHandle] = []
         weakref.finalize(self, remove_all, self._handles).atexit = False
-        self._scale: Tensor = torch.ones(()) if before is None else before._scale
-        self._steps: int = 0 if before is None else before._steps
+        self._scale, self._steps = torch.ones(()), 0
+
+    def watch(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Looks at a small one in each half of these, from now on."""
+        remove_all(self._handles)
+        halves = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
+        witnesses = [min(half, key=Tensor.numel) for half in halves if half]
+        self._handles += [p.register_post_accumulate_grad_hook(Remember(self)) for p in witnesses]
 
     def of_squares(self, told: Tensor | float | None) -> Scalar | None:
         """1/scale²; None where nobody touched the gradients since they came. `told`: the scale, if the user knows it."""
@@ -217,7 +220,7 @@ class SkipCounter:
             warnings.warn(
                 "a gradient or a statistic was not finite: that step was skipped, weights and averages are untouched; "
                 "optimizer.stats()['skipped'] counts such steps",
-                stacklevel=6,
+                stacklevel=7,
             )
 
     def count(self) -> int:

@@ -13,7 +13,7 @@ from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer
 from lngd.linalg import all_finite
 from lngd.optimizer import adamw, checkpoint
-from lngd.optimizer.curved_layer import CurvedLayer, Measurement, layout, warn
+from lngd.optimizer.curved_layer import IN_A_STAGE, CurvedLayer, Measurement, layout, warn
 from lngd.optimizer.guards import (
     GradientScale,
     Guard,
@@ -29,10 +29,11 @@ from lngd.optimizer.hyperparameters import Recipe
 from lngd.optimizer.layer_step import AGREED, OBSERVE_EVERY, Bucket, buckets
 from lngd.optimizer.memory import MemoryReport, memory_report
 from lngd.optimizer.parameters import (
+    LEFT_OUT,
     Planner,
     Summary,
     complete_group,
-    is_a_choice,
+    lost_curvature,
     named_parameters,
     refuse_strangers,
     take_replaced,
@@ -88,13 +89,13 @@ class NaturalGradient(torch.optim.Optimizer):
         self._fallen: dict[str, tuple[nn.Module, str]] = {}
         self._portions, self._overflows, self._lost = 0, 0, False
         self._measures_at, self._refreshes_at = 0, 0
-        self._skips, self._adamw = SkipCounter(), adamw.AdamW()
-        self._scale = GradientScale([])
+        self._skips, self._scale, self._adamw = SkipCounter(), GradientScale(), adamw.AdamW()
         self._structure: Structure | None = None
         super().__init__(user_groups(self._model, params), defaults)
         device = self.param_groups[0]["params"][0].device if self.param_groups[0]["params"] else torch.device("cpu")
         self._generator = generator or torch.Generator(device).manual_seed(torch.initial_seed() % 2**63)
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
+        self._left_out = {o.name for o in self._plan.outcomes.values() if o.reason == LEFT_OUT}
         self._watch()
         self._take_plan()
         self._store_progress()
@@ -234,14 +235,14 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters of the model, as torch's does; their layers get curvature like all others."""
-        if self._structure is None:
+        if self._structure is None or not isinstance(param_group, dict):
             super().add_param_group(param_group)
             return
         group = dict(param_group)
         known = {id(p): name for name, p in named_parameters(self._model).items()}
         complete_group(group, known, {id(p) for other in self.param_groups for p in other["params"]})
         super().add_param_group({**self.defaults, **group})
-        self._follow_model(since=self.t)
+        self._follow_model(since=self.t, level=4)
         self._store_progress()
 
     def __repr__(self) -> str:
@@ -372,25 +373,23 @@ class NaturalGradient(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- the model as it is now
 
-    def _follow_model(self, since: int | None = None) -> None:
+    def _follow_model(self, since: int | None = None, level: int = IN_A_STAGE - 1) -> None:
         """Plans anew: a parameter was added, replaced, frozen or unfrozen, moved or resized, or a module was.
 
         Args:
             since: the first step whose forward new layers can see; by default the next one.
+            level: how many calls lie between a warning and the user's line.
         """
         now = named_parameters(self._model)
         for p in take_replaced(self._plan.parameters, now, self.param_groups):
             self.state.pop(p, None)
-        refuse_strangers(self._plan.parameters, now, self.param_groups, whole=self._whole)
-        modules = dict(self._model.named_modules())
+        refuse_strangers(now, self.param_groups, self._left_out, whole=self._whole, level=level)
+        modules, before = dict(self._model.named_modules()), self._plan.layers
         self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
-        curved, self._plan = set(self._layers), self._planner.plan(self._model, self.param_groups, self._fallen)
-        for name in sorted(curved - self._plan.layers.keys()):
-            weight = self._layers[name].layer.weight
-            outcome = next((self._plan.outcomes[full] for full, p in self._plan.parameters.items() if p is weight), None)
-            if outcome is not None and outcome.kind == "fallback" and not is_a_choice(outcome):
-                warn(name, f"AdamW trains it from now on: {outcome.reason}")
+        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._take_plan(self.t + 1 if since is None else since)
+        for name, reason in lost_curvature(before, self._plan):
+            warn(name, f"AdamW trains it from now on: {reason}", level)
 
     def _take_plan(self, since: int = 0) -> None:
         """Gives every parameter its state, watches the layers that have curvature, and leaves the rest to AdamW."""
@@ -414,8 +413,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._active, self._buckets = None, []
         self._structure, self._choices = Structure.of(self._model), [group["curvature"] for group in self.param_groups]
         self._device_types = {p.device.type for group in self.param_groups for p in group["params"]}
-        trained = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        self._scale = GradientScale(trained, self._scale)
+        self._scale.watch([p for group in self.param_groups for p in group["params"] if p.requires_grad])
         self._capture.watch({name: each.layer for name, each in self._layers.items()})
         self._capture.measuring |= bool(self._unmeasured)
 
@@ -507,6 +505,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._refreshes_at = self._recipe.schedule.next_refresh(self.t)
         self._skips, self._lost = SkipCounter(progress["skipped"]), False
         self._generator.set_state(progress["generator"].cpu())
+        self._scale.forget()
         self._scale.recall(progress)
         self._capture.reset()
         self._capture.measuring = bool(progress["measuring"])
@@ -524,7 +523,7 @@ class NaturalGradient(torch.optim.Optimizer):
         if captured is None:
             self._restore(self._loading)
             return
-        self._buckets, self._adamw, self._scale = [], adamw.AdamW(), GradientScale([])
+        self._buckets, self._scale, self._adamw = [], GradientScale(), adamw.AdamW()
         self._watch()
         self._take_plan()
         self._capture.recall(captured)
@@ -543,6 +542,7 @@ COPIED = (
     "_whole",
     "_layers",
     "_fallen",
+    "_left_out",
     "_portions",
     "_measures_at",
     "_refreshes_at",

@@ -40,6 +40,9 @@ WHOLE_OPTIMIZERS = ("fisher", "step_size", "schedule", "factors", "learning_rate
 """What belongs to the optimizer and not to a group, or to none."""
 
 
+LEFT_OUT = "left out of params"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One parameter's fate."""
@@ -181,8 +184,7 @@ def complete_group(group: Group, known: Mapping[int, str], seen: set[int]) -> No
             raise ValueError(f"'{name}' is no option of a parameter group{hint} {', '.join(GROUP_OPTIONS)}")
     check({name: value for name, value in group.items() if name in GROUP_OPTIONS})
     group["params"] = [_named(entry, known, seen) for entry in _listed(group["params"])]
-    if not group["params"]:
-        group["param_names"] = []  # torch wants names in all groups or in none, and sees none here
+    group["param_names"] = [name for name, _ in group["params"]]  # an empty group has them too, or torch refuses the next one
 
 
 def _listed(params: Any) -> list[Any]:
@@ -192,8 +194,8 @@ def _listed(params: Any) -> list[Any]:
 def _named(entry: Any, known: Mapping[int, str], seen: set[int]) -> tuple[str, nn.Parameter]:
     p = entry[1] if isinstance(entry, tuple) else entry  # named_parameters() is welcome too
     if id(p) not in known:
-        shape = tuple(p.shape) if isinstance(p, Tensor) else repr(p)
-        raise ValueError(f"params hold a parameter of shape {shape} that is not one of the model's own")
+        what = f"a parameter of shape {tuple(p.shape)}" if isinstance(p, Tensor) else repr(p)
+        raise ValueError(f"params hold {what} that is not one of the model's own")
     if id(p) in seen:
         raise ValueError(f"parameter '{known[id(p)]}' stands twice in params")
     seen.add(id(p))
@@ -273,7 +275,7 @@ def _outcome(full: str, p: nn.Parameter, choices: Mapping[int, bool | None], lay
     if not p.requires_grad:
         return Outcome(full, shape, "frozen", "requires_grad=False")
     if id(p) not in choices:
-        return Outcome(full, shape, "frozen", "left out of params")
+        return Outcome(full, shape, "frozen", LEFT_OUT)
     if choices[id(p)] is False:
         return Outcome(full, shape, "fallback", "its group says curvature=False")
     if isinstance(layer, str):
@@ -304,26 +306,39 @@ def take_replaced(
 
 
 def refuse_strangers(
-    before: Mapping[str, nn.Parameter], now: Mapping[str, nn.Parameter], groups: Sequence[Group], *, whole: bool
+    now: Mapping[str, nn.Parameter], groups: Sequence[Group], left_out: set[str], *, whole: bool, level: int
 ) -> None:
-    """A trained parameter that came into the model later and is in no group.
+    """A parameter that came into the model later, or was unfrozen, and is in no group.
 
     Args:
-        before, now: the model's parameters.
+        now: the model's parameters.
         groups: the optimizer's.
+        left_out: names of those that nobody expects it to train; one that is warned of is added.
         whole: whether the optimizer was to train the whole model; if not, another optimizer may train it.
+        level: how many calls lie between a warning and the user's line.
 
     Raises:
         RuntimeError: there is one, and the optimizer was to train the whole model.
     """
     held = {id(p) for group in groups for p in group["params"]}
-    strange = [name for name, p in now.items() if name not in before and p.requires_grad and id(p) not in held]
+    strange = [name for name, p in now.items() if p.requires_grad and id(p) not in held and name not in left_out]
     if not strange:
         return
-    said = f"parameter '{strange[0]}' came into the model after the optimizer was built, which does not train it"
+    said = (
+        f"parameter '{strange[0]}' came into the model, or was unfrozen, after the optimizer was built, which does not train it"
+    )
     if whole:
         raise RuntimeError(f"{said}: call optimizer.add_param_group({{'params': …}}) with it")
-    warnings.warn(f"{said}; optimizer.add_param_group({{'params': …}}) adds it", stacklevel=6)
+    left_out.update(strange)
+    warnings.warn(f"{said}; optimizer.add_param_group({{'params': …}}) adds it", stacklevel=level)
+
+
+def lost_curvature(before: Iterable[str], plan: Plan) -> Iterator[tuple[str, str]]:
+    """Layers that had curvature and are trained by AdamW now, with the reason, unless their group asked for that."""
+    for name in before:
+        own = [o for full, o in plan.outcomes.items() if full.rpartition(".")[0] == name and o.kind == "fallback"]
+        if name not in plan.layers and own and not is_a_choice(own[0]):
+            yield name, own[0].reason
 
 
 def warn_of_missing_curvature(plan: Plan) -> None:
@@ -341,7 +356,7 @@ def warn_of_missing_curvature(plan: Plan) -> None:
     warnings.warn(
         f"only {share:.0%} of the entries of the model's matrices get curvature, AdamW trains the others: {reasons}. "
         "lngd.register_layer(ModuleClass, adapter) gives a module class curvature, print(optimizer.summary()) has each parameter",
-        stacklevel=5,
+        stacklevel=6,
     )
 
 

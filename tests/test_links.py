@@ -1,0 +1,42 @@
+"""The pages: what they point to exists, and the README's table of ideas names what stands there."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+IDEA = re.compile(
+    r"^\| (?P<idea>.+?) \| \[`(?P<file>[^`]+)`\]\(src/lngd/(?P<path>[^)]+)\), (?P<names>.+?)(?:;.*)? \|$", re.MULTILINE
+)
+BESIDE = ("bench", "cli", "diagnostics")
+IDEAS = ("Φ and Ψ", "d = ", "layer-wise g", "λ", "eq. 14", "α_l", "dᵀFd", "momentum", "THOR")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_to_one(page):
+    targets = [target for target in LINK.findall(page.read_text()) if "://" not in target and not target.startswith("mailto:")]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_each_idea_of_the_paper_is_found_in_the_readme_by_the_name_of_its_function():
+    rows = list(IDEA.finditer((ROOT / "README.md").read_text()))
+    assert [idea for idea in IDEAS if not any(idea in row["idea"] for row in rows)] == []
+    for row in rows:
+        path = ROOT / "src" / "lngd" / row["path"]
+        assert row["path"] == row["file"]
+        nodes = ast.walk(ast.parse(path.read_text()))
+        defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        assert set(re.findall(r"`(\w+)`", row["names"])) <= defined, row["idea"]
+
+
+def test_the_map_in_contributing_has_a_line_for_each_file_of_the_core():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    core = [
+        path for path in (ROOT / "src" / "lngd").rglob("*.py") if path.relative_to(ROOT / "src" / "lngd").parts[0] not in BESIDE
+    ]
+    files = {path.name for path in core if path.name != "__init__.py"}
+    assert [name for name in sorted(files) if not re.search(rf"─ {re.escape(name)} +\S", page)] == []
