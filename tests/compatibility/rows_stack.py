@@ -3,6 +3,7 @@
 import copy
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -293,6 +294,17 @@ def to_double(method: type[Method]) -> None:
     assert {t.dtype for t in kept if t.is_floating_point()} == {DOUBLE}
     assert run.losses[-1] < 0.97 * run.losses[3]
     assert_healthy(run, skipped=0)
+
+
+@stack("Two models in two threads", "each bit-equal to training alone")
+def two_threads(method: type[Method]) -> None:
+    alone = [start(method, model, **OFTEN).steps(batches(6, 4)) for model in (plain(), curved().float())]
+    together = [start(method, model, **OFTEN) for model in (plain(), curved().float())]
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(run.steps, batches(6, 4)) for run in together]:
+            done.result()
+    for one, other in zip(alone, together, strict=True):
+        assert_same(one, other)
 
 
 @stack("`step(closure)`", "bit-equal to backward and `step()`, and returns the closure's loss")
