@@ -24,7 +24,9 @@ class LinearLayer(Layer):
         return F.linear(x, matrix) if self.bias is None else F.linear(x, matrix[:, :-1], matrix[:, -1])
 
     def split(self, matrix: GradientMatrix) -> list[Tensor]:
-        return [matrix] if self.bias is None else [matrix[:, :-1], matrix[:, -1]]
+        if type(self).matrix_as_weight is not Layer.matrix_as_weight:
+            return super().split(matrix)
+        return [matrix] if self.bias is None else [matrix[:, :-1], matrix[:, -1]]  # the same with nothing called
 
 
 class Conv1DLayer(LinearLayer):
@@ -39,9 +41,6 @@ class Conv1DLayer(LinearLayer):
 
     def matrix_as_weight(self, matrix: GradientMatrix) -> Tensor:
         return matrix.mT
-
-    def split(self, matrix: GradientMatrix) -> list[Tensor]:
-        return Layer.split(self, matrix)
 
 
 def is_conv1d(module: nn.Module) -> bool:
