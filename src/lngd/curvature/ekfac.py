@@ -56,8 +56,9 @@ class EKFACBlock(KFACBlock):
 
     def refresh(self, damping: Damping) -> None:
         (A_values, A_basis), (B_values, B_basis) = map(eigenbasis, self.factors())
-        scales = B_values.unsqueeze(-1) * A_values.unsqueeze(-2)
-        shift = damping.of_mean(scales.mean((-2, -1)))
+        largest = torch.finfo(A_values.dtype).max  # for the product of two factors that float32 can hold there may be no room
+        scales = (B_values.unsqueeze(-1) * A_values.unsqueeze(-2)).clamp(max=largest)
+        shift = damping.of_mean(scales.mean((-2, -1))).clamp(max=largest)
         if not (scales.amin((-2, -1)) + shift > 0).all():
             raise NotPositiveDefiniteError("an eigenvalue is zero: raise the damping")
         self.A_basis, self.B_basis, self.scales, self.shift = A_basis, B_basis, scales, shift.unsqueeze(-1)
