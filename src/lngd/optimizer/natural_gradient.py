@@ -148,9 +148,7 @@ class NaturalGradient(torch.optim.Optimizer):
         """As torch's; what was measured along with gradients that no step has used goes with them."""
         super().zero_grad(set_to_none)
         if self._scale.overflowed():
-            self._capture.forget_arrived()
-            for each in self._layers.values():
-                each.pending = Measurement()
+            self._forget_arrived()
 
     def close(self) -> None:
         """Takes the hooks off the model."""
@@ -266,6 +264,8 @@ class NaturalGradient(torch.optim.Optimizer):
         if not grads:
             raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
         if not isinstance(lr := lr_of(self.param_groups[0]), Tensor) and lr == 0 and self._asks_for_the_state(grads):
+            self._scale.forget()
+            self._forget_arrived()
             return None
         for grad in grads:
             if grad.is_sparse:
@@ -282,6 +282,12 @@ class NaturalGradient(torch.optim.Optimizer):
         """Whether no rate and no gradient differs from zero."""
         rates = [lr_of(group) for group in self.param_groups]
         return not any(isinstance(lr, Tensor) or lr for lr in rates) and not any(grad.any() for grad in grads)
+
+    def _forget_arrived(self) -> None:
+        """Drops what backward passes since the last step have brought beside the gradients."""
+        self._capture.forget_arrived()
+        for each in self._layers.values():
+            each.pending = Measurement()
 
     def _measure(self, guard: Guard) -> None:
         """Φ, Ψ ← ϵ·old + (1−ϵ)·new (LNGD eq. 14) at a measuring step; else changes nothing and waits for nothing."""
