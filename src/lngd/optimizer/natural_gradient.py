@@ -146,10 +146,10 @@ class NaturalGradient(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's; what was measured along with gradients that no step has used goes with them."""
         super().zero_grad(set_to_none)
-        if self._scale.overflowed():
-            self._capture.forget_arrived()
-            for each in self._layers.values():
-                each.pending = Measurement()
+        self._scale.overflowed()
+        self._capture.forget_arrived()
+        for each in self._layers.values():
+            each.pending = Measurement()
 
     def close(self) -> None:
         """Takes the hooks off the model."""
