@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import KFAC, LNGD, FisherType, Layerwise, LNGDLr
+from lngd import KFAC, LNGD, Factors, FisherType, Layerwise, LayerwiseRate, LNGDLr, Schedule
 from lngd.layers import AttentionInput, in_groups
 from lngd.optimizer import NaturalGradient
 from reference import batch, sample_gradients, statistics, with_ones
 
 WIDTH, HEADS, TOKENS = 4, 2, 3
-STILL = {"lr": 0.0, "fallback_lr": 0.0, "rate": "constant", "curvature_every": 1}
+STILL = {"lr": 0.0, "step_size": "constant", "schedule": Schedule(curvature_every=1)}
 METHODS = {"LNGD": LNGD, "KFAC": KFAC}
 every_method = pytest.mark.parametrize("kind", METHODS)
 
@@ -167,8 +167,8 @@ def test_layerwise_noise_is_pulled_back_from_the_out_projections_input(kind, sou
 @every_source
 def test_the_rate_is_that_of_the_three_layers_together(source, method, rate_samples):
     model, (x, y) = Attending(source), batch(12, TOKENS, WIDTH)
-    options = {"rate": "layerwise", "momentum": 0.0, "smoothing": 0.0, "warmup": 0, "rate_samples": rate_samples}
-    optimizer = method(model, mu=1e-3, damping=0.3, damping_bounds=(0.0, float("inf")), **options)
+    step_size, factors = LayerwiseRate(mu=1e-3, smoothing=0.0, samples=rate_samples), Factors(damping_bounds=(0.0, torch.inf))
+    optimizer = method(model, momentum=0.0, warmup=0, damping=0.3, step_size=step_size, factors=factors)
     own = {name: torch.stack(sample_gradients(a, g)).flatten(1) for name, (a, g) in by_labels(ByHand(model, x), y).items()}
     step(model, optimizer, x, y)
     dense = optimizer.blocks["attention"].dense(0.3)

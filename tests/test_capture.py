@@ -320,7 +320,7 @@ class Marker(nn.Module):
 def test_no_graph_outlives_its_step(shape, with_backward):
     Marked.nodes.clear()
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True), Marker(), nn.Linear(6, 3))
-    optimizer, x = LNGD(model, curvature_every=2, inverse_every=2), torch.randn(shape)
+    optimizer, x = LNGD(model, schedule=2), torch.randn(shape)
     for _ in range(4):
         loss = model(x).square().mean()
         if with_backward:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import KFAC, LNGD, Empirical, FisherType, Layerwise, Sampled
+from lngd import KFAC, LNGD, Empirical, FisherType, Layerwise, Sampled, Schedule
 from lngd.sampling import Fisher
 from recorded import Recorded
 from reference import batch, mlp, train_step
@@ -265,7 +265,7 @@ def test_a_copy_does_not_ask_again():
 @pytest.mark.parametrize("likelihood", ["categorical", "gaussian"])
 def test_a_regression_with_the_usual_labels_is_warned_of_in_training_once(likelihood):
     model, (x, _) = mlp(4, 5, 3), batch(8, 4)
-    optimizer = KFAC(model, fisher=Sampled(likelihood), curvature_every=1)
+    optimizer = KFAC(model, fisher=Sampled(likelihood), schedule=Schedule(curvature_every=1))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(4):
@@ -280,7 +280,7 @@ def test_a_regression_with_the_usual_labels_is_warned_of_in_training_once(likeli
 @pytest.mark.parametrize("fisher", FisherType)
 def test_a_sum_where_a_mean_was_promised_is_warned_of_in_training_once(fisher, reduction):
     model, (x, labels_) = mlp(4, 5, 3), batch(8, 4)
-    optimizer = LNGD(model, fisher=fisher, lr=1e-3)
+    optimizer = LNGD(model, fisher=fisher, lr=1e-2)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(4):

@@ -1,9 +1,11 @@
 """What each private name of torch has to mean."""
 
+import copy
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,18 @@ from lngd import torch_private
 from lngd.torch_private import (
     LEFT_OPERANDS,
     NO_PASS,
+    _is_marked,
     compiled_in_place,
+    foreach_add,
+    foreach_add_,
+    foreach_addcmul_,
+    foreach_div,
+    foreach_lerp,
+    foreach_lerp_,
+    foreach_mul,
+    foreach_mul_,
+    foreach_norm,
+    foreach_sqrt,
     graph_is_kept,
     inside_transform,
     left_operand,
@@ -98,37 +111,43 @@ def test_a_function_knows_that_it_is_transformed():
     assert found == [False, True, True]
 
 
-def test_a_mark_is_seen_here_and_in_backward_passes_from_here_until_it_is_taken_off():
+every_question = pytest.mark.parametrize("is_marked", [marked, _is_marked], ids=["this torch's", "an older torch's"])
+
+
+@every_question
+def test_a_mark_is_seen_here_and_in_backward_passes_from_here_until_it_is_taken_off(is_marked):
     def ask() -> bool:
-        return marked("a test's own")
+        return is_marked("a test's own")
 
     assert not ask()
     mark("a test's own", True)
     assert ask()
-    assert not marked("another")
+    assert not is_marked("another")
     assert seen_in_a_backward_pass(ask) == [True] * 3
     mark("a test's own")
     assert not ask()
     assert seen_in_a_backward_pass(ask) == [False] * 3
 
 
-def test_a_mark_is_not_seen_by_other_threads_nor_by_their_backward_passes():
+@every_question
+def test_a_mark_is_not_seen_by_other_threads_nor_by_their_backward_passes(is_marked):
     mark("a test's own", True)
     try:
-        assert not in_another_thread(lambda: marked("a test's own"))
-        assert in_another_thread(lambda: seen_in_a_backward_pass(lambda: marked("a test's own"))) == [False] * 3
+        assert not in_another_thread(lambda: is_marked("a test's own"))
+        assert in_another_thread(lambda: seen_in_a_backward_pass(lambda: is_marked("a test's own"))) == [False] * 3
     finally:
         mark("a test's own")
 
 
-def test_a_mark_goes_with_the_backward_pass_and_not_with_the_thread_that_runs_it():
+@every_question
+def test_a_mark_goes_with_the_backward_pass_and_not_with_the_thread_that_runs_it(is_marked):
     """Each node finds what the pass was started with, as in the thread of a GPU, which has never heard of the mark."""
     found: list[bool] = []
 
     def ask_and_take_off(_: Tensor) -> None:
-        found.append(marked("a test's own"))
+        found.append(is_marked("a test's own"))
         mark("a test's own")
-        found.append(marked("a test's own"))
+        found.append(is_marked("a test's own"))
 
     x = torch.ones(2, requires_grad=True)
     y = 2 * x
@@ -167,3 +186,115 @@ def test_a_module_knows_that_it_was_compiled_in_place():
     assert not compiled_in_place(torch.compile(module, backend="eager"))
     module.compile(backend="eager")
     assert compiled_in_place(module)
+
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def some(seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Tensors of several shapes, one of them no block of memory, one a number, one empty; all entries in (0.5, 1.5)."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((3, 4), (5,), (2, 1, 3), (), (0, 3))
+    first, *others = [(0.5 + torch.rand(shape, generator=generator)).to(dtype) for shape in shapes]
+    return [first.T, *others]
+
+
+def numbers(seed: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    """A tensor of no dimension for each of `some`, views of one vector."""
+    return torch.rand(5, generator=torch.Generator().manual_seed(seed)).to(dtype).unbind()
+
+
+NEW: dict[str, tuple[Callable[..., tuple[Tensor, ...]], Callable[..., Tensor], tuple[Any, ...]]] = {
+    "mul, tensors": (foreach_mul, lambda x, y: x * y, (some,)),
+    "mul, numbers on the device": (foreach_mul, lambda x, y: x * y, (numbers,)),
+    "mul, a number of each": (foreach_mul, lambda x, y: x * y, ([0.5, 2.0, 3.0, 4.0, 5.0],)),
+    "mul, one number": (foreach_mul, lambda x, y: x * y, (0.25,)),
+    "add, one number": (foreach_add, lambda x, y: x + y, (1e-2,)),
+    "div, tensors": (foreach_div, lambda x, y: x / y, (some,)),
+    "div, numbers on the device": (foreach_div, lambda x, y: x / y, (numbers,)),
+    "sqrt": (foreach_sqrt, lambda x: x**0.5, ()),
+    "lerp, one number": (foreach_lerp, lambda x, y, weight: x + weight * (y - x), (some, 0.25)),
+}
+IN_PLACE: dict[str, tuple[Callable[..., None], Callable[..., Tensor], tuple[Any, ...]]] = {
+    "mul_, numbers on the device": (foreach_mul_, lambda x, y: x * y, (numbers,)),
+    "add_, tensors": (foreach_add_, lambda x, y: x + y, (some,)),
+    "lerp_, numbers on the device": (foreach_lerp_, lambda x, y, weight: x + weight * (y - x), (some, numbers)),
+    "addcmul_, numbers on the device": (foreach_addcmul_, lambda x, y, factor: x + y * factor, (some, numbers)),
+}
+
+
+def made(arguments: tuple[Any, ...], dtype: torch.dtype) -> list[Any]:
+    """With tensors for what makes some."""
+    return [each(seed, dtype) if callable(each) else each for seed, each in enumerate(arguments, start=2)]
+
+
+def loop(one: Callable[..., Tensor], tensors: list[Tensor], arguments: list[Any]) -> list[Tensor]:
+    """Tensor by tensor."""
+    shared = [argument if isinstance(argument, list | tuple) else [argument] * len(tensors) for argument in arguments]
+    return [one(*each) for each in zip(tensors, *shared, strict=True)]
+
+
+@every_dtype
+@pytest.mark.parametrize("case", NEW)
+def test_an_operation_on_a_list_gives_what_a_loop_gives_and_changes_nothing(case, dtype):
+    operation, one, arguments = NEW[case]
+    tensors, given = some(1, dtype), made(arguments, dtype)
+    before = copy.deepcopy([tensors, given])
+    found = operation(tensors, *given)
+    assert [t.dtype for t in found] == [dtype] * len(tensors)
+    torch.testing.assert_close([*found], loop(one, tensors, given))
+    torch.testing.assert_close([tensors, given], before, rtol=0, atol=0)
+
+
+@every_dtype
+@pytest.mark.parametrize("case", IN_PLACE)
+def test_an_operation_in_place_changes_its_first_list_alone_as_a_loop_does(case, dtype):
+    operation, one, arguments = IN_PLACE[case]
+    tensors, given = some(1, dtype), made(arguments, dtype)
+    before, places = copy.deepcopy(given), [t.data_ptr() for t in tensors]
+    expected = loop(one, copy.deepcopy(tensors), given)
+    operation(tensors, *given)
+    torch.testing.assert_close(tensors, expected)
+    torch.testing.assert_close(given, before, rtol=0, atol=0)
+    assert [t.data_ptr() for t in tensors] == places
+
+
+@pytest.mark.parametrize("case", IN_PLACE)
+def test_an_operation_in_place_changes_parameters_and_what_its_tensors_are_views_of(case):
+    operation, one, arguments = IN_PLACE[case]
+    base, weight = torch.rand(2, 3), nn.Parameter(torch.rand(2))
+    given = [[t.expand(2) if each is some else t for t in numbers(3, torch.float32)[:4]] for each in arguments]
+    expected = loop(one, [*base.clone().T, weight.detach().clone()], given)
+    with torch.no_grad():
+        operation([*base.T, weight], *given)
+    torch.testing.assert_close([*base.T, weight.detach()], expected)
+
+
+def test_numbers_on_the_device_have_no_say_in_the_dtype():
+    """Weights in bfloat16 are multiplied with float32's factors, as a number would do it."""
+    tensors, factors = some(1, torch.bfloat16), numbers(2, torch.float32)
+    expected = [(t.float() * factor).to(torch.bfloat16) for t, factor in zip(tensors, factors, strict=True)]
+    foreach_mul_(tensors, factors)
+    torch.testing.assert_close(tensors, expected)
+
+
+@every_dtype
+@pytest.mark.parametrize("order", [1, 2.0, float("inf")])
+def test_norms_of_a_list_are_those_of_a_loop(order, dtype):
+    tensors = [t - 1 for t in some(1, dtype) if t.numel() or order != float("inf")]
+    powers = [t.double().abs() for t in tensors]
+    expected = [t.max() if order == float("inf") else (t**order).sum() ** (1 / order) for t in powers]
+    found = foreach_norm(tensors, ord=order)
+    assert [(t.dtype, t.shape) for t in found] == [(dtype, ())] * len(tensors)
+    torch.testing.assert_close([*found], [t.to(dtype) for t in expected])
+    if order == 2.0:
+        assert all(torch.equal(one, two) for one, two in zip(foreach_norm(tensors), found, strict=True))
+
+
+@pytest.mark.parametrize("order", [1, 2.0, float("inf")])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_norm_is_finite_only_where_every_entry_is(bad, order):
+    tensors = [torch.ones(300) for _ in range(3)]
+    tensors[1][137] = bad
+    assert [bool(norm.isfinite()) for norm in foreach_norm(tensors, ord=order)] == [True, False, True]

@@ -150,13 +150,11 @@ class GradientScale:
             scale = torch.where((scale > 1) & (mantissa != 0.5), 2 * scale, scale)
         return torch.where(share.isfinite() & (share > 0), scale, before)
 
-    def overflowed(self) -> bool:
-        """Whether gradients are being dropped that no step has used, as GradScaler does when it halves its scale."""
-        if not self._then:
-            return False
-        self._scale, self._steps = torch.where(self._scale > 1, self._scale / 2, self._scale), 0
-        self._then.clear()
-        return True
+    def overflowed(self) -> None:
+        """Gradients that no step has used are being dropped, if there are any: GradScaler then halves its scale."""
+        if self._then:
+            self._scale, self._steps = torch.where(self._scale > 1, self._scale / 2, self._scale), 0
+            self._then.clear()
 
     def forget(self) -> None:
         """A step has ended."""

@@ -147,8 +147,8 @@ class NaturalGradient(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's; what was measured along with gradients that no step has used goes with them."""
         super().zero_grad(set_to_none)
-        if self._scale.overflowed():
-            self._forget_arrived()
+        self._scale.overflowed()
+        self._forget_arrived()
 
     def close(self) -> None:
         """Takes the hooks off the model."""
