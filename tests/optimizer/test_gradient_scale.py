@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lngd import KFAC, LNGD, LayerwiseRate, NGPlus
+import lngd
+from lngd import EKFAC, KFAC, LNGD, LayerwiseRate, NGPlus, Schedule
+from lngd.optimizer import NaturalGradient
 from lngd.optimizer.guards import GROWTH_INTERVAL, INITIAL, GradientScale
-from reference import batch, mlp
+from reference import batch, differences, mlp, snapshot
 
 METHODS = {
     "LNGD": LNGD,
@@ -155,3 +157,155 @@ def test_a_step_inside_an_autocast_region_runs_in_full_precision():
                 optimizer.step()
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(*weights)
+
+
+ALL = [kind for kind in vars(lngd).values() if isinstance(kind, type) and issubclass(kind, NaturalGradient)]
+
+
+def mixed() -> nn.Sequential:
+    """Layers with curvature and AdamW's part."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def by_a_scaler(scale: float, *, unscale: bool = False):
+    """A step as torch's documentation writes it, at a scale that stays."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10**6)
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        if unscale:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), 1e6)
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
+def by_hand(scale: float):
+    """As pipeline schedules and loops that count tokens do, between the backward pass and the step."""
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        (scale * loss).backward()
+        torch._foreach_div_([p.grad for p in model.parameters()], scale)
+        optimizer.step()
+
+    return step
+
+
+SCALED = {
+    **{f"a scaler at {scale:g}": by_a_scaler(scale) for scale in (2.0**4, 2.0**10, 2.0**16)},
+    "a scaler after unscale_ and a clipping that does not cut": by_a_scaler(2.0**10, unscale=True),
+    "by hand": by_hand(2.0**7),
+    "by hand, made longer": by_hand(2.0**-7),
+}
+
+
+@pytest.mark.parametrize("scaling", SCALED)
+@pytest.mark.parametrize("method", ALL)
+def test_a_run_at_a_loss_scale_is_the_run_without(method, scaling):
+    runs = []
+    for step in (by_a_scaler(1.0), SCALED[scaling]):
+        model, rates = mixed(), []
+        optimizer = method(model, generator=torch.Generator().manual_seed(3), schedule=Schedule(curvature_every=3))
+        for seed in range(8):
+            x, y = batch(16, 4, seed=seed, dtype=torch.float32)
+            step(model, optimizer, F.cross_entropy(model(x), y))
+            rates.append(torch.stack(list(optimizer.rates.values())))
+        runs.append((torch.stack(rates), torch.cat([p.detach().flatten() for p in model.parameters()])))
+    torch.testing.assert_close(runs[1][0], runs[0][0], rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(runs[1][1], runs[0][1], rtol=1e-5, atol=1e-7)
+
+
+COUNTS = ("skipped", "loss_scale", "since_growth")
+"""What the scaler's history may change."""
+
+
+@pytest.mark.parametrize("order", ["zero_grad first", "zero_grad after the forward"])
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("when", [0, 1, 3])
+@pytest.mark.parametrize(
+    "method", [LNGD, METHODS["LNGD, empirical"], KFAC, EKFAC, NGPlus], ids=["LNGD", "empirical", "KFAC", "EKFAC", "NGPlus"]
+)
+def test_an_overflow_leaves_no_trace_at_whatever_step_it_comes(method, when, clip, order):
+    """Steps 0 and 1 measure, 3 does not. torch does not call `step` then."""
+    runs = []
+    for overflows in (False, True):
+        model, generator = mixed(), torch.Generator().manual_seed(3)
+        optimizer = method(model, generator=generator)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10**6)
+        for step in range(6):
+            if overflows and step == when:
+                drawn = generator.get_state()
+                iteration(model, optimizer, scaler, 99, clip=clip, order=order, poison=True)
+                generator.set_state(drawn)
+            iteration(model, optimizer, scaler, step, clip=clip, order=order)
+        runs.append(snapshot(model, optimizer))
+    assert differences(*runs, ignoring=COUNTS) == []
+
+
+def iteration(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    seed: int,
+    *,
+    clip: bool,
+    order: str,
+    poison: bool = False,
+) -> None:
+    """One turn of a training loop; a poisoned one overflows in the backward pass."""
+    x, y = batch(16, 4, seed=seed, dtype=torch.float32)
+    if order == "zero_grad first":
+        optimizer.zero_grad()
+    loss = F.cross_entropy(model(x), y) * (1e38 if poison else 1.0)
+    if order != "zero_grad first":
+        optimizer.zero_grad()
+    scaler.scale(loss).backward()
+    if clip:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1e6)
+    scaler.step(optimizer)
+    scaler.update()
+
+
+@pytest.mark.parametrize("method", [LNGD, NGPlus])
+def test_the_scale_is_known_in_a_step_in_which_the_model_changes(method):
+    """A layer is unfrozen: what the gradients were multiplied with must not be forgotten with the old plan."""
+    runs = []
+    for step in (by_a_scaler(1.0), by_a_scaler(2.0**12)):
+        model = mixed()
+        model[3].requires_grad_(False)
+        optimizer = method(model, generator=torch.Generator().manual_seed(3))
+        for seed in range(6):
+            if seed == 3:
+                model[3].requires_grad_(True)
+            x, y = batch(16, 4, seed=seed, dtype=torch.float32)
+            step(model, optimizer, F.cross_entropy(model(x), y))
+        runs.append([torch.cat([p.detach().flatten() for p in model.parameters()]), *optimizer.rates.values()])
+    for one, other in zip(*runs, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", [LNGD, METHODS["LNGD, empirical"], KFAC], ids=["LNGD", "empirical", "KFAC"])
+def test_a_batch_whose_gradients_are_dropped_leaves_no_trace(method):
+    """A loop that looks at its loss and goes on without a step."""
+    runs = []
+    for dropped in (False, True):
+        model, generator = mixed(), torch.Generator().manual_seed(3)
+        optimizer = method(model, generator=generator)
+        for step in range(6):
+            if dropped:
+                drawn = generator.get_state()
+                x, y = batch(16, 4, seed=50 + step, dtype=torch.float32)
+                (100 * F.cross_entropy(model(x), y)).backward()
+                generator.set_state(drawn)
+            optimizer.zero_grad()
+            x, y = batch(16, 4, seed=step, dtype=torch.float32)
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        runs.append(snapshot(model, optimizer))
+    assert differences(*runs, ignoring=COUNTS) == []

@@ -7,6 +7,7 @@ entries. A bucket is small, so that a step never holds much more than one layer'
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +119,7 @@ class Bucket:
             warmup: the share of lr that this step may use.
             guard: of this step.
         """
-        lr = max([lr_of(group) for group in self.groups])
+        lr = reduce(larger, [lr_of(group) for group in self.groups])
         scale = guard.squared_scale
         self.step = Directions(
             layers=self.adapters,
@@ -234,6 +235,13 @@ class Bucket:
             invariant = invariant & guard.accept.to(self.device)
         ratio = torch.where(invariant & ratio.isfinite() & (ratio > 0), ratio, 1.0)
         foreach_mul_(weights, ratio.unbind())
+
+
+def larger(one: float | Tensor, two: float | Tensor) -> float | Tensor:
+    """The larger of two rates; one that lies on a device is not waited for."""
+    if isinstance(one, Tensor) or isinstance(two, Tensor):
+        return torch.maximum(torch.as_tensor(one), torch.as_tensor(two))
+    return max(one, two)
 
 
 def stay_finite(parameters: Sequence[Tensor], directions: Sequence[Tensor], lengths: Vector, shrink: float | Tensor) -> Flags:
