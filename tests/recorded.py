@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch._dynamo  # as any torch.optim.Optimizer does: when it is first imported, it keeps the callers' frames for a while
 from torch import Tensor, nn
 
 from lngd import FisherType

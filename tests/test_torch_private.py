@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -28,12 +29,17 @@ from lngd.torch_private import (
     foreach_norm,
     foreach_sqrt,
     graph_is_kept,
+    has_been_traced,
     inside_transform,
+    is_compiled,
+    leave_compiled_call,
     left_operand,
     mark,
     marked,
+    never_compiled,
     running_pass,
     view_base,
+    when_backward_ends,
 )
 
 T = TypeVar("T")
@@ -71,7 +77,7 @@ def in_another_thread(act: Callable[[], T]) -> T:
 
 def test_every_name_is_tested_here():
     own = {name for name, value in vars(torch_private).items() if callable(value) and not isinstance(value, type)}
-    assert own - {"attrgetter"} <= set(globals())
+    assert own - {"attrgetter", "cast"} <= set(globals())
 
 
 def test_a_hook_knows_that_it_runs_inside_a_backward_pass():
@@ -298,3 +304,81 @@ def test_a_norm_is_finite_only_where_every_entry_is(bad, order):
     tensors = [torch.ones(300) for _ in range(3)]
     tensors[1][137] = bad
     assert [bool(norm.isfinite()) for norm in foreach_norm(tensors, ord=order)] == [True, False, True]
+
+
+def test_what_torch_compile_returned_is_known_from_what_was_written():
+    def function(x: Tensor) -> Tensor:
+        return 2 * x
+
+    assert not is_compiled(function)
+    assert is_compiled(torch.compile(function, backend="eager"))
+    module = nn.Linear(2, 2)
+    assert not is_compiled(module.forward)
+    assert is_compiled(torch.compile(module, backend="eager").forward)
+    assert is_compiled(torch.compile(module.forward, backend="eager"))
+
+
+def test_a_parameter_is_marked_when_a_graph_is_made_with_it():
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    compiled = [torch.compile(first, backend="eager"), torch.compile(lambda x: second(x).sum(), backend="eager")]
+    parameters = [*first.parameters(), *second.parameters()]
+    first(torch.ones(1, 2))
+    second(torch.ones(1, 2))
+    assert not any(has_been_traced(p) for p in parameters)
+    for call in compiled:
+        call(torch.ones(1, 2))
+    assert all(has_been_traced(p) for p in parameters)
+
+
+def test_a_compiled_call_that_is_left_runs_as_written_to_its_end_and_no_longer():
+    left: list[bool] = []
+    leave = torch.compiler.disable(leave_compiled_call, recursive=False)
+
+    def as_written() -> bool:
+        return not torch.compiler.is_compiling()
+
+    def inner(x: Tensor) -> tuple[Tensor, bool]:
+        left.append(leave(None) is not None)
+        return x + 1, as_written()
+
+    @partial(torch.compile, backend="eager")
+    def outer(x: Tensor) -> tuple[Tensor, bool, bool]:
+        y, inside = inner(x)
+        return y, inside, as_written()
+
+    assert outer(torch.ones(2))[1:] == (True, True)
+    assert left == [True]
+    assert torch.compile(lambda x: (x, as_written()), backend="eager")(torch.ones(2))[1] is False
+    assert leave(None) is None
+
+
+def test_one_is_called_back_when_the_backward_pass_has_ended():
+    order: list[str] = []
+
+    def arrived(_gradient: Tensor) -> None:
+        order.append("arrived")
+        when_backward_ends(lambda: order.append("ended"))
+
+    x = torch.ones(2, requires_grad=True)
+    x.register_hook(lambda _: order.append("last"))
+    y = 2 * x
+    y.register_hook(arrived)
+    y.sum().backward()
+    assert order == ["arrived", "last", "ended"]
+
+
+def test_a_method_that_is_never_compiled_ends_the_graph_of_who_calls_it():
+    found: list[bool] = []
+
+    @never_compiled
+    def ask() -> None:
+        found.append(torch.compiler.is_compiling())
+
+    @partial(torch.compile, backend="eager")
+    def caller(x: Tensor) -> Tensor:
+        ask()
+        return 2 * x
+
+    caller(torch.ones(2))
+    ask()
+    assert found == [False, False]

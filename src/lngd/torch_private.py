@@ -5,11 +5,13 @@ What each has to mean is a test in tests/test_torch_private.py, so that a new re
 
 from collections.abc import Callable
 from operator import attrgetter
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+C = TypeVar("C", bound=Callable)
 LEFT_OPERANDS = {"AddmmBackward0": "_saved_mat1", "MmBackward0": "_saved_self"}
 """Nodes of a matrix product, and under which name they keep what stands left of the weight."""
 
@@ -69,6 +71,40 @@ def left_operand(product: Node) -> Tensor:
 def compiled_in_place(module: nn.Module) -> bool:
     """Whether `module.compile()` was called. There is no public question for it."""
     return module._compiled_call_impl is not None
+
+
+def is_compiled(function: object) -> bool:
+    """Whether torch.compile, or torch.compiler.disable, returned this function. There is no public question for it."""
+    return hasattr(function, "_torchdynamo_orig_callable")
+
+
+def has_been_traced(parameter: Tensor) -> bool:
+    """Whether torch.compile has made a graph with this parameter in it, be it forgotten by now.
+
+    No public name says what was compiled before. The mark tells Inductor that the parameter stays where it is in memory.
+    """
+    return hasattr(parameter, "_dynamo_static_input_type")
+
+
+leave_compiled_call: Callable[[None], object] = torch._C._dynamo.eval_frame.set_eval_frame
+"""Called with None, runs the rest of the surrounding compiled call as written; returns None only where there is no such call.
+
+No public name reaches so far: torch.compiler.set_stance refuses to be called there, and torch.compiler.disable holds only for
+what it wraps. The compiled call's own end restores what was before it, whether it returns or raises.
+"""
+
+
+def when_backward_ends(call: Callable[[], None]) -> None:
+    """Calls back at the end of the backward pass that is running, unless it fails. FSDP asks for it by the same private name."""
+    torch.autograd.Variable._execution_engine.queue_callback(call)
+
+
+def never_compiled(function: C) -> C:
+    """The function as Python runs it, whoever calls it; so torch.optim marks its own methods.
+
+    torch.compiler.disable does the same, but it imports the compiler at once.
+    """
+    return cast("C", torch._compile._disable_dynamo(function))
 
 
 # Operations on lists of tensors: one call, and on a GPU a few kernels, for all of them. torch's optimizers and clip_grad_norm_

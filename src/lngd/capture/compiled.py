@@ -1,95 +1,69 @@
-"""torch.compile: what an ordinary step can see of a compiled model without breaking its graph.
+"""torch.compile: which forwards run as written and which in graphs.
 
-Measuring steps run the model uncompiled, since layer-wise sampling differentiates between two layers. In between only the
-samples of the learning rate are wanted. Their inputs are copied inside the graph; a leaf tensor of zeros is added to the same
-samples of a layer's output, and what the backward pass leaves in its `.grad` is g. No hook, no graph break, no guard on anything
-that changes.
+Layer-wise sampling differentiates between two layers, which no graph can hold. So a measuring forward keeps out of compiled code,
+in one of two ways. Where the model's own hook runs before any compiled code does, `Uncompiled` lasts until the forward's end: so
+it is with what torch.compile(model) returned and with compiled blocks. Where the model lies inside a compiled call, since it was
+compiled after the optimizer was built, in place, or with its loss, the graph ends before the model, whose forward is a graph of
+its own; at a measuring step the rest of the call runs as written. Neither needs a compilation when measuring begins or ends.
 """
 
 import sys
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import ClassVar
+from functools import cache
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
-from lngd.capture.graph import RateSample, spread
+from lngd.torch_private import compiled_in_place, has_been_traced, inside_transform, is_compiled, when_backward_ends
 
-
-@dataclass
-class CompiledRates:
-    """The zero leaves of the layers that one forward calls once, and what the running forward copied."""
-
-    rate_samples: int | None
-    leaves: dict[str, Tensor] = field(default_factory=dict)
-    copied: dict[str, tuple[Tensor, torch.Size, int]] = field(default_factory=dict)
-    """Inputs, shape of the samples' outputs, and batch size, by layer; written inside the graph."""
-    prepared: bool = False
-    """Whether a forward has run uncompiled; until then nobody knows how large the leaves have to be."""
-    ran: bool = False
-    """Whether a compiled graph has run since the last step."""
-    _forwards: int = 0
-
-    def prepare(self, name: str, output: Tensor) -> None:
-        """A leaf with room for the samples of such an output; called where a layer runs uncompiled."""
-        needed = (self.rate_samples or len(output)) * output[0].numel()
-        if name not in self.leaves or self.leaves[name].numel() < needed:
-            self.leaves[name] = torch.zeros(needed, device=output.device, requires_grad=True)
-
-    def trace(self, name: str, x: Tensor, output: Tensor) -> Tensor:
-        """The output with zeros added; runs inside the compiled graph."""
-        leaf = self.leaves.get(name)
-        chosen = spread(len(output), self.rate_samples)
-        part = output[chosen]
-        if leaf is None or part.numel() > leaf.numel() or len(output) == 0:
-            return output
-        self.copied[name] = (x.detach()[chosen].clone(), part.shape, len(output))
-        probed = part + leaf[: part.numel()].view(part.shape).to(output.dtype)
-        return torch.slice_scatter(output, probed, 0, chosen.start, chosen.stop, chosen.step or 1)
-
-    def keep_those_called_once(self, calls: Mapping[str, int]) -> None:
-        """At the end of a forward: the gradients of several calls would add up in one leaf."""
-        self.prepared = True
-        for name in [name for name in self.leaves if calls[name] > 1]:
-            del self.leaves[name]
-
-    def begin(self) -> None:
-        """A forward begins."""
-        self._forwards += 1
-
-    def collect(self, forward_id: int) -> dict[str, RateSample]:
-        """The samples of the last forward, if its backward pass has run; several forwards before one can't be told apart."""
-        found = {}
-        for name, (x, shape, batch) in self.copied.items():
-            grad = self.leaves[name].grad
-            if grad is not None and self._forwards == 1:
-                found[name] = RateSample(x, grad[: shape.numel()].view(shape), batch, forward_id)
-        self.discard()
-        return found
-
-    def refuse_hidden_forwards(self) -> None:
-        """Raises RuntimeError if a compiled graph ran: called at the end of a measuring step that measured nothing."""
-        if self.ran:
-            raise RuntimeError(
-                "the model was compiled without the optimizer knowing, so its curvature can't be measured: "
-                "build the optimizer from what torch.compile(model) returned, not before it and not with model.compile()"
-            )
-
-    def discard(self) -> None:
-        """Forgets the last forward."""
-        for leaf in self.leaves.values():
-            leaf.grad = None
-        self.copied.clear()
-        self._forwards, self.ran = 0, False
+T = TypeVar("T")
+WHY_A_GRAPH_ENDS = (
+    "LNGD watches the model from outside of any graph, which torch.compile(..., fullgraph=True) forbids: "
+    "build the optimizer from what torch.compile(model, fullgraph=True) returned, or leave fullgraph out"
+)
+UNCHECKED_GUARDS = (
+    "a step that measures curvature and one that does not run different code, and torch.compile took one for the other: "
+    "let it check its guards, without guard_filter_fn"
+)
 
 
-def has_compiled_parts(model: nn.Module) -> bool:
-    """Whether torch.compile has been at a model or a module of it."""
-    if "torch._dynamo" not in sys.modules:
-        return False
-    return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+@cache
+def outside_graphs(function: Callable[..., T], *, recursive: bool = True) -> Callable[..., T]:
+    """The function as Python runs it: where torch.compile comes upon it, the graph ends. `recursive`: what it calls, too.
+
+    Made when first wanted, since torch.compiler.disable imports the compiler.
+    """
+    return torch.compiler.disable(function, recursive=recursive, reason=WHY_A_GRAPH_ENDS)
+
+
+def traced_for_another_purpose() -> bool:
+    """Whether a graph is made for torch.export, or inside torch.func: what it calls is no part of a training step."""
+    return torch.compiler.is_exporting() or inside_transform()
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """As the model's own method, under the names from before torch.compile: what it returned has what it was given inside."""
+    for name, module in model.named_modules():
+        yield ".".join(part for part in name.split(".") if part != "_orig_mod"), module
+
+
+def has_compiled_parts(model: nn.Module, *, itself: bool = True) -> bool:
+    """Whether torch.compile has been at a module of a model; `itself`: the model counts, too."""
+    modules = (m for m in model.modules() if itself or m is not model)
+    return any(hasattr(m, "_orig_mod") or compiled_in_place(m) or is_compiled(m.forward) for m in modules)
+
+
+def forget_graphs_without_hooks(model: nn.Module) -> None:
+    """Lets torch.compile begin anew if it has been at this model before: it does not notice hooks that are added later.
+
+    Nothing in torch forgets the graphs of one model, so all compiled functions are compiled once more when they next run.
+    """
+    if any(has_been_traced(p) for p in model.parameters()):
+        torch.compiler.reset()
 
 
 class Uncompiled:
@@ -121,3 +95,26 @@ class Uncompiled:
         if self._entered and not Uncompiled._inside and Uncompiled._setting is not None:
             Uncompiled._setting.__exit__(None, None, None)
         self._entered = 0
+
+    def enter_for_the_backward_pass_of(self, output: Any) -> None:
+        """Checkpointed blocks run once more in it, and have to save the same tensors again."""
+        owner = weakref.ref(self)
+
+        def backward_begins(_gradients: tuple[Tensor | None, ...]) -> None:
+            uncompiled = owner()
+            if uncompiled is not None and not uncompiled._entered:
+                uncompiled.enter()
+                when_backward_ends(uncompiled.leave)
+
+        for t in tensors_in(output):
+            if t.grad_fn is not None:
+                get_gradient_edge(t).node.register_prehook(backward_begins)
+
+
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """Those of a model's output, through tuples, lists and mappings."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping | tuple | list):
+        for entry in output.values() if isinstance(output, Mapping) else output:
+            yield from tensors_in(entry)

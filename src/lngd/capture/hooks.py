@@ -28,7 +28,15 @@ from lngd.capture.attention import (
     products_with,
 )
 from lngd.capture.buffers import UntouchedBuffers
-from lngd.capture.compiled import CompiledRates, Uncompiled, has_compiled_parts
+from lngd.capture.compiled import (
+    UNCHECKED_GUARDS,
+    Uncompiled,
+    forget_graphs_without_hooks,
+    has_compiled_parts,
+    outside_graphs,
+    traced_for_another_purpose,
+)
+from lngd.capture.compiled_rates import CompiledRates
 from lngd.capture.graph import (
     WHOLE,
     Arrival,
@@ -43,7 +51,7 @@ from lngd.capture.graph import (
 from lngd.capture.loss_form import LossForm
 from lngd.layers import AttentionInput, Layer
 from lngd.sampling import Call, MeanOver, Source, alone, pulling
-from lngd.torch_private import NO_PASS, inside_transform, left_operand, running_pass
+from lngd.torch_private import NO_PASS, inside_transform, leave_compiled_call, left_operand, running_pass
 
 LEAST_ROWS = 2048
 """Rows, samples times positions, from which a sub-batch measures the curvature: pixels and tokens make many rows of a sample."""
@@ -82,7 +90,9 @@ class Capture:
     def __post_init__(self) -> None:
         self._on_model, self._on_layers = Attachment(self, self.model), dict[tuple[str, str], Attachment]()
         self._buffers = UntouchedBuffers()
-        self._compiled, self._uncompiled, self._has_compiled_parts = CompiledRates(self.rate_samples), Uncompiled(), False
+        self._compiled, self._uncompiled = CompiledRates(self.rate_samples), Uncompiled()
+        self._begin_outside_graphs = outside_graphs(Capture._begin)
+        self._leave_call = outside_graphs(leave_compiled_call, recursive=False)
         self._loss = LossForm(self.source, self.mean_over)
         self._watched: dict[str, nn.Module] = {}
         self._choosy = set[str]()
@@ -94,6 +104,7 @@ class Capture:
 
     def attach(self) -> None:
         """Puts the hooks on the model and its layers."""
+        forget_graphs_without_hooks(self.model)
         self._on_model.before("begin_forward")
         self._on_model.after("end_forward")
         self._on_model.after("leave_forward", always_call=True)
@@ -110,9 +121,12 @@ class Capture:
         self.layers, self._watched = layers, {name: layer.module for name, layer in layers.items()}
         self._choosy = {name for name, layer in layers.items() if type(layer).refuses_call is not Layer.refuses_call}
         self._buffers.attach(self.model)
+        self._compiled.watch(layers)
         modules = {("layer", name): layer.module for name, layer in layers.items() if not isinstance(layer, AttentionInput)}
-        for name, module in self.model.named_modules():
-            if isinstance(module, nn.MultiheadAttention) and {name, output_projection(name)} & layers.keys():
+        known = {layer.module: name for name, layer in layers.items()}
+        for module in self.model.modules():  # what is wrapped around the model gives them other names
+            if isinstance(module, nn.MultiheadAttention) and not known.keys().isdisjoint((module, module.out_proj)):
+                name = known[module] if module in known else known[module.out_proj].removesuffix("out_proj").removesuffix(".")
                 modules["attention", name] = module
         for key in [key for key, hooks in self._on_layers.items() if modules.get(key) is not hooks.module]:
             self._on_layers.pop(key).remove()
@@ -140,8 +154,7 @@ class Capture:
         self._backward_ran = False
         if self.measuring:
             self.source.discard()
-        if self._has_compiled_parts:
-            self._compiled.discard()
+        self._compiled.discard()
 
     def forget_arrived(self) -> None:
         """Forgets what backward passes have brought since the last step, for their gradients are dropped.
@@ -150,9 +163,10 @@ class Capture:
         """
         self.rates.clear()
         self._reached.clear()
-        self.source.forget_arrived()
-        if any(leaf.grad is not None for leaf in self._compiled.leaves.values()):
-            self._compiled.discard()
+        if self.measuring:
+            self.source.forget_arrived()
+        if self._compiled.found:
+            self._compiled.forget_arrived()
 
     def memory(self) -> dict[str, Any]:
         """What a copy has to know of the past."""
@@ -184,9 +198,9 @@ class Capture:
 
     def gather(self) -> dict[str, list[RateSample]]:
         """All samples of the rate since the last step, those of a compiled forward among them."""
-        if self._compiled.copied:
-            for name, sample in self._compiled.collect(self.forward_id).items():
-                self.rates.setdefault(name, []).append(sample)
+        if self._compiled.found:
+            for name, samples in self._compiled.collect().items():
+                self.rates.setdefault(name, []).extend(samples)
         return self.rates
 
     def refuse_hidden_forwards(self) -> None:
@@ -214,39 +228,57 @@ class Capture:
             return "it was trained in evaluation mode; call model.train() before the first step"
         return "its weight is used without calling the module"
 
-    def begin_forward(self, _module: nn.Module, _args: tuple) -> None:
-        """A new forward of the model: what an interrupted one left open will never be closed.
+    def begin_forward(self, module: nn.Module, _args: tuple) -> None:
+        """A new forward of the model. A measuring one leaves compiled code, and so does the first that comes upon any."""
+        trains, traced = module.training and torch.is_grad_enabled(), torch.compiler.is_compiling()
+        if traced and (not trains or traced_for_another_purpose()):
+            return
+        left = trains and (self.measuring or (traced and not self._compiled.present)) and self._leave_call(None) is not None
+        self._begin_outside_graphs(self, trains, left)
+
+    def _begin(self, trains: bool, left: bool) -> None:
+        """What an interrupted forward left open will never be closed.
 
         Inside a backward pass it is activation checkpointing that calls the model as a whole. Reentrant checkpointing ran it
         without gradients before, so this is its forward; the other kind computes once more what was seen.
         """
-        if torch.compiler.is_compiling() or pulling() or inside_transform():
+        if pulling() or inside_transform():
             return
-        again = running_pass() != NO_PASS
-        self._forward_counts = torch.is_grad_enabled() and not (again and self._called_outside_backward)
-        if self.measuring or not self._compiled.prepared:
-            self._has_compiled_parts = has_compiled_parts(self.model)
-            self._uncompiled.enter()
-            self._entered = True
+        again, compiled = running_pass() != NO_PASS, self._compiled
+        if left and compiled.present and not self.measuring:
+            raise RuntimeError(UNCHECKED_GUARDS)
+        self._forward_counts = torch.is_grad_enabled() and not (again and (self._called_outside_backward or compiled.begun))
+        if trains and (left or self.measuring or compiled.present is None):
+            parts = has_compiled_parts(self.model, itself=not left)
+            compiled.found = compiled.found or parts or left
+            if parts or not left:
+                self._uncompiled.enter()
+                self._entered = True
         if self._forward_counts:
-            if self._has_compiled_parts:
-                self.gather()
-                self._compiled.begin()
             if self.measuring:
                 self.source.forget()
             self._next_forward()
             self._model_runs_again = again
+        if compiled.found:
+            compiled.count_calls_anew()
+        if self._forward_counts and trains:
+            compiled.begin(self.forward_id)
+            compiled.begun |= not again
 
     def end_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
         """The model's forward has ended."""
-        if torch.compiler.is_compiling() or not self._forward_counts or pulling():
+        if torch.compiler.is_compiling():
+            return
+        if self._compiled.found:
+            self._compiled.count_calls_anew()
+        if not self._forward_counts or pulling():
             return
         self._forward_counts = self._model_runs_again = False
         if self.measuring:
             self.source.finished(output)
             self._loss.look_at(output)
-        if self._has_compiled_parts or not self._compiled.prepared:
-            self._compiled.keep_those_called_once(self._called_now)
+        if self._entered and self._compiled.present:
+            self._uncompiled.enter_for_the_backward_pass_of(output)
 
     def leave_forward(self, _module: nn.Module, _args: tuple, _output: Any) -> None:
         """The model's forward has ended or failed."""
@@ -256,7 +288,7 @@ class Capture:
 
     def before_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """A layer's input has arrived, which only a measuring step wants to know."""
-        if not torch.compiler.is_compiling() and self.measuring and torch.is_grad_enabled() and self._watches(name, module):
+        if (torch.compiler.is_compiling() or self.measuring) and self._is_measured(module) and self._watches(name, module):
             self._arriving([layer_input(args, kwargs)])
 
     def after_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
@@ -282,7 +314,7 @@ class Capture:
 
     def before_attention(self, name: str, module: nn.MultiheadAttention, args: tuple, kwargs: dict[str, Any]) -> None:
         """The inputs of an in-projection have arrived."""
-        if torch.compiler.is_compiling() or not (self.measuring and torch.is_grad_enabled()):
+        if not ((torch.compiler.is_compiling() or self.measuring) and self._is_measured(module)):
             return
         if self._watches(name, module) or self._watches(output_projection(name), module):
             self._arriving({id(x): x for x in attention_inputs(args, kwargs)}.values())
@@ -315,6 +347,8 @@ class Capture:
         if gradient is None or capture is None or pulling():
             return
         capture._backward_ran = True
+        if capture._compiled.found:
+            capture._compiled.backward_came(arrival.forward_id)
         layer = capture.layers.get(arrival.name)
         if layer is None or layer.module is not arrival.module():
             return
@@ -343,6 +377,14 @@ class Capture:
                 if self.measuring:
                     self._arriving([x])
                 self._open(open_output_projection(name, layer.module, product, x, batch))
+
+    def _is_measured(self, module: nn.Module) -> bool:
+        """Whether a module is called at a measuring step. No graph holds such a call: one that is being traced ends here."""
+        if not (module.training and torch.is_grad_enabled()) or (torch.compiler.is_compiling() and traced_for_another_purpose()):
+            return False
+        if self.measuring or not self._compiled.present:
+            self._compiled.found |= self._leave_call(None) is not None
+        return self.measuring and not torch.compiler.is_compiling()
 
     def _watches(self, name: str, module: nn.Module) -> bool:
         """Not where activation checkpointing runs a forward again, for a backward pass of our own or of the user."""
@@ -388,8 +430,9 @@ class Capture:
             chosen=chosen,
             x=made.samples(chosen) if rated else None,
         )
-        if rated and self._has_compiled_parts:
-            self._compiled.prepare(made.name, made.as_output(made.x.new_zeros(()).expand(made.shape)))
+        if rated and self._compiled.found:
+            output, call = made.as_output(made.x.new_zeros(()).expand(made.shape)), max(0, self._called_now[made.name] - 1)
+            self._compiled.prepare(made.name, output, call)
         if self.measuring:
             self._awaited.add(made.name)
             arrival.call = self._call(made, batch)
@@ -423,9 +466,8 @@ class Capture:
         return self._sub_batches[key]
 
     def _trace_layer(self, name: str, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-        """Inside a graph that torch.compile makes; a layer that is called several times has no leaf of its own."""
-        self._compiled.ran = True
-        if self.rate_samples == 0 or name not in self.layers:
+        """Inside a graph that torch.compile makes."""
+        if self.rate_samples == 0 or name not in self.layers or traced_for_another_purpose():
             return output
         if not (module.training and torch.is_grad_enabled() and output.requires_grad):
             return output

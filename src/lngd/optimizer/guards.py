@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lngd.linalg import HOST, all_finite
 from lngd.sampling import FisherType
-from lngd.torch_private import foreach_norm
+from lngd.torch_private import foreach_norm, never_compiled
 from lngd.types import Flag, Scalar
 
 Place: TypeAlias = tuple[torch.device, torch.dtype, torch.Size]
@@ -180,6 +180,7 @@ class Remember:
     def __init__(self, scale: GradientScale | None) -> None:
         self.scale = None if scale is None else weakref.ref(scale)
 
+    @never_compiled
     def __call__(self, p: nn.Parameter) -> None:
         scale = None if self.scale is None else self.scale()
         if scale is not None and p.grad is not None and not p.grad.is_sparse:

@@ -8,7 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from lngd.capture import Capture
+from lngd.capture import Capture, named_modules
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer
 from lngd.linalg import all_finite
@@ -42,6 +42,7 @@ from lngd.optimizer.parameters import (
     warn_of_missing_curvature,
 )
 from lngd.sampling import Calls, Fisher, FisherType
+from lngd.torch_private import never_compiled
 from lngd.version import __version__
 
 OVERFLOWS = 3
@@ -107,6 +108,7 @@ class NaturalGradient(torch.optim.Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    @never_compiled
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step (LNGD Algorithm 1). A step with a gradient or a statistic that is not finite is skipped whole and counted.
@@ -144,6 +146,7 @@ class NaturalGradient(torch.optim.Optimizer):
             self._adamw.step(self.state, guard)
         self._finish_step(guard)
 
+    @never_compiled
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's; what was measured along with gradients that no step has used goes with them."""
         super().zero_grad(set_to_none)
@@ -390,7 +393,7 @@ class NaturalGradient(torch.optim.Optimizer):
         for p in take_replaced(self._plan.parameters, now, self.param_groups):
             self.state.pop(p, None)
         refuse_strangers(now, self.param_groups, self._left_out, whole=self._whole, level=level)
-        modules, before = dict(self._model.named_modules()), self._plan.layers
+        modules, before = dict(named_modules(self._model)), self._plan.layers
         self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._take_plan(self.t + 1 if since is None else since)
@@ -501,7 +504,7 @@ class NaturalGradient(torch.optim.Optimizer):
                 entry = loaded["state"][number].items()
                 self.state[p] = {name: v.detach().clone() if isinstance(v, Tensor) else v for name, v in entry}
         progress = loaded["param_groups"][0]["progress"]
-        reasons, modules = checkpoint.fallen(progress), dict(self._model.named_modules())
+        reasons, modules = checkpoint.fallen(progress), dict(named_modules(self._model))
         self._fallen = {name: (modules[name], reason) for name, reason in reasons.items() if name in modules}
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._layers.clear()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lngd.capture import named_modules
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer, adapter_of, why_unsupported
 from lngd.ranges import ALLOWED, check
@@ -130,7 +131,7 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """All parameters under their first names, in torch's order; unlike the method of that name it can't be overridden."""
     found: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
-    for prefix, module in model.named_modules():
+    for prefix, module in named_modules(model):
         for key, p in module._parameters.items():
             if p is not None and id(p) not in seen:
                 seen.add(id(p))
@@ -225,7 +226,7 @@ class Planner:
         choices = {id(p): group["curvature"] for group in groups for p in group["params"]}
         users = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
         plan, seen = Plan(parameters=named_parameters(model)), set[int]()
-        for name, module in model.named_modules():
+        for name, module in named_modules(model):
             own, reason = fallen.get(name, (None, ""))
             layer = reason if own is module else self._layer_of(module, choices, users)
             if isinstance(layer, Layer):
