@@ -39,7 +39,6 @@ FUNCTIONS: tuple[tuple[str, str, Stage], ...] = (
     ("lngd", "curvature_along", "rate"),
     ("lngd.capture", ANY, "capture"),
     ("lngd.sampling", ANY, "capture"),
-    ("lngd.optimizer.guards", "remember", "capture"),
     ("lngd.optimizer.curved_layer", "measure", "measure"),
     ("lngd.optimizer.natural_gradient", "_measure", "measure"),
     ("lngd.optimizer.natural_gradient", "_refresh", "refresh"),

@@ -12,6 +12,7 @@ from lngd.bench.optimizers import OPTIMIZERS
 from lngd.bench.overhead import build
 from lngd.bench.overhead_machine import Machine
 from lngd.bench.overhead_workloads import Workload
+from lngd.bench.scoring import mean_cross_entropy
 from lngd.capture import LEAST_ROWS
 from lngd.linalg.polar import QUINTICS
 from lngd.optimizer import NaturalGradient, Recipe
@@ -175,7 +176,7 @@ def passes(method: str) -> float:
     optimizer = build(method, model, first=1)
     for _ in range(2):
         optimizer.zero_grad()
-        model(torch.ones(2, PROBE)).square().mean().backward()
+        mean_cross_entropy(model(torch.ones(2, PROBE)), torch.arange(2)).backward()
         with Counter(products=False) as counter:
             optimizer.step()
     return counter.work.traffic / (FLOAT * PROBE**2)
