@@ -73,11 +73,12 @@ class Uncompiled:
     last has left. Without a compiled model around nothing has to be imported for that.
     """
 
-    _inside: ClassVar[int] = 0
+    _inside: ClassVar[set[object]] = set()
     _setting: ClassVar[AbstractContextManager | None] = None
 
     def __init__(self) -> None:
-        self._entered = 0
+        self.entered, self._key = False, object()
+        weakref.finalize(self, Uncompiled._leave, self._key).atexit = False
 
     def enter(self) -> None:
         """A forward that has to run as written begins."""
@@ -85,16 +86,20 @@ class Uncompiled:
             return
         if not Uncompiled._inside:
             Uncompiled._setting = torch.compiler.set_stance("force_eager")
-            Uncompiled._setting.__enter__()
-        Uncompiled._inside += 1
-        self._entered += 1
+        Uncompiled._inside.add(self._key)
+        self.entered = True
 
     def leave(self) -> None:
-        """It has ended or failed; or its optimizer is gone."""
-        Uncompiled._inside -= self._entered
-        if self._entered and not Uncompiled._inside and Uncompiled._setting is not None:
-            Uncompiled._setting.__exit__(None, None, None)
-        self._entered = 0
+        """It has ended or failed; the end of the object's life, after an interrupt, does the same."""
+        self.entered = False
+        Uncompiled._leave(self._key)
+
+    @classmethod
+    def _leave(cls, key: object) -> None:
+        if key in cls._inside:
+            cls._inside.remove(key)
+            if not cls._inside and cls._setting is not None:
+                outside_graphs(_restore)(cls._setting)
 
     def enter_for_the_backward_pass_of(self, output: Any) -> None:
         """Checkpointed blocks run once more in it, and have to save the same tensors again."""
@@ -102,13 +107,18 @@ class Uncompiled:
 
         def backward_begins(_gradients: tuple[Tensor | None, ...]) -> None:
             uncompiled = owner()
-            if uncompiled is not None and not uncompiled._entered:
+            if uncompiled is not None and not uncompiled.entered:
                 uncompiled.enter()
                 when_backward_ends(uncompiled.leave)
 
         for t in tensors_in(output):
             if t.grad_fn is not None:
                 get_gradient_edge(t).node.register_prehook(backward_begins)
+
+
+def _restore(setting: AbstractContextManager) -> None:
+    """It can't be done in a compiled call, where the garbage collector may come upon it."""
+    setting.__exit__(None, None, None)
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:

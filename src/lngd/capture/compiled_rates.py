@@ -70,7 +70,7 @@ class CompiledRates:
     _arrived: dict[str, list[RateSample]] = field(default_factory=dict)
     _without_forward: int = 0
     # Graphs write the following.
-    ran: bool = False
+    _ran: bool = False
     _too_often: dict[str, bool] = field(default_factory=dict)
     """Layers that are called more than `MOST` times in a forward."""
     _wanted: dict[str, tuple[str, int, int, int, torch.device]] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class CompiledRates:
 
     def trace(self, layer: str, x: Tensor, output: Tensor) -> Tensor:
         """The output with zeros added; runs inside the compiled graph."""
-        self.ran = True
+        self._ran = True
         count = self._counts[layer]
         call = count.calls
         count.calls = call + 1
@@ -140,7 +140,7 @@ class CompiledRates:
 
     def refuse_hidden_forwards(self) -> None:
         """Raises RuntimeError if a compiled graph ran: called at the end of a measuring step that measured nothing."""
-        if self.ran:
+        if self._ran:
             raise RuntimeError(UNCHECKED_GUARDS)
 
     def forget_arrived(self) -> None:
@@ -156,7 +156,7 @@ class CompiledRates:
         for kept in (self._wanted, self._arrived, self._done, self._ids):
             kept.clear()
         self.present = self.found or self.present
-        self.begun = self._lost = self.ran = False
+        self.begun = self._lost = self._ran = False
         self._waiting = 0
         self.count_calls_anew()
 

@@ -100,7 +100,7 @@ class Capture:
         self._sub_batches: dict[tuple[str, int], slice] = {}
         self._rate_slices: dict[int, slice] = {}
         self._awaited, self._reached = set[str](), set[str]()
-        self._backward_ran = self._forward_counts = self._model_runs_again = self._entered = False
+        self._backward_ran = self._forward_counts = self._model_runs_again = False
 
     def attach(self) -> None:
         """Puts the hooks on the model and its layers."""
@@ -234,9 +234,9 @@ class Capture:
         if traced and (not trains or traced_for_another_purpose()):
             return
         left = trains and (self.measuring or (traced and not self._compiled.present)) and self._leave_call(None) is not None
-        self._begin_outside_graphs(self, trains, left)
+        self._begin_outside_graphs(self, trains, left, self.measuring)
 
-    def _begin(self, trains: bool, left: bool) -> None:
+    def _begin(self, trains: bool, left: bool, measuring: bool) -> None:
         """What an interrupted forward left open will never be closed.
 
         Inside a backward pass it is activation checkpointing that calls the model as a whole. Reentrant checkpointing ran it
@@ -245,7 +245,7 @@ class Capture:
         if pulling() or inside_transform():
             return
         again, compiled = running_pass() != NO_PASS, self._compiled
-        if left and compiled.present and not self.measuring:
+        if trains and (measuring is not self.measuring or (left and compiled.present and not measuring)):
             raise RuntimeError(UNCHECKED_GUARDS)
         self._forward_counts = torch.is_grad_enabled() and not (again and (self._called_outside_backward or compiled.begun))
         if trains and (left or self.measuring or compiled.present is None):
@@ -253,7 +253,6 @@ class Capture:
             compiled.found = compiled.found or parts or left
             if parts or not left:
                 self._uncompiled.enter()
-                self._entered = True
         if self._forward_counts:
             if self.measuring:
                 self.source.forget()
@@ -277,14 +276,13 @@ class Capture:
         if self.measuring:
             self.source.finished(output)
             self._loss.look_at(output)
-        if self._entered and self._compiled.present:
+        if self._compiled.present and self._uncompiled.entered:
             self._uncompiled.enter_for_the_backward_pass_of(output)
 
     def leave_forward(self, _module: nn.Module, _args: tuple, _output: Any) -> None:
         """The model's forward has ended or failed."""
-        if not torch.compiler.is_compiling() and self._entered and not pulling():
+        if not torch.compiler.is_compiling() and self._uncompiled.entered and not pulling():
             self._uncompiled.leave()
-            self._entered = False
 
     def before_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """A layer's input has arrived, which only a measuring step wants to know."""
