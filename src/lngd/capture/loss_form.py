@@ -64,14 +64,14 @@ class LossForm:
                 "labels are drawn as classes, but the loss is no cross-entropy over the "
                 f"{'last' if len(self._shape) <= 3 else 'second'} dimension of the model's output: "
                 "give fisher=Sampled('gaussian') for regression, fisher=Sampled('bernoulli') for yes-or-no logits",
-                stacklevel=6,
+                stacklevel=8,
             )
         of_a_sum = off_zero < self._far and min(rows, self._shape[0]) > 1 and abs(weight - 1) < AS_A_SUM
         if self.of_a_mean and of_a_sum and not scaled:
             warnings.warn(
                 f"the loss looks like a sum over the {self._shape[0]} samples of the batch, not like a mean: "
                 "give mean_over='none', or divide the loss by their number",
-                stacklevel=6,
+                stacklevel=8,
             )
 
 

@@ -30,7 +30,7 @@ Layout: TypeAlias = dict[str, Place]
 COUNTERS = ("updates", "ready", "owed", "failed", "promoted")
 """Measurements so far; whether there are inverses; whether a refresh is owed; refreshes that failed in a row; whether all is kept
 in float64."""
-IN_A_STAGE = 8
+IN_A_STAGE = 10
 """Calls from a warning to the user's line, where a stage of the step calls who warns; two of them are torch's."""
 MOST_FAILURES = 10
 """Refreshes that may fail in a row before training on old inverses is an error."""

@@ -219,7 +219,7 @@ class SkipCounter:
             warnings.warn(
                 "a gradient or a statistic was not finite: that step was skipped, weights and averages are untouched; "
                 "optimizer.stats()['skipped'] counts such steps",
-                stacklevel=7,
+                stacklevel=9,
             )
 
     def count(self) -> int:
