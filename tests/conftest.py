@@ -3,7 +3,6 @@
 The public constructors stay outside: they answer wrong values themselves, and an `int` is a `float` to them.
 """
 
-import gc
 import inspect
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +24,6 @@ if not config.jaxtyping_disable:
     for name in CONSTRUCTORS:
         kind = getattr(lngd, name)
         kind.__init__ = inspect.unwrap(kind.__init__)
-from lngd.capture.compiled import Uncompiled  # noqa: E402  after the hook
 
 torch.set_num_threads(1)
 
@@ -35,12 +33,3 @@ def _seed() -> None:
     """Every test starts from the same randomness, in whatever order the tests run."""
     torch.set_flush_denormal(False)  # the bench's runner turns it on for its process
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def compiler_at_rest(request):
-    """What an optimizer of another test that was interrupted in a forward has left to the garbage collector is not left here."""
-    if request.module.__name__.rpartition(".")[2] in ("test_compiled", "test_torch_private"):
-        gc.collect()
-        Uncompiled._inside.clear()
-        torch.compiler.set_stance("default")

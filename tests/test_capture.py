@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import random
 import sys
 import weakref
 from collections.abc import Callable
@@ -291,6 +292,14 @@ def test_a_model_outlives_its_optimizer():
     train_step(model, LNGD(model), x, y)
     gc.collect()
     train_step(model, LNGD(model), x, y)
+
+
+def test_the_end_of_an_optimizer_draws_no_random_number():
+    optimizer, state = LNGD(mlp(4, 5, 3)), random.getstate()
+    optimizer.itself = optimizer  # for the garbage collector, which may come upon it anywhere
+    del optimizer
+    gc.collect()
+    assert random.getstate() == state
 
 
 class Marked(torch.autograd.Function):

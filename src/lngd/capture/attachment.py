@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
@@ -28,10 +29,9 @@ class Attachment:
 
     def __init__(self, owner: Any, module: nn.Module) -> None:
         self.module = module
-        self._handles: list[RemovableHandle] = []
+        self._hooks = ExitStack()
         self._owner = weakref.ref(owner)
-        self._finalize = weakref.finalize(owner, remove_all, self._handles)
-        self._finalize.atexit = False
+        weakref.finalize(owner, self._hooks.close).atexit = False
 
     def before(self, method: str, *bound: Any, **options: bool) -> None:
         """`owner.method(*bound, module, args)` before the module's forward."""
@@ -43,14 +43,7 @@ class Attachment:
 
     def remove(self) -> None:
         """Takes the hooks off."""
-        self._finalize()
+        self._hooks.close()
 
     def _keep(self, register: Callable[..., RemovableHandle], method: str, *bound: Any, **options: bool) -> None:
-        self._handles.append(register(Hook(self._owner(), method, *bound), **options))
-
-
-def remove_all(handles: list[RemovableHandle]) -> None:
-    """Takes hooks off their modules."""
-    for handle in handles:
-        handle.remove()
-    handles.clear()
+        self._hooks.enter_context(register(Hook(self._owner(), method, *bound), **options))

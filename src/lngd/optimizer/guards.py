@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lngd.linalg import HOST, all_finite
 from lngd.sampling import FisherType
@@ -105,16 +104,17 @@ class GradientScale:
 
     def __init__(self) -> None:
         self._then: dict[nn.Parameter, Tensor] = {}
-        self._handles: list[RemovableHandle] = []
-        weakref.finalize(self, remove_all, self._handles).atexit = False
+        self._hooks = ExitStack()
+        weakref.finalize(self, self._hooks.close).atexit = False
         self._scale, self._steps = torch.ones(()), 0
 
     def watch(self, parameters: Sequence[nn.Parameter]) -> None:
         """Looks at a small one in each half of these, from now on."""
-        remove_all(self._handles)
+        self._hooks.close()
         halves = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
         witnesses = [min(half, key=Tensor.numel) for half in halves if half]
-        self._handles += [p.register_post_accumulate_grad_hook(Remember(self)) for p in witnesses]
+        for p in witnesses:
+            self._hooks.enter_context(p.register_post_accumulate_grad_hook(Remember(self)))
 
     def of_squares(self, told: Tensor | float | None) -> Scalar | None:
         """1/scale²; None where nobody touched the gradients since they came. `told`: the scale, if the user knows it."""
@@ -162,7 +162,7 @@ class GradientScale:
 
     def close(self) -> None:
         """Takes the hooks off."""
-        remove_all(self._handles)
+        self._hooks.close()
         self._then.clear()
 
     def memory(self) -> dict[str, float]:
@@ -261,10 +261,3 @@ def refuse_parts_of_a_model(fisher: FisherType, waiting: bool) -> None:
             "no output of the model was seen to draw labels from: call model(x) as a whole, in training mode and with gradients, "
             "or use fisher='empirical'"
         )
-
-
-def remove_all(handles: list[RemovableHandle]) -> None:
-    """Takes hooks off."""
-    for handle in handles:
-        handle.remove()
-    handles.clear()
