@@ -719,8 +719,9 @@ def test_a_forward_that_fails_leaves_torch_compile_as_it_was_and_training_goes_o
     assert {block.updates for block in optimizer.blocks.values()} == {3}
 
 
+@pytest.mark.parametrize("end", ["gone", "another is made"])
 @pytest.mark.parametrize("way", [*FEW, blocks_in_place_before])
-def test_an_interrupted_forward_leaves_no_setting_behind_once_its_optimizer_is_gone(way):
+def test_an_interrupted_forward_leaves_no_setting_behind_once_its_optimizer_is_gone_or_another_made(way, end):
     """Hooks that are always called are not called then."""
 
     class Interrupted(Residual):
@@ -731,8 +732,11 @@ def test_an_interrupted_forward_leaves_no_setting_behind_once_its_optimizer_is_g
     optimizer, loss = way(Interrupted(), partial(build, "LNGD"))
     with pytest.raises(KeyboardInterrupt):
         train(loss, optimizer, [16])
-    del optimizer, loss
-    gc.collect()
+    if end == "gone":
+        del optimizer, loss
+        gc.collect()
+    else:
+        LNGD(plain())
     torch.compile(lambda t: t * 2, backend=counting)(torch.ones(2))
     assert counters["test"]["graphs"] == 1
 

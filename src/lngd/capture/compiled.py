@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
+from threading import get_ident
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -70,13 +71,17 @@ class Uncompiled:
     """While it is entered, compiled functions run as written.
 
     Several optimizers may watch one model, and the first to come is the first to leave: one setting serves them all, until the
-    last has left. Without a compiled model around nothing has to be imported for that.
+    last has left. Without a compiled model around nothing has to be imported for that. What was interrupted leaves when its
+    optimizer sees another forward, or dies, or when the thread makes a new one: a traceback can keep the old one for long.
     """
 
-    _inside: ClassVar[set[object]] = set()
+    _inside: ClassVar[dict[object, int]] = {}
+    """The thread in which each one was entered."""
     _setting: ClassVar[AbstractContextManager | None] = None
 
     def __init__(self) -> None:
+        for interrupted in [key for key, thread in Uncompiled._inside.items() if thread == get_ident()]:
+            Uncompiled._leave(interrupted)
         self.entered, self._key = False, object()
         weakref.finalize(self, Uncompiled._leave, self._key).atexit = False
 
@@ -86,7 +91,7 @@ class Uncompiled:
             return
         if not Uncompiled._inside:
             Uncompiled._setting = torch.compiler.set_stance("force_eager")
-        Uncompiled._inside.add(self._key)
+        Uncompiled._inside[self._key] = get_ident()
         self.entered = True
 
     def leave(self) -> None:
@@ -96,10 +101,8 @@ class Uncompiled:
 
     @classmethod
     def _leave(cls, key: object) -> None:
-        if key in cls._inside:
-            cls._inside.remove(key)
-            if not cls._inside and cls._setting is not None:
-                outside_graphs(_restore)(cls._setting)
+        if cls._inside.pop(key, None) is not None and not cls._inside and cls._setting is not None:
+            outside_graphs(_restore)(cls._setting)
 
     def enter_for_the_backward_pass_of(self, output: Any) -> None:
         """Checkpointed blocks run once more in it, and have to save the same tensors again."""
