@@ -154,7 +154,8 @@ class Capture:
         self._backward_ran = False
         if self.measuring:
             self.source.discard()
-        self._compiled.discard()
+        if self._compiled.found or self._compiled.begun:
+            self._compiled.discard()
 
     def forget_arrived(self) -> None:
         """Forgets what backward passes have brought since the last step, for their gradients are dropped.
@@ -260,7 +261,7 @@ class Capture:
             self._model_runs_again = again
         if compiled.found:
             compiled.count_calls_anew()
-        if self._forward_counts and trains:
+        if self._forward_counts and trains and (compiled.found or compiled.present is None):
             compiled.begin(self.forward_id)
             compiled.begun |= not again
 
