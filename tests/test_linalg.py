@@ -8,7 +8,6 @@ import torch
 from lngd.linalg import (
     Damping,
     NotPositiveDefiniteError,
-    all_finite,
     as_damping,
     assembled,
     damped,
@@ -84,19 +83,6 @@ def test_a_matrix_that_rounding_made_indefinite_in_float32_is_inverted_in_float6
 def test_a_matrix_that_is_not_positive_definite_raises():
     with pytest.raises(NotPositiveDefiniteError, match=r"3×3.*raise the damping"):
         inverse(-torch.eye(3))
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_all_finite_finds_a_single_bad_entry(bad, dtype):
-    tensors = [torch.ones(3, dtype=dtype), torch.full((2, 2), 3e38, dtype=dtype)]
-    assert all_finite(tensors)
-    tensors[1][1, 0] = bad
-    assert not all_finite(tensors)
-
-
-def test_all_finite_accepts_tensors_whose_squares_overflow_and_mixed_dtypes():
-    assert all_finite([torch.full((9,), 1e38), torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.bfloat16)])
 
 
 def test_inner_is_the_sum_of_products_for_any_layout():

@@ -95,6 +95,31 @@ def test_a_registered_class_has_curvature_in_every_optimizer_made_from_then_on()
     assert {o.kind for o in LNGD(model).summary()} == {"curvature"}
 
 
+def test_a_call_may_name_the_input_as_the_module_does():
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = Own(4, 3)
+
+        def forward(self, z: Tensor) -> Tensor:
+            return self.own(x=z)
+
+    register_layer(Own, LinearLayer)
+    runs = []
+    for model in (nn.Sequential(Own(4, 3)), Named()):
+        torch.manual_seed(0)
+        for p in model.parameters():
+            nn.init.normal_(p)
+        optimizer = LNGD(model, generator=torch.Generator().manual_seed(0))
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(model(torch.randn(8, 4)), torch.arange(8) % 3).backward()
+            optimizer.step()
+        assert next(iter(optimizer.blocks.values())).updates == 3
+        runs.append([p.clone() for p in model.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*runs, strict=True))
+
+
 def test_a_registered_class_wins_over_its_parents_and_the_parents_stay():
     class Plain(nn.Linear):
         pass

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lngd import LNGD, PAPER, Schedule
+from lngd.optimizer.guards import all_finite
 from reference import batch, differences, mlp, snapshot, train_step
 
 SCHEDULES = {
@@ -125,3 +126,16 @@ def test_the_count_goes_on_from_a_checkpoint():
     poison_curvature(model, math.nan)
     resumed.step()
     assert resumed.stats()["skipped"] == 2
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_all_finite_finds_a_single_bad_entry(bad, dtype):
+    tensors = [torch.ones(3, dtype=dtype), torch.full((2, 2), 3e38, dtype=dtype)]
+    assert all_finite(tensors)
+    tensors[1][1, 0] = bad
+    assert not all_finite(tensors)
+
+
+def test_all_finite_accepts_tensors_whose_squares_overflow_and_mixed_dtypes():
+    assert all_finite([torch.full((9,), 1e38), torch.ones(2, dtype=torch.float64), torch.ones(2, dtype=torch.bfloat16)])

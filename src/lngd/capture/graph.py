@@ -81,8 +81,8 @@ class Arrival:
 
 
 def layer_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:
-    """The tensor a layer was called with, by position or as `input=`."""
-    return args[0] if args else kwargs["input"]
+    """The tensor a layer was called with: the first argument, `input=`, or whatever the module calls it."""
+    return args[0] if args else kwargs.get("input", next(iter(kwargs.values())))
 
 
 def shaped(shape: torch.Size, gradient: Tensor) -> Tensor:

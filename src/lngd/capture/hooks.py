@@ -296,7 +296,7 @@ class Capture:
             return self._trace_layer(name, module, layer_input(args, kwargs), output)
         if not (output.requires_grad and self._watches(name, module)):
             return output
-        layer, x = self.layers[name], args[0] if args else kwargs["input"]
+        layer, x = self.layers[name], layer_input(args, kwargs)
         if x.dim() < layer.batched_dims:
             layer.check_batch(x, name)
         if name in self._choosy and (reason := layer.refuses_call(args, kwargs)):

@@ -19,18 +19,17 @@ from lngd.linalg.factor import (
     times_left,
     transposed,
 )
-from lngd.linalg.finite import HOST, all_finite, choose, largest_magnitude, readable
+from lngd.linalg.finite import HOST, choose, readable
 from lngd.linalg.inverse import LinAlgError, NotPositiveDefiniteError, eigenbasis, inverse, inverse_diagonal
 from lngd.linalg.moments import second_moments, squared_norms, sum_by_input
 from lngd.linalg.polar import orthogonalised
-from lngd.linalg.vectors import inner, norms
+from lngd.linalg.vectors import inner
 
 __all__ = [
     "HOST",
     "Damping",
     "LinAlgError",
     "NotPositiveDefiniteError",
-    "all_finite",
     "as_damping",
     "assembled",
     "choose",
@@ -44,9 +43,7 @@ __all__ = [
     "inverse_diagonal",
     "is_diagonal",
     "kronecker",
-    "largest_magnitude",
     "mean_eigenvalue",
-    "norms",
     "orthogonalised",
     "readable",
     "second_moments",

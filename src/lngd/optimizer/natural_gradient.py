@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from lngd.capture import Capture, named_modules
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer
-from lngd.linalg import all_finite
 from lngd.optimizer import adamw, checkpoint
 from lngd.optimizer.curved_layer import IN_A_STAGE, CurvedLayer, Measurement, layout, warn
 from lngd.optimizer.guards import (
@@ -19,7 +18,7 @@ from lngd.optimizer.guards import (
     Guard,
     SkipCounter,
     Structure,
-    finite,
+    all_finite,
     lr_of,
     outside_autocast,
     refuse_parts_of_a_model,
@@ -276,7 +275,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._capture.refuse_hidden_forwards()
         if self._unmeasured:
             self._fall_back_unseen()
-        guard = Guard(finite(grads), None)
+        guard = Guard(all_finite(grads), None)
         if not guard.refused:
             guard.squared_scale = self._scale.of_squares(getattr(self, "grad_scale", None))
         return guard
