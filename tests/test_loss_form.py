@@ -88,6 +88,16 @@ GOOD: dict[str, Loss] = {
 }
 
 
+@pytest.mark.parametrize("sure", [8, 14, 18, 25, 40])
+@every_way
+def test_a_model_that_is_sure_of_every_sample_is_not_warned_of(fisher, sure):
+    """Its gradients are what rounding leaves of p − 1."""
+    model = Output(N, CLASSES, spread=0.1)
+    with torch.no_grad():
+        model.z += sure * F.one_hot(y, CLASSES)
+    assert said(fisher, model, cross_entropy(y)) == []
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.1, 3.0])
 @pytest.mark.parametrize("kind", GOOD)
 @every_way

@@ -80,13 +80,15 @@ def signs_of_a_form(z: Tensor, g: Tensor) -> Tensor:
     """Of the rows with the largest gradients g at outputs z: |Σ g| / Σ |g|, the largest |log Σ exp z|, w, and how many have any.
 
     Where g is positive it is w·p, unless targets are smoothed; then w comes out too small. In a weighted mean w is a row's share,
-    so the median w of two rows and more is never near 1. The first number is NaN if g is zero. All stays on the device.
+    so the median w of two rows and more is never near 1. The sum over a row is known up to ε·w, since p − 1 is rounded: where
+    the model is sure of itself that is all there is. The first number is NaN if g is zero. All stays on the device.
     """
-    axis, least = class_axis(z), torch.promote_types(z.dtype, torch.float32)
+    axis, least, rounding = class_axis(z), torch.promote_types(z.dtype, torch.float32), torch.finfo(g.dtype).eps
     z, g = (t.movedim(axis, -1).reshape(-1, t.shape[axis]) for t in (z, g))
     largest = g.norm(1, dim=-1, dtype=least).topk(min(ROWS, len(g))).indices
     z, g = z[largest].to(least), g[largest].to(least)
     positive, any_at_all = g > 0, g.any(-1)
     weights = (g * positive).sum(-1) / (z.softmax(-1) * positive).sum(-1)  # 0 / 0 where there is no gradient
-    off_zero = g.sum(-1).abs().sum() / g.abs().sum()
-    return torch.stack([off_zero, z.logsumexp(-1).abs().max(), weights.nanmedian(), any_at_all.sum().to(least)])
+    weight = weights.nanmedian()
+    off_zero = (g.sum(-1).abs() - rounding * weight.nan_to_num()).clamp(min=0).sum() / g.abs().sum()
+    return torch.stack([off_zero, z.logsumexp(-1).abs().max(), weight, any_at_all.sum().to(least)])
