@@ -33,9 +33,9 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(READY): pyproject.toml constraints.txt tests/second-opinion.txt
+$(READY): pyproject.toml bench/pyproject.toml constraints.txt tests/second-opinion.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e './bench[peers,tensorboard]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/second-opinion.txt
 	@touch $@
 

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 import lngd
-from lngd.bench import train as runner
-from lngd.bench.optimizers import OPTIMIZERS, Competitor
-from lngd.bench.tasks import TASKS
 from lngd.methods import Method
+from lngd_bench.competitors.optimizers import OPTIMIZERS, Competitor
+from lngd_bench.tasks import TASKS
+from lngd_bench.training import train as runner
 
 SEED = 1000
 METHODS: Mapping[str, type[Method]] = {method.__name__: method for method in Method.__subclasses__()}

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lngd import LNGD
-from lngd.bench import train as runner
-from lngd.bench.optimizers import Competitor, Setting
-from lngd.bench.tasks import TASKS
 from lngd.layers import LAYERS, Layer
+from lngd_bench.competitors.optimizers import Competitor, Setting
+from lngd_bench.tasks import TASKS
+from lngd_bench.training import train as runner
 
 NORMS = (nn.LayerNorm, nn.BatchNorm2d)
 VARIANTS = {"default": (), "embeddings": (nn.Embedding,), "normalisations": NORMS}

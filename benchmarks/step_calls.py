@@ -48,8 +48,8 @@ def everyone() -> dict[str, Build]:
         "SGD": lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
         "AdamW": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3),
     }
-    if find_spec("lngd.bench") and find_spec("lngd.bench.muon"):
-        from lngd.bench.muon import MuonWithAdamW
+    if find_spec("lngd_bench") and find_spec("lngd_bench.competitors.muon"):
+        from lngd_bench.competitors.muon import MuonWithAdamW
 
         found["Muon with AdamW"] = lambda model: MuonWithAdamW(model, lr=0.01)
     return found | ours()

@@ -13,10 +13,10 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from lngd.bench.race import plan
-from lngd.bench.tasks import TASKS
-from lngd.bench.train import Learner, Run
 from lngd.optimizer import NaturalGradient
+from lngd_bench.tasks import TASKS
+from lngd_bench.training.race import plan
+from lngd_bench.training.train import Learner, Run
 
 
 def weights(learner: Learner) -> Mapping[str, Tensor]:

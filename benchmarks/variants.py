@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from lngd import LNGD, Factors, Schedule, SpectralLNGD
-from lngd.bench import train as runner
-from lngd.bench.optimizers import Competitor
-from lngd.bench.quality import SIZES, scheduled
 from lngd.curvature import LNGDBlock, LNGDKroneckerBlock
 from lngd.linalg import Damping
+from lngd_bench.competitors.optimizers import Competitor
+from lngd_bench.studies.quality.quality import SIZES, scheduled
+from lngd_bench.training import train as runner
 
 SEEDS = (1000, 1001)
 TASKS = {"fashion-cnn": 0.35, "fashion-vit": 0.35}

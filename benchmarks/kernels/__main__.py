@@ -20,7 +20,7 @@ from benchmarks.kernels import applying, batching, moments, passes, polar, preci
 from benchmarks.kernels.stopwatch import Case, Row
 from benchmarks.kernels.table import page
 
-from lngd.bench.machine import processor
+from lngd_bench.training.machine import processor
 
 RECORDS = "kernels.jsonl"
 TOPICS: Mapping[str, Callable[[], Iterator[Case | Row]]] = {

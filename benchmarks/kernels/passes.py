@@ -12,8 +12,8 @@ from benchmarks.kernels.spectra import generator
 from benchmarks.kernels.stopwatch import Case
 from torch import Tensor
 
-from lngd.bench.models.resnet18 import ResNet18
 from lngd.linalg import all_finite, inner, largest_magnitude
+from lngd_bench.tasks.models.resnet18 import ResNet18
 
 SHARE = 0.1
 Work = Callable[[], object]

@@ -16,11 +16,11 @@ from benchmarks.kernels.stopwatch import Row
 from torch import Tensor
 
 from lngd import LNGD
-from lngd.bench.data import Batches
-from lngd.bench.schedule import LINEAR, scheduler
-from lngd.bench.scoring import mean_cross_entropy
-from lngd.bench.tasks import TASKS
 from lngd.linalg import Damping, damped, inverse
+from lngd_bench.tasks import TASKS
+from lngd_bench.tasks.data import Batches
+from lngd_bench.tasks.schedule import LINEAR, scheduler
+from lngd_bench.tasks.scoring import mean_cross_entropy
 
 TASK, STEPS, SEED = "fashion-mlp", 400, 0
 INTERVALS, OMEGAS = (20, 5), (0.01, 0.05, 0.1)

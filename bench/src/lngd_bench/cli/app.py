@@ -1,0 +1,54 @@
+"""The list of commands: a new one is a function in a file of its own and a line here."""
+
+import sys
+import warnings
+
+import typer
+from rich.console import Console
+
+from lngd_bench.cli.data import data
+from lngd_bench.cli.race import race
+from lngd_bench.cli.report import report
+from lngd_bench.cli.show import figure, table
+from lngd_bench.cli.tune import tune
+from lngd_bench.errors import BenchError
+from lngd_bench.studies.fisher.command import fisher
+from lngd_bench.studies.gaussian.command import gaussian
+from lngd_bench.studies.overhead.command import overhead
+from lngd_bench.studies.quality.command import quality
+from lngd_bench.studies.scaling.command import scaling
+from lngd_bench.studies.theory.command import theory
+
+app = typer.Typer(
+    help="Races optimizers on real tasks and prints the tables and figures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(race)
+app.command()(tune)
+app.command()(quality)
+app.command()(table)
+app.command()(figure)
+app.command()(report)
+app.command()(overhead)
+app.command()(scaling)
+app.command()(fisher)
+app.command()(gaussian)
+app.command()(theory)
+app.add_typer(data, name="data")
+
+
+def run() -> None:
+    """A mistake of the user's is one line on standard error and exit status 2."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except BenchError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"lngd: {error}", markup=False)
+        sys.exit(2)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """The message without the source line that Python would add."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {message}", markup=False)

@@ -1,0 +1,122 @@
+"""The competitors, by name. A row builds an optimizer from a model and a setting, nothing else differs between runs."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import lngd
+from lngd.methods import Method
+from lngd.optimizer.hyperparameters import as_schedule
+from lngd_bench.competitors import peers
+from lngd_bench.competitors.muon import Float32Muon, MuonWithAdamW
+from lngd_bench.tasks.task import MeanOver
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the runner decides.
+
+    `lr` and `damping` are in the optimizer's own units; `interval` is T_FIM = T_INV, the `schedule` of our methods. None is its
+    default. The rest is the same for all.
+    """
+
+    lr: float
+    damping: float | None = None
+    weight_decay: float = 0.0
+    mean_over: MeanOver = "batch"
+    interval: int | None = None
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """One row.
+
+    Attributes:
+        customary: the learning rate in the middle of the tuning grid.
+        cost: seconds of a step over an SGD step's, roughly; only the estimate of a race's length uses it.
+        module: of a third party, which must be installed; none for what torch and this library have.
+        damping: the default one; None for an optimizer without.
+    """
+
+    title: str
+    build: Callable[[nn.Module, Setting], Optimizer]
+    customary: float
+    cost: float
+    module: str | None = None
+    damping: float | None = None
+
+
+def _sgd(model: nn.Module, setting: Setting) -> Optimizer:
+    return torch.optim.SGD(model.parameters(), setting.lr, momentum=0.9, nesterov=True, weight_decay=setting.weight_decay)
+
+
+def _adamw(model: nn.Module, setting: Setting) -> Optimizer:
+    return torch.optim.AdamW(model.parameters(), setting.lr, weight_decay=setting.weight_decay)
+
+
+def _muon(model: nn.Module, setting: Setting) -> Optimizer:
+    return MuonWithAdamW(model, lr=setting.lr, weight_decay=setting.weight_decay)
+
+
+def _muon_fp32(model: nn.Module, setting: Setting) -> Optimizer:
+    return MuonWithAdamW(model, lr=setting.lr, weight_decay=setting.weight_decay, muon=Float32Muon)
+
+
+def _peer(build: Callable[[nn.Module, float, float], Optimizer]) -> Callable[[nn.Module, Setting], Optimizer]:
+    return lambda model, setting: build(model, setting.lr, setting.weight_decay)
+
+
+def _singd(model: nn.Module, setting: Setting) -> Optimizer:
+    return peers.singd(model, setting.lr, setting.weight_decay, setting.mean_over)
+
+
+def _of_setting(setting: Setting) -> dict[str, Any]:
+    named = {"lr": setting.lr, "weight_decay": setting.weight_decay, "mean_over": setting.mean_over}
+    chosen = {"damping": setting.damping, "schedule": setting.interval}
+    return named | {name: value for name, value in chosen.items() if value is not None}
+
+
+def _family(title: str, method: type[Method], customary: float, cost: float) -> Competitor:
+    """A method of this library at its own defaults."""
+
+    def build(model: nn.Module, setting: Setting) -> Optimizer:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "lr=")  # a search tries rates of every size
+            return method(model, **_of_setting(setting))
+
+    return Competitor(title, build, customary, cost, damping=inspect.signature(method).parameters["damping"].default)
+
+
+def _lngd_paper(model: nn.Module, setting: Setting) -> Optimizer:
+    """The paper's recipe, except that the setting decides weight decay: it is the same for all competitors."""
+    schedule = lngd.PAPER["schedule"] if setting.interval is None else as_schedule(setting.interval, lngd.PAPER["schedule"])
+    return lngd.LNGD(model, **{**lngd.PAPER, **_of_setting(setting), "schedule": schedule})
+
+
+OPTIMIZERS: Mapping[str, Competitor] = {
+    "sgd": Competitor("SGD", _sgd, 0.1, 1.0),
+    "adamw": Competitor("AdamW", _adamw, 0.002, 1.1),
+    "muon": Competitor("Muon", _muon, 0.01, 1.5),
+    "muon-fp32": Competitor("Muon, float32", _muon_fp32, 0.01, 1.3),
+    "soap": Competitor("SOAP", _peer(peers.soap), 0.003, 2.5, "pytorch_optimizer"),
+    "shampoo": Competitor("Shampoo", _peer(peers.Shampoo), 0.004, 2.5, "pytorch_optimizer"),
+    "heavyball": Competitor("PSGD Kron", _peer(peers.HeavyBall), 0.001, 4.0, "heavyball"),
+    "singd": Competitor("SINGD", _singd, 0.02, 2.0, "singd"),
+    "kfac": _family("K-FAC", lngd.KFAC, 0.1, 2.0),
+    "ekfac": _family("EKFAC", lngd.EKFAC, 0.1, 2.5),
+    "tkfac": _family("TKFAC", lngd.TKFAC, 0.1, 2.0),
+    "ngplus": _family("NG+", lngd.NGPlus, 0.5, 1.8),
+    "thor": _family("THOR", lngd.THOR, 0.1, 2.0),
+    "lngd-lr": _family("LNGD-lr", lngd.LNGDLr, 0.5, 2.0),
+    "lngd-sample": _family("LNGD-sample", lngd.LNGDSample, 0.1, 1.7),
+    "lngd": _family("LNGD", lngd.LNGD, 0.5, 2.0),
+    "lngd-spectral": _family("Spectral LNGD", lngd.SpectralLNGD, 0.02, 1.8),
+    "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0, damping=lngd.PAPER["damping"]),
+}
+DEFAULT_OPTIMIZERS = "sgd,adamw,muon,lngd"  # as the command line writes them

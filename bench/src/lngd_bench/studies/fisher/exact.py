@@ -1,0 +1,185 @@
+"""Exact curvature of small models, layer by layer: what every approximation is measured against.
+
+Everything is made from explicit per-sample Jacobians in float64, in evaluation mode (a layer that mixes samples, like BatchNorm,
+has no per-sample Jacobian), and nothing is sampled. Conventions: the classes are the model's last output dimension and every
+dimension between the first and the last is a position, whose labels are independent given the input: a sample's log-likelihood
+is the sum over its positions. Blocks are means over samples, row-major with outputs first, as `GradientMatrix.flatten(-2)` is.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+from lngd.layers import Layer, adapter_of
+from lngd.types import Activations, Dense, GradientMatrix, Gradients, written_out
+from lngd_bench.studies.fisher.likelihoods import LIKELIHOODS, Outputs
+
+Pairs = tuple[Activations, Gradients]
+
+
+class ExactCurvature:
+    """A model's curvature at some inputs. Every method takes a layer's name, as in `model.named_modules()`.
+
+    Args:
+        x: `[n, …]`, the inputs that blocks are means over.
+        likelihood: "categorical" (outputs are logits), "bernoulli" (logits of yes) or "gaussian" (unit variance).
+
+    Raises:
+        ValueError: no such likelihood; no samples; outputs that are not finite or have no class dimension; no supported layer.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, likelihood: str = "categorical") -> None:
+        if likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood is {likelihood!r}: {' or '.join(map(repr, LIKELIHOODS))} are allowed")
+        if x.dim() < 2 or not len(x):
+            raise ValueError(f"x has shape {tuple(x.shape)}: a batch dimension with at least one sample and one more are needed")
+        self.likelihood = LIKELIHOODS[likelihood]
+        self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
+        self.x = x.double() if x.is_floating_point() else x
+        self.layers = dict(_layers(self.model))
+        if not self.layers:
+            raise ValueError(f"{type(model).__name__} has no linear or convolution layer")
+        self.outputs = self.model(self.x)
+        if self.outputs.dim() < 2 or not self.outputs.isfinite().all():
+            raise ValueError(f"the outputs, of shape {tuple(self.outputs.shape)}, must be finite and [n, …, classes]")
+
+    def fisher(self, name: str) -> Dense:
+        """F = E_x E_{y~p}[vec(∇log p) vec(∇log p)ᵀ], the expectation over labels done class by class."""
+        rows = torch.einsum("kntc,...ntcw->...knw", self._scores(), self.jacobian(name)).flatten(-3, -2)
+        return rows.mT @ rows / rows.shape[-2]
+
+    def empirical_fisher(self, name: str, y: Tensor) -> Dense:
+        """E_x[vec(∇log p) vec(∇log p)ᵀ] at given labels."""
+        rows = torch.einsum("ntc,...ntcw->...nw", self._residual(y), self.jacobian(name))
+        return rows.mT @ rows / len(self.x)
+
+    def gauss_newton(self, name: str) -> Dense:
+        """E_x[Jᵀ H J], H the Hessian of −log p in the outputs; equal to the Fisher matrix for these likelihoods."""
+        jacobian, hessian = self.jacobian(name), self.likelihood.hessian(_by_position(self.outputs))
+        weighted = torch.einsum("ntcd,...ntdw->...ntcw", hessian, jacobian)
+        return jacobian.flatten(-4, -2).mT @ weighted.flatten(-4, -2) / len(self.x)
+
+    def layerwise_fisher(self, name: str) -> Dense:
+        """E[Σₛ E(g gᵀ) ⊗ a aᵀ] with g = Jᵩᵀε (LNGD eq. 3 before off-diagonal entries are left out). Sequential models only."""
+        layer, (x, rows) = self._layer(name), self._pulled_back(name)
+        a, g = written_out(layer.activations(x)), layer.gradients(rows.flatten(0, 1)).unflatten(-3, rows.shape[:2])
+        output_side = torch.einsum("...knso,...knsp->...nsop", g, g)
+        products = torch.einsum("...nsi,...nsj,...nsop->...oipj", a, a, output_side)
+        return products.flatten(-4, -3).flatten(-2) / len(x)
+
+    def gradient(self, name: str, y: Tensor) -> GradientMatrix:
+        """∇ of the mean over samples of −log p."""
+        row = torch.einsum("ntc,...ntcw->...w", self._residual(y), self.jacobian(name)) / len(self.x)
+        return row.unflatten(-1, (self._layer(name).outputs, -1))
+
+    def label_pairs(self, name: str) -> Pairs:
+        """(a, g) by back-propagation such that a block's `measure` is its exact expectation over labels.
+
+        Every label of every position in turn, a repeated and g scaled with √(k·p_y) for the k repetitions: the statistics of all
+        blocks are quadratic in g.
+        """
+        x, s, outputs = self._call(name)
+        scores = self._scores().reshape(-1, *outputs.shape)
+        g = torch.stack([torch.autograd.grad(outputs, s, score, retain_graph=True)[0] for score in scores])
+        return _stacked(self._layer(name), x, g)
+
+    def layerwise_pairs(self, name: str) -> Pairs:
+        """(a, g) such that a block's `measure` is its exact expectation over the ε of g = Jᵩᵀε. Sequential models only.
+
+        Each row of Jᵩ in turn, times √k for the k rows.
+        """
+        x, g = self._pulled_back(name)
+        return _stacked(self._layer(name), x, g * len(g) ** 0.5)
+
+    def jacobian(self, name: str) -> Float[Tensor, "*group n s c oi"]:
+        """∂z/∂W of each sample."""
+        layer, prefix = self._layer(name), f"{name}." if name else ""
+        trained = {f"{prefix}{own}": p.detach() for own, p in layer.module.named_parameters(recurse=False)}
+
+        def outputs(weights: dict[str, Tensor], sample: Tensor) -> Tensor:
+            return _by_position(functional_call(self.model, weights, (sample.unsqueeze(0),)))[0]
+
+        found = vmap(jacrev(outputs), in_dims=(None, 0))(trained, self.x)
+        rows = vmap(layer.matrix)([found[key].flatten(0, 2) for key in trained]).flatten(-2)  # [n·s·c, *group, oi]
+        return rows.movedim(0, -2).unflatten(-2, _by_position(self.outputs).shape)
+
+    def _layer(self, name: str) -> Layer:
+        if name not in self.layers:
+            raise ValueError(f"no layer {name!r}: the model has {', '.join(map(repr, self.layers))}")
+        return self.layers[name]
+
+    def _residual(self, y: Tensor) -> Float[Tensor, "n s c"]:
+        return _by_position(self.likelihood.residual(self.outputs, y))
+
+    def _scores(self) -> Float[Tensor, "k n s c"]:
+        """Values of r, at one position each and zero elsewhere: the mean of their outer products is E[r rᵀ]."""
+        scores = self.likelihood.support(_by_position(self.outputs))
+        positions = scores.shape[-2]
+        alone = positions**0.5 * torch.eye(positions, dtype=scores.dtype, device=scores.device)
+        return torch.einsum("kntc,pt->pkntc", scores, alone).flatten(0, 1)
+
+    def _call(self, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """The layer's input, its pre-activation, and the outputs, joined by autograd's graph."""
+        calls: list[tuple[Tensor, Tensor]] = []
+
+        def keep(_: nn.Module, args: tuple, kwargs: dict, s: Tensor) -> Tensor:
+            s = s.detach().requires_grad_()
+            calls.append((args[0] if args else kwargs["input"], s))
+            return s.clone()  # an activation that works in place must not change what is kept
+
+        with self._layer(name).module.register_forward_hook(keep, with_kwargs=True):
+            outputs = self.model(self.x)
+        if len(calls) != 1:
+            raise ValueError(f"layer {name!r} is called {len(calls)} times in a forward: its pairs need one call")
+        return *calls[0], outputs
+
+    def _pulled_back(self, name: str) -> tuple[Tensor, Float[Tensor, "k n ..."]]:
+        """The layer's input and the rows of Jᵩ, the Jacobian of the next layer's input in this layer's pre-activation."""
+        x, s, _ = self._call(name)
+        between = self._between(name)
+
+        def next_input(sample: Tensor) -> Tensor:
+            return between(sample.unsqueeze(0).clone()).flatten()  # cloned for activations that work in place
+
+        return x, vmap(jacrev(next_input))(s.detach()).transpose(0, 1)
+
+    def _between(self, name: str) -> nn.Sequential:
+        """What stands between a layer and the next; nothing after the last one, whose next input is its own output."""
+        chain = dict(_chain(self.model))
+        if not set(self.layers) <= set(chain):
+            raise TypeError(f"{type(self.model).__name__} is no nn.Sequential of layers: layer-wise Jacobians need one")
+        names = list(chain)
+        rest = names[names.index(name) + 1 :]
+        following = [place for place, other in enumerate(rest) if other in self.layers]
+        return nn.Sequential(*(chain[other] for other in rest[: following[0]])) if following else nn.Sequential()
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
+    for name, module in model.named_modules():
+        adapter = adapter_of(module)
+        if isinstance(module, nn.MultiheadAttention):
+            raise TypeError(f"'{name}' is an nn.MultiheadAttention, whose projections have no exact block here: use nn.Linear")
+        if adapter is not None:
+            yield name, adapter(module, with_bias=getattr(module, "bias", None) is not None)
+
+
+def _chain(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules of nested Sequentials in their order."""
+    if not isinstance(module, nn.Sequential):
+        yield name, module
+        return
+    for own, child in module.named_children():
+        yield from _chain(child, f"{name}.{own}" if name else own)
+
+
+def _by_position(z: Outputs) -> Float[Tensor, "n s c"]:
+    return z.reshape(len(z), -1, z.shape[-1])
+
+
+def _stacked(layer: Layer, x: Float[Tensor, "n ..."], g: Float[Tensor, "k n ..."]) -> Pairs:
+    """One sample for each of the k gradients, with the input repeated."""
+    return layer.activations(torch.cat([x] * len(g))), layer.gradients(g.flatten(0, 1))

@@ -1,0 +1,237 @@
+"""What the records of a quality directory say: seconds to the target in two ways, and ratios with their intervals.
+
+The paper's way counts seconds until a run on the full schedule first reaches the target; an optimizer has a figure where
+every seed does. The honest way takes the shortest schedule whose *final* metric reaches the target in the median over seeds;
+its seconds are those of the whole run, for nobody knows at a first crossing that the decay of the rate is still to come.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lngd_bench.competitors.optimizers import OPTIMIZERS
+from lngd_bench.errors import BenchError
+from lngd_bench.studies.quality.quality import SOONEST, TUNING, reached
+from lngd_bench.training.collected import read_records
+from lngd_bench.training.records import Header, Record
+from lngd_bench.training.tune import Grid, Trial, grids_of
+
+Way = Literal["paper", "honest"]
+Verdict = Literal["win", "tie", "loss"]
+
+WAYS: tuple[Way, ...] = ("paper", "honest")
+FAMILY = tuple(name for name in OPTIMIZERS if name.startswith("lngd") and name != "lngd-paper")
+COVERAGE = 0.95
+RESAMPLES = 2000  # where seeds have more resamples than that; fewer are all enumerated
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sides; each is its best optimizer on a task."""
+
+    title: str
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+
+
+PAIRS = (
+    Pair("LNGD / better of SGD and AdamW", ("lngd",), ("sgd", "adamw")),
+    Pair("LNGD / K-FAC", ("lngd",), ("kfac",)),
+    Pair("best of the LNGD family / best of Muon, SOAP and Shampoo", FAMILY, ("muon", "muon-fp32", "soap", "shampoo")),
+)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One optimizer on one task. `schedules`: runs at the tuned rate by total steps and seed; `grid`: its trials."""
+
+    optimizer: str
+    grid: Grid
+    schedules: Mapping[int, Mapping[int, Record]]
+
+    @property
+    def title(self) -> str:
+        return OPTIMIZERS[self.optimizer].title if self.optimizer in OPTIMIZERS else self.optimizer
+
+    @cached_property
+    def full(self) -> Mapping[int, Record]:
+        return self.schedules[max(self.schedules)]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those of which every schedule has a run."""
+        return sorted(set.intersection(*(set(runs) for runs in self.schedules.values())))
+
+    @property
+    def reached(self) -> int:
+        """Seeds that reach the target on the full schedule."""
+        return sum(math.isfinite(crossing(run)) for run in self.full.values())
+
+    @property
+    def customary(self) -> float | None:
+        """The figure of the customary rate over the best one's, both from the trials: what tuning gained."""
+        rate = OPTIMIZERS[self.optimizer].customary if self.optimizer in OPTIMIZERS else None
+        found = next((trial for trial in self.grid.trials if trial.rate == rate), None)
+        return _quotient(found, self.grid.best)
+
+    def seconds(self, way: Way, seeds: Sequence[int]) -> float:
+        """Mean over the seeds, which may repeat; infinite where the target is not reached."""
+        return statistics.mean(self.each(way, seeds))
+
+    def each(self, way: Way, seeds: Sequence[int]) -> list[float]:
+        """Seconds of each seed, in the honest way all on the schedule that all seeds together choose."""
+        if way == "paper":
+            return [crossing(self.full[seed]) for seed in seeds]
+        steps = self.shortest(seeds)
+        return [whole(self.schedules[steps][seed]) if steps else math.inf for seed in seeds]
+
+    def shortest(self, seeds: Sequence[int]) -> int | None:
+        """Steps of the shortest schedule whose final metric reaches the target in the median over the seeds."""
+        return next((steps for steps in sorted(self.schedules) if _mostly([self.schedules[steps][s] for s in seeds])), None)
+
+
+@dataclass(frozen=True)
+class TaskQuality:
+    """One task's table."""
+
+    task: str
+    rows: tuple[Standing, ...]
+
+    @property
+    def header(self) -> Header:
+        return next(iter(self.rows[0].full.values())).header
+
+    def best_of(self, names: Sequence[str], way: Way) -> Standing | None:
+        """The fastest of the named; of those that never reach the target the first."""
+        present = [row for row in self.rows if row.optimizer in names]
+        return min(present, key=lambda row: row.seconds(way, row.seeds), default=None)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Our seconds over theirs on one task, with a bootstrap interval over seeds; infinite seconds are a target not reached."""
+
+    task: str
+    pair: Pair
+    way: Way
+    ours: Standing
+    theirs: Standing
+    seconds: tuple[float, float]
+    interval: tuple[float, float]
+
+    @property
+    def value(self) -> float | None:
+        """None unless both reach the target."""
+        ours, theirs = self.seconds
+        return ours / theirs if math.isfinite(ours + theirs) else None
+
+    @property
+    def verdict(self) -> Verdict:
+        """A target that we miss is a loss, whoever else does; one that only they miss a win."""
+        ours, theirs = self.seconds
+        if not math.isfinite(ours):
+            return "loss"
+        low, high = self.interval
+        if math.isfinite(theirs) and low <= 1 <= high:
+            return "tie"
+        return "win" if ours < theirs else "loss"
+
+
+def read_quality(directory: Path) -> list[TaskQuality]:
+    """Every task with finished runs, in the order of their names.
+
+    Raises:
+        BenchError: there is none.
+    """
+    found = [task for folder in sorted(directory.iterdir()) if folder.is_dir() and (task := _task(folder))]
+    if not found:
+        raise BenchError(f"{directory} holds no finished comparison; lngd quality --out {directory} makes one")
+    return found
+
+
+def ratios(tasks: Sequence[TaskQuality], pair: Pair, way: Way) -> list[Ratio]:
+    """One a task that both sides have run on."""
+    return [ratio for task in tasks if (ratio := _ratio(task, pair, way))]
+
+
+def crossing(run: Record) -> float:
+    """Seconds of training until the first evaluation at the target; infinite without one."""
+    elapsed = 0.0
+    for epoch in run.epochs:
+        elapsed += epoch.seconds
+        if reached(run, epoch.metric):
+            return elapsed
+    return math.inf
+
+
+def whole(run: Record) -> float:
+    """Seconds of training of all epochs."""
+    return math.fsum(epoch.seconds for epoch in run.epochs)
+
+
+def final(run: Record) -> float | None:
+    """The last epoch's metric; None where the run diverged."""
+    return run.epochs[-1].metric
+
+
+def bootstrap(ratio: Callable[[Sequence[int]], float], seeds: Sequence[int]) -> tuple[float, float]:
+    """The middle 95 % of the ratio over resamples of the seeds, all of them where they are few."""
+    values = sorted(ratio(drawn) for drawn in _resamples(seeds))
+    cut = int((1 - COVERAGE) / 2 * len(values))
+    return values[cut], values[-1 - cut]
+
+
+def _resamples(seeds: Sequence[int]) -> Iterator[Sequence[int]]:
+    if len(seeds) ** len(seeds) <= RESAMPLES:
+        return product(seeds, repeat=len(seeds))
+    draws = np.random.default_rng(0).integers(len(seeds), size=(RESAMPLES, len(seeds)))
+    return ([seeds[index] for index in drawn] for drawn in draws)
+
+
+def _ratio(task: TaskQuality, pair: Pair, way: Way) -> Ratio | None:
+    ours, theirs = task.best_of(pair.ours, way), task.best_of(pair.theirs, way)
+    if ours is None or theirs is None:
+        return None
+    seeds = [seed for seed in ours.seeds if seed in theirs.seeds]
+
+    def of(drawn: Sequence[int]) -> float:
+        mine, other = ours.seconds(way, drawn), theirs.seconds(way, drawn)
+        return 1.0 if math.isinf(mine) and math.isinf(other) else mine / other
+
+    seconds = ours.seconds(way, seeds), theirs.seconds(way, seeds)
+    return Ratio(task.task, pair, way, ours, theirs, seconds, bootstrap(of, seeds))
+
+
+def _mostly(runs: Sequence[Record]) -> bool:
+    """The median of an even number is the worse of the two in the middle."""
+    return 2 * sum(reached(run, final(run)) for run in runs) > len(runs)
+
+
+def _quotient(one: Trial | None, best: Trial) -> float | None:
+    if one is None or one.metric is None or best.metric is None:
+        return None
+    return one.metric / best.metric
+
+
+def _task(folder: Path) -> TaskQuality | None:
+    trials = read_records(folder / TUNING)
+    runs = [run for schedule in sorted(folder.glob("schedule-*")) for run in read_records(schedule)]
+    names = [name for name in OPTIMIZERS if any(trial.header.optimizer == name for trial in trials)]
+    rows = tuple(row for grid in grids_of(trials, names, SOONEST) if (row := _standing(grid, runs)))
+    return TaskQuality(folder.name, rows) if rows else None
+
+
+def _standing(grid: Grid, runs: Sequence[Record]) -> Standing | None:
+    """None where the runs at the tuned rate do not have a seed in common on all schedules."""
+    own = [run for run in runs if (run.header.optimizer, run.header.lr) == (grid.optimizer, grid.best.rate)]
+    lengths = sorted({run.header.config["total_steps"] for run in runs})
+    schedules = {steps: {r.header.seed: r for r in own if r.header.config["total_steps"] == steps} for steps in lengths}
+    standing = Standing(grid.optimizer, grid, schedules)
+    return standing if schedules and standing.seeds else None

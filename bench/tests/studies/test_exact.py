@@ -1,0 +1,366 @@
+"""Exact curvature against loops over samples, positions and labels, with one backward pass each."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lngd.types import OneHot
+from lngd_bench.studies.fisher.exact import ExactCurvature
+from reference import batch, mlp, with_ones
+
+CLASSES = 3
+
+
+class TokenModel(nn.Module):
+    """Positions of a sample see one another, so that a label at one gives every other a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(3, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x))
+        return self.second(hidden + 0.5 * hidden.roll(1, 1).square())
+
+
+def perceptron() -> nn.Module:
+    return mlp(4, 5, 4, CLASSES)
+
+
+def convolutions(groups: int) -> nn.Module:
+    first = nn.Conv2d(4, 4, 2, stride=2, groups=groups)
+    return nn.Sequential(first, nn.Tanh(), nn.Conv2d(4, 2, 2, bias=False), nn.Flatten(), nn.Linear(8, CLASSES))
+
+
+def words() -> nn.Module:
+    return nn.Sequential(nn.Embedding(6, 4, padding_idx=1), nn.Tanh(), nn.Flatten(), nn.Linear(12, CLASSES))
+
+
+def transposed() -> nn.Module:
+    first = nn.ConvTranspose1d(4, 4, 3, stride=2, padding=1, groups=2)
+    return nn.Sequential(first, nn.Tanh(), nn.Flatten(), nn.Linear(20, CLASSES))
+
+
+CASES = {
+    "perceptron": (perceptron, (4,)),
+    "convolutions": (lambda: convolutions(1), (4, 6, 6)),
+    "grouped convolution": (lambda: convolutions(2), (4, 6, 6)),
+    "tokens": (TokenModel, (5, 4)),
+    "words": (words, (3,)),
+    "transposed convolution": (transposed, (4, 3)),
+}
+every_case = pytest.mark.parametrize("case", CASES)
+every_likelihood = pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "gaussian"])
+
+
+def problem(case: str, n: int = 4) -> tuple[nn.Module, Tensor]:
+    make, shape = CASES[case]
+    torch.manual_seed(1)
+    x = batch(n, *shape)[0]
+    return make().double(), (3 * x.abs()).long() % 6 if case == "words" else x
+
+
+def weight_matrix(module: nn.Module, gradients: list[Tensor]) -> Tensor:
+    """[groups, o, i], the bias last."""
+    groups = getattr(module, "groups", 1)
+    weight, *bias = gradients
+    if isinstance(module, nn.Embedding):
+        weight = weight.T
+    if isinstance(module, nn.ConvTranspose1d):
+        weight = torch.cat([half.transpose(0, 1) for half in weight.chunk(groups)])
+    columns = [gradient.reshape(groups, len(weight) // groups, -1) for gradient in (weight, *bias)]
+    return torch.cat(columns, -1)
+
+
+def outer(rows: Tensor) -> Tensor:
+    """vec(∇) vec(∇)ᵀ in each group."""
+    flat = rows.flatten(1)
+    return flat[:, :, None] * flat[:, None, :]
+
+
+def moment(model: nn.Module, name: str, x: Tensor, points) -> Tensor:
+    """E[vec(∇)vec(∇)ᵀ]; `points` gives for a sample's outputs the losses and their weights."""
+    module = model.get_submodule(name)
+    total = torch.zeros(())
+    for sample in x:
+        for loss, weight in points(model(sample.unsqueeze(0))[0]):
+            gradients = torch.autograd.grad(loss, list(module.parameters()), retain_graph=True)
+            total = total + weight * outer(weight_matrix(module, list(gradients))) / len(x)
+    return total if getattr(module, "groups", 1) > 1 else total[0]
+
+
+def every_label(z: Tensor):
+    """Labels of different positions are independent and their scores have mean zero: one position at a time."""
+    for position in z.reshape(-1, z.shape[-1]):
+        for label in range(CLASSES):
+            log_p = position.log_softmax(-1)[label]
+            yield -log_p, log_p.detach().exp()
+
+
+def every_output(z: Tensor):
+    """E[ε εᵀ] = I: one output at a time."""
+    return ((value, 1.0) for value in z.flatten())
+
+
+@every_case
+def test_the_fisher_block_is_the_mean_over_samples_and_labels(case):
+    model, x = problem(case)
+    exact = ExactCurvature(model, x)
+    for name in exact.layers:
+        torch.testing.assert_close(exact.fisher(name), moment(model, name, x, every_label))
+
+
+@every_case
+def test_a_gaussian_fisher_block_is_the_mean_over_samples_and_outputs(case):
+    model, x = problem(case)
+    exact = ExactCurvature(model, x, "gaussian")
+    for name in exact.layers:
+        torch.testing.assert_close(exact.fisher(name), moment(model, name, x, every_output))
+
+
+def test_labels_of_two_positions_are_independent():
+    """All label sequences with their probabilities, where the other test takes one position at a time."""
+    model, x = problem("tokens")
+    x = x[:, :2]
+
+    def every_sequence(z: Tensor):
+        log_p = z.log_softmax(-1)
+        for first in range(CLASSES):
+            for second in range(CLASSES):
+                loss = -log_p[0, first] - log_p[1, second]
+                yield loss, (-loss).detach().exp()
+
+    torch.testing.assert_close(ExactCurvature(model, x).fisher("first"), moment(model, "first", x, every_sequence))
+
+
+@every_case
+@every_likelihood
+def test_gauss_newton_equals_fisher(case, likelihood):
+    model, x = problem(case)
+    exact = ExactCurvature(model, x, likelihood)
+    for name in exact.layers:
+        torch.testing.assert_close(exact.gauss_newton(name), exact.fisher(name))
+
+
+def test_gauss_newton_is_the_hessian_of_a_linear_model():
+    model, x = nn.Linear(4, CLASSES).double(), batch(5, 4)[0]
+    y = torch.tensor([0, 1, 2, 1, 0])
+
+    def loss(flat: Tensor) -> Tensor:
+        matrix = flat.reshape(CLASSES, 5)
+        return F.cross_entropy(with_ones(x) @ matrix.T, y)
+
+    matrix = torch.cat([model.weight, model.bias[:, None]], 1).detach()
+    hessian = torch.autograd.functional.hessian(loss, matrix.flatten())
+    torch.testing.assert_close(ExactCurvature(model, x).gauss_newton(""), hessian)
+
+
+@every_case
+def test_empirical_fisher_and_gradient_take_the_labels_given(case):
+    model, x = problem(case)
+    exact = ExactCurvature(model, x)
+    y = torch.randint(0, CLASSES, exact.outputs.shape[:-1])
+    losses = iter(y)
+
+    def given(z: Tensor):
+        return [(F.cross_entropy(z.reshape(-1, CLASSES), next(losses).reshape(-1), reduction="sum"), 1.0)]
+
+    for name in exact.layers:
+        losses = iter(y)
+        torch.testing.assert_close(exact.empirical_fisher(name, y), moment(model, name, x, given))
+        module = model.get_submodule(name)
+        loss = F.cross_entropy(model(x).reshape(-1, CLASSES), y.reshape(-1), reduction="sum") / len(x)
+        expected = weight_matrix(module, list(torch.autograd.grad(loss, list(module.parameters()))))
+        torch.testing.assert_close(exact.gradient(name, y), expected if expected.shape[0] > 1 else expected[0])
+
+
+def test_a_gaussian_gradient_is_that_of_half_the_squared_error():
+    model, x = problem("perceptron")
+    y = torch.randn(len(x), CLASSES, dtype=torch.float64)
+    (0.5 * (model(x) - y).square().sum() / len(x)).backward()
+    expected = torch.cat([model[0].weight.grad, model[0].bias.grad[:, None]], 1)
+    torch.testing.assert_close(ExactCurvature(model, x, "gaussian").gradient("0", y), expected)
+
+
+@every_case
+@every_likelihood
+def test_label_pairs_average_to_the_fisher_block(case, likelihood):
+    model, x = problem(case)
+    exact = ExactCurvature(model, x, likelihood)
+    for name in exact.layers:
+        a, g = exact.label_pairs(name)
+        a = a.dense() if isinstance(a, OneHot) else a
+        rows = torch.einsum("...nso,...nsi->...noi", g, a).flatten(-2)
+        torch.testing.assert_close(rows.mT @ rows / a.shape[-3], exact.fisher(name))
+
+
+def test_label_pairs_give_the_output_factor_without_sampling_noise():
+    model, x = problem("perceptron")
+    a, g = ExactCurvature(model, x).label_pairs("4")
+    p = model(x).softmax(-1)
+    expected = torch.stack([row.diag() - row.outer(row) for row in p]).mean(0)
+    torch.testing.assert_close((g.mT @ g).sum(0) / len(g), expected)
+    torch.testing.assert_close(a[: len(x), 0, -1], torch.ones(len(x), dtype=torch.float64))
+
+
+def test_an_activation_in_place_changes_no_pair():
+    model, x = problem("perceptron")
+    replaced = copy.deepcopy(model)
+    model[1], replaced[1] = nn.ReLU(inplace=True), nn.ReLU()
+    for one, other in zip(ExactCurvature(model, x).label_pairs("0"), ExactCurvature(replaced, x).label_pairs("0"), strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(ExactCurvature(model, x).fisher("0"), ExactCurvature(replaced, x).fisher("0"))
+    torch.testing.assert_close(ExactCurvature(model, x).layerwise_fisher("0"), ExactCurvature(replaced, x).layerwise_fisher("0"))
+
+
+def test_the_layerwise_block_of_tanh_is_its_formula():
+    """E(g gᵀ) = diag φ'(s)², φ' = 1 − tanh²."""
+    model, x = problem("perceptron")
+    expected = torch.zeros((), dtype=torch.float64)
+    for sample in x:
+        slope = 1 - torch.tanh(model[0](sample)).square()
+        a = with_ones(sample)
+        expected = expected + torch.kron(slope.square().diag(), a.outer(a)) / len(x)
+    torch.testing.assert_close(ExactCurvature(model, x).layerwise_fisher("0"), expected.detach())
+
+
+def test_the_last_layers_layerwise_block_has_unit_noise():
+    model, x = problem("perceptron")
+    a = with_ones(model[:4](x)).detach()
+    expected = torch.kron(torch.eye(CLASSES, dtype=torch.float64), a.T @ a / len(x))
+    torch.testing.assert_close(ExactCurvature(model, x).layerwise_fisher("4"), expected)
+
+
+def test_the_layerwise_block_of_softmax_keeps_what_couples_outputs():
+    model, x = problem("perceptron")
+    model[1] = nn.Softmax(-1)
+    expected = torch.zeros((), dtype=torch.float64)
+    for sample in x:
+        p, a = model[0](sample).softmax(-1), with_ones(sample)
+        jacobian = p.diag() - p.outer(p)
+        expected = expected + torch.kron(jacobian.T @ jacobian, a.outer(a)) / len(x)
+    torch.testing.assert_close(ExactCurvature(model, x).layerwise_fisher("0"), expected.detach())
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_layerwise_block_of_a_convolution_sums_over_pixels_without_cross_terms(groups):
+    model = convolutions(groups).double()
+    x = batch(3, 4, 6, 6)[0]
+    s = model[0](x).detach()
+    slopes = (1 - s.tanh().square()).flatten(2)  # [n, channels, pixels]
+    patches = F.unfold(x, 2, stride=2)  # [n, channels · kernel, pixels]
+    blocks = []
+    for slope, patch in zip(slopes.chunk(groups, 1), patches.chunk(groups, 1), strict=True):
+        terms = [
+            torch.kron(slope[n, :, pixel].square().diag(), with_ones(patch[n, :, pixel]).outer(with_ones(patch[n, :, pixel])))
+            for n in range(3)
+            for pixel in range(slope.shape[-1])
+        ]
+        blocks.append(torch.stack(terms).sum(0) / 3)
+    expected = torch.stack(blocks) if groups > 1 else blocks[0]
+    torch.testing.assert_close(ExactCurvature(model, x).layerwise_fisher("0"), expected)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "tokens"])
+def test_layerwise_pairs_average_to_the_layerwise_block(case):
+    model, x = problem(case)
+    exact = ExactCurvature(model, x)
+    for name in exact.layers:
+        a, g = exact.layerwise_pairs(name)
+        a = a.dense() if isinstance(a, OneHot) else a
+        rows = torch.einsum("...nso,...nsi->...nsoi", g, a).flatten(-2).flatten(-3, -2)
+        torch.testing.assert_close(rows.mT @ rows / a.shape[-3], exact.layerwise_fisher(name))
+
+
+def test_layers_of_nested_sequentials_follow_one_another():
+    flat, x = problem("perceptron")
+    nested = nn.Sequential(flat[0], nn.Sequential(flat[1], nn.Sequential(flat[2], flat[3])), flat[4])
+    torch.testing.assert_close(ExactCurvature(nested, x).layerwise_fisher("1.1.0"), ExactCurvature(flat, x).layerwise_fisher("2"))
+
+
+def test_the_model_stays_as_it_was():
+    model, x = mlp(4, 5, CLASSES, dtype=torch.float32), batch(4, 4, dtype=torch.float32)[0]
+    model.insert(1, nn.Dropout(0.5))
+    before = copy.deepcopy(model.state_dict())
+    exact = ExactCurvature(model, x)
+    assert exact.fisher("0").dtype == torch.float64
+    torch.testing.assert_close(exact.fisher("0"), exact.fisher("0"))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"likelihood": "poisson"}, "likelihood is 'poisson': 'categorical' or 'bernoulli' or 'gaussian' are allowed"),
+        ({"x": torch.zeros(4)}, r"x has shape \(4,\): a batch dimension"),
+        ({"x": torch.zeros(0, 4)}, r"x has shape \(0, 4\)"),
+        ({"x": torch.full((2, 4), math.nan)}, "must be finite"),
+        ({"model": nn.Tanh()}, "Tanh has no linear or convolution layer"),
+        ({"model": nn.Sequential(nn.Linear(4, 2), nn.Flatten(0))}, r"of shape \(4,\), must be finite and \[n, …, classes\]"),
+    ],
+)
+def test_a_wrong_problem_is_answered_with_what_is_allowed(change, message):
+    arguments = {"model": perceptron(), "x": torch.zeros(2, 4)} | change
+    with pytest.raises(ValueError, match=message):
+        ExactCurvature(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.tensor([0, 3]), "y reaches from 0 to 3: the model has the classes 0 to 2"),
+        (torch.tensor([0, 1, 2]), r"y is torch.int64 of shape \(3,\): class numbers of shape \(2,\)"),
+        (torch.tensor([0.0, 1.0]), "y is torch.float32"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(y, message):
+    exact = ExactCurvature(perceptron(), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=message):
+        exact.gradient("0", y)
+    with pytest.raises(ValueError, match="y has shape"):
+        ExactCurvature(perceptron(), torch.zeros(2, 4), "gaussian").empirical_fisher("0", y)
+
+
+def test_an_unknown_layer_is_answered_with_the_models_layers():
+    with pytest.raises(ValueError, match="no layer '1': the model has '0', '2', '4'"):
+        ExactCurvature(perceptron(), torch.zeros(2, 4)).fisher("1")
+
+
+def test_pairs_need_one_call_of_the_layer():
+    layer = nn.Linear(3, 3)
+    exact = ExactCurvature(nn.Sequential(layer, nn.Tanh(), layer), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="layer '0' is called 2 times"):
+        exact.label_pairs("0")
+
+
+def test_layerwise_jacobians_need_a_sequential():
+    with pytest.raises(TypeError, match=r"TokenModel is no nn\.Sequential"):
+        ExactCurvature(TokenModel(), torch.zeros(2, 5, 4)).layerwise_fisher("first")
+
+
+def test_a_bernoulli_fisher_block_is_the_mean_over_all_answers():
+    """Every combination of yes and no, weighted with its probability, by autograd."""
+    model, x = perceptron().double(), torch.randn(3, 4, dtype=torch.float64)
+    weight, bias = model[0].weight, model[0].bias
+    expected = 0
+    for sample in x:
+        z = model(sample.unsqueeze(0))[0]
+        for answers in itertools.product((0.0, 1.0), repeat=len(z)):
+            y = torch.tensor(answers, dtype=torch.float64)
+            loss = nn.functional.binary_cross_entropy_with_logits(z, y, reduction="sum")
+            grads = torch.autograd.grad(loss, (weight, bias), retain_graph=True)
+            row = torch.cat([grads[0], grads[1].unsqueeze(1)], 1).flatten()
+            expected = expected + (-loss).exp().detach() * torch.outer(row, row) / len(x)
+    torch.testing.assert_close(ExactCurvature(model, x, "bernoulli").fisher("0"), expected)
+
+
+def test_an_answer_that_is_neither_yes_nor_no_is_refused():
+    with pytest.raises(ValueError, match="zeros and ones"):
+        ExactCurvature(perceptron(), torch.zeros(2, 4), "bernoulli").gradient("0", torch.full((2, 3), 0.5))

@@ -1,0 +1,47 @@
+import pytest
+import torch
+from torch import nn
+
+from lngd_bench.tasks.models.gpt import Attention
+from lngd_bench.tasks.models.mobilenet import MobileNet
+from lngd_bench.tasks.models.vit import ViT
+
+
+def test_a_vision_transformer_maps_images_of_any_size_to_logits() -> None:
+    model = ViT(7, 16, 2, 2, image=28, channels=1, classes=5)
+    assert model(torch.randn(3, 1, 28, 28)).shape == (3, 5)
+    assert model.position.weight.shape == (16, 16)
+
+
+def test_the_default_vision_transformer_is_small_for_32_pixels() -> None:
+    with torch.device("meta"):
+        model = ViT()
+        assert model(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(21.4e6, rel=0.01)
+
+
+@pytest.mark.parametrize(("patch", "heads"), [(5, 2), (7, 3)])
+def test_patches_that_do_not_tile_and_heads_that_do_not_share_are_refused(patch: int, heads: int) -> None:
+    with pytest.raises(ValueError, match="must divide"):
+        ViT(patch, 16, 1, heads, image=28)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_only_a_causal_position_is_blind_to_later_ones(causal: bool) -> None:
+    layer, x = Attention(8, 2, causal=causal), torch.randn(1, 4, 8)
+    changed = x.clone()
+    changed[0, 3] += 1
+    assert torch.allclose(layer(x)[0, :3], layer(changed)[0, :3]) == causal
+
+
+def test_a_mobilenet_has_a_depthwise_and_a_pointwise_convolution_a_stage() -> None:
+    model = MobileNet(((16, 1), (32, 2)), 8, stem_stride=2, channels=1)
+    kinds = [(layer.kernel_size[0], layer.groups) for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    assert kinds == [(3, 1), (3, 8), (1, 1), (3, 16), (1, 1)]
+    assert model(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_the_default_mobilenet_is_the_originals_size() -> None:
+    with torch.device("meta"):
+        model = MobileNet(classes=1000)
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(4.23e6, rel=0.01)
