@@ -35,6 +35,16 @@ def test_the_same_lines_make_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "other.jsonl.gz").read_bytes()
 
 
+def test_a_folder_of_an_archive_reads_as_that_folder(directory: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "study.jsonl.gz"
+    archive.write(packed, archive.read(directory))
+    for source in (directory, packed):
+        assert archive.read(source / "a") == {"one.jsonl": FILES["a/one.jsonl"]}
+        assert archive.read(source, below=False) == {"two.jsonl": FILES["two.jsonl"]}
+    with pytest.raises(BenchError, match="no such folder"):
+        archive.read(packed / "b")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

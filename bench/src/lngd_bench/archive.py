@@ -16,29 +16,28 @@ ENDING = ".jsonl.gz"
 Lines = Sequence[Mapping[str, Any]]
 
 
-def read(source: Path) -> dict[str, list[dict[str, Any]]]:
-    """The lines of every `*.jsonl` of a directory and below it, of one such file, or of an archive, by name and in its order.
+def read(source: Path, *, below: bool = True) -> dict[str, list[dict[str, Any]]]:
+    """The lines of every `*.jsonl` of a directory, of one such file, or of an archive, by name and in its order.
+
+    Args:
+        source: in an archive the folders of its files go on: `paper.jsonl.gz/cifar10-resnet18`.
+        below: the files in folders of a directory count, too.
 
     Raises:
         BenchError: there is nothing, or a line is no JSON object; the message names the file and the line.
     """
     if source.is_dir():
-        return {str(path.relative_to(source)): _objects(path, path.read_bytes()) for path in sorted(source.rglob("*.jsonl"))}
+        paths = sorted(source.rglob("*.jsonl") if below else source.glob("*.jsonl"))
+        return {str(path.relative_to(source)): _objects(path, path.read_bytes()) for path in paths}
+    if archive := next((path for path in (source, *source.parents) if path.name.endswith(ENDING) and path.is_file()), None):
+        folder = "".join(f"{part}/" for part in source.relative_to(archive).parts)
+        inside = {name.removeprefix(folder): lines for name, lines in _unpacked(archive).items() if name.startswith(folder)}
+        if not inside:
+            raise BenchError(f"{source}: {archive.name} has no such folder")
+        return {name: lines for name, lines in inside.items() if below or "/" not in name}
     if not source.exists():
         raise BenchError(f"{source}: no such file or directory")
-    if not source.name.endswith(ENDING):
-        return {source.name: _objects(source, source.read_bytes())}
-    files: dict[str, list[dict[str, Any]]] = {}
-    try:
-        content = gzip.decompress(source.read_bytes())
-    except (OSError, EOFError) as error:
-        raise BenchError(f"{source}: not a readable archive ({error})") from error
-    for number, line in enumerate(_objects(source, content), 1):
-        name = line.pop("file", None)
-        if not isinstance(name, str):
-            raise BenchError(f"{source}, line {number}: it does not say of which file it is")
-        files.setdefault(name, []).append(line)
-    return files
+    return {source.name: _objects(source, source.read_bytes())}
 
 
 def write(target: Path, files: Mapping[str, Lines]) -> None:
@@ -53,6 +52,20 @@ def put(target: Path, content: bytes) -> None:
     new = target.with_name(f"{target.name}.new")
     new.write_bytes(content)
     new.replace(target)
+
+
+def _unpacked(archive: Path) -> dict[str, list[dict[str, Any]]]:
+    files: dict[str, list[dict[str, Any]]] = {}
+    try:
+        content = gzip.decompress(archive.read_bytes())
+    except (OSError, EOFError) as error:
+        raise BenchError(f"{archive}: not a readable archive ({error})") from error
+    for number, line in enumerate(_objects(archive, content), 1):
+        name = line.pop("file", None)
+        if not isinstance(name, str):
+            raise BenchError(f"{archive}, line {number}: it does not say of which file it is")
+        files.setdefault(name, []).append(line)
+    return files
 
 
 def _objects(path: Path, content: bytes) -> list[dict[str, Any]]:
