@@ -12,7 +12,7 @@ import lngd_bench
 LIBRARY, BENCH = Path(lngd.__file__).parent, Path(lngd_bench.__file__).parent
 ORDER = {
     LIBRARY: (
-        *("version", "types", "ranges", "torch_private", "reference", "linalg", "layers", "sampling", "capture"),
+        *("version", "warned", "types", "ranges", "torch_private", "reference", "linalg", "layers", "sampling", "capture"),
         *("curvature", "step_size", "optimizer", "methods", "__init__", "doctor", "__main__"),
     ),
     BENCH: ("errors", "clock", "archive", "durable", "tasks", "competitors", "training", "report", "studies", "cli", "__init__"),

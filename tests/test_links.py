@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "results").glob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 IDEA = re.compile(
     r"^\| (?P<idea>.+?) \| \[`(?P<file>[^`]+)`\]\(src/lngd/(?P<path>[^)]+)\), (?P<names>.+?)(?:;.*)? \|$", re.MULTILINE
 )
-BESIDE = ("bench", "cli", "diagnostics")
 IDEAS = ("Φ and Ψ", "d = ", "layer-wise g", "λ", "eq. 14", "α_l", "dᵀFd", "momentum", "THOR")
 
 
@@ -35,8 +34,5 @@ def test_each_idea_of_the_paper_is_found_in_the_readme_by_the_name_of_its_functi
 
 def test_the_map_in_contributing_has_a_line_for_each_file_of_the_core():
     page = (ROOT / "CONTRIBUTING.md").read_text()
-    core = [
-        path for path in (ROOT / "src" / "lngd").rglob("*.py") if path.relative_to(ROOT / "src" / "lngd").parts[0] not in BESIDE
-    ]
-    files = {path.name for path in core if path.name != "__init__.py"}
-    assert [name for name in sorted(files) if not re.search(rf"─ {re.escape(name)} +\S", page)] == []
+    files = {path.name for path in (ROOT / "src" / "lngd").rglob("*.py") if path.name != "__init__.py"}
+    assert [name for name in sorted(files) if not re.search(rf"[─ ,] ?{re.escape(name)}[ ,]", page)] == []

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
@@ -25,6 +24,7 @@ from lngd.optimizer.hyperparameters import Factors, MomentumOn, Recipe, Schedule
 from lngd.ranges import check
 from lngd.sampling import Fisher, FisherType, Layerwise, MeanOver, as_fisher
 from lngd.step_size import LayerwiseRate, StepSize, StepSizeName
+from lngd.warned import warn
 
 Parameters: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[dict[str, Any]]
 """As torch.optim takes them: parameters, named parameters, or groups."""
@@ -171,7 +171,7 @@ class Method(NaturalGradient):
             else "a Newton step's size, but here it is an Adam rate"
         )
         right = f"the default of {type(self).__name__} is {default}" if least <= default <= most else f"{most:g} would be much"
-        warnings.warn(f"lr={lr:g} is of {said}: {right}", stacklevel=5)
+        warn(f"lr={lr:g} is of {said}: {right}")
 
 
 def _refusing_unknown(init: Callable[..., None]) -> Callable[..., None]:

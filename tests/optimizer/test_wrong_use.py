@@ -258,7 +258,7 @@ LINES = """
 import json, sys, warnings
 import torch, torch.nn.functional as F
 from torch import nn
-from lngd import LNGD
+from lngd import KFAC, LNGD
 
 class Net(nn.Module):
     def __init__(self):
@@ -292,17 +292,23 @@ with warnings.catch_warnings(record=True) as caught:
     model.tied = nn.Linear(4, 4, bias=False)
     model.tied.weight = model.other.weight
     optimizer.add_param_group({"params": model.late.parameters()})  # layer 'other': AdamW trains it from now on
+    model = nn.Sequential(nn.Linear(4, 3))
+    labelled = KFAC(model)
+    model(torch.randn(8, 4)).square().mean().backward()
+    labelled.step()  # labels are drawn as classes
 print(json.dumps([(each.filename, each.lineno, str(each.message)) for each in caught]))
 """
 
 
-def test_every_warning_points_to_the_line_of_the_user_who_caused_it(tmp_path):
+@pytest.mark.parametrize("first", ["", "import torch._dynamo"])
+def test_every_warning_points_to_the_line_of_the_user_who_caused_it(tmp_path, first):
     """In a process of its own: the shape checks of these tests lie between the core's functions."""
     script = tmp_path / "script.py"
-    script.write_text(LINES)
+    text = f"{first}\n{LINES}"
+    script.write_text(text)
     environment = {**os.environ, "JAXTYPING_DISABLE": "1"}
     ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, env=environment)
-    caught, lines = json.loads(ran.stdout), LINES.splitlines()
+    caught, lines = json.loads(ran.stdout), text.splitlines()
     expected = [(number, line.partition("  # ")[2]) for number, line in enumerate(lines, 1) if "  # " in line]
     assert [number for _, number, _ in caught] == [number for number, _ in expected]
     assert {filename for filename, _, _ in caught} == {str(script)}

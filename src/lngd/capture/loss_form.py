@@ -6,13 +6,13 @@ it is 1.
 """
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
 
 from lngd.sampling import MeanOver, Source, class_axis, find_predictions, pulling
 from lngd.sampling.sampled import SampledSource
+from lngd.warned import warn
 
 ROWS = 256
 """So many rows are looked at, those with the largest gradients."""
@@ -60,18 +60,16 @@ class LossForm:
             return
         self.known = True
         if self.of_classes and off_zero >= self._far and log_sum > LOG_PROBABILITIES:
-            warnings.warn(
+            warn(
                 "labels are drawn as classes, but the loss is no cross-entropy over the "
                 f"{'last' if len(self._shape) <= 3 else 'second'} dimension of the model's output: "
                 "give fisher=Sampled('gaussian') for regression, fisher=Sampled('bernoulli') for yes-or-no logits",
-                stacklevel=8,
             )
         of_a_sum = off_zero < self._far and min(rows, self._shape[0]) > 1 and abs(weight - 1) < AS_A_SUM
         if self.of_a_mean and of_a_sum and not scaled:
-            warnings.warn(
+            warn(
                 f"the loss looks like a sum over the {self._shape[0]} samples of the batch, not like a mean: "
                 "give mean_over='none', or divide the loss by their number",
-                stacklevel=8,
             )
 
 

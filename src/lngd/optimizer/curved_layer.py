@@ -6,7 +6,6 @@ the layout before the first step.
 """
 
 import itertools
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -22,6 +21,7 @@ from lngd.optimizer.hyperparameters import Recipe
 from lngd.optimizer.parameters import Group
 from lngd.sampling import Calls, FisherType, fisher_weight
 from lngd.types import Gradients, joined
+from lngd.warned import warn
 
 State: TypeAlias = dict[str, Any]
 Place: TypeAlias = tuple[tuple[int, ...], torch.dtype] | None
@@ -30,8 +30,6 @@ Layout: TypeAlias = dict[str, Place]
 COUNTERS = ("updates", "ready", "owed", "failed", "promoted")
 """Measurements so far; whether there are inverses; whether a refresh is owed; refreshes that failed in a row; whether all is kept
 in float64."""
-IN_A_STAGE = 10
-"""Calls from a warning to the user's line, where a stage of the step calls who warns; two of them are torch's."""
 MOST_FAILURES = 10
 """Refreshes that may fail in a row before training on old inverses is an error."""
 MORE_DAMPING = (1.0, 10.0, 100.0)
@@ -191,7 +189,7 @@ class CurvedLayer:
             except NotPositiveDefiniteError:
                 continue
             if factor > 1:
-                warn(self.name, f"its Fisher factor needed damping={float(relative):g}; raise the damping")
+                warn(f"layer '{self.name}': its Fisher factor needed damping={float(relative):g}; raise the damping")
             self.states[0]["failed"] = 0
             return self.publish()
         return self._failed()
@@ -205,7 +203,7 @@ class CurvedLayer:
                     f"layer '{self.name}': its Fisher factors had no inverse in {MOST_FAILURES} refreshes; raise the damping, or "
                     "give its parameters a group with curvature=False. Weights and averages are as they were before this step"
                 )
-        warn(self.name, f"Fisher factor not positive definite, {kept}; raise the damping", level=IN_A_STAGE + 1)
+        warn(f"layer '{self.name}': Fisher factor not positive definite, {kept}; raise the damping")
 
 
 def layout(layer: Layer, block: CurvatureBlock, recipe: Recipe) -> list[Layout]:
@@ -230,8 +228,3 @@ def fits_layout(state: State, wanted: Layout) -> bool:
         isinstance(state[name], int) if place is None else isinstance(state[name], Tensor) and state[name].shape == place[0]
         for name, place in wanted.items()
     )
-
-
-def warn(layer: str, what: str, level: int = IN_A_STAGE) -> None:
-    """One warning that names the layer. `level`: how many calls lie between here and the user's line."""
-    warnings.warn(f"layer '{layer}': {what}", stacklevel=level)

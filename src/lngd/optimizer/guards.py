@@ -6,7 +6,6 @@ A step that may not be taken is skipped whole: no weight, average or statistic m
 """
 
 import math
-import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ from lngd.linalg import HOST
 from lngd.sampling import FisherType
 from lngd.torch_private import foreach_norm, never_compiled
 from lngd.types import Flag, Scalar
+from lngd.warned import warn
 
 Place: TypeAlias = tuple[torch.device, torch.dtype, torch.Size]
 WITNESSED = 256
@@ -217,10 +217,9 @@ class SkipCounter:
         self._seen.copy_(self._count, non_blocking=True)
         if self._seen and not self._warned:
             self._warned = True
-            warnings.warn(
+            warn(
                 "a gradient or a statistic was not finite: that step was skipped, weights and averages are untouched; "
                 "optimizer.stats()['skipped'] counts such steps",
-                stacklevel=9,
             )
 
     def count(self) -> int:

@@ -12,7 +12,7 @@ from lngd.capture import Capture, named_modules
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer
 from lngd.optimizer import adamw, checkpoint
-from lngd.optimizer.curved_layer import IN_A_STAGE, CurvedLayer, Measurement, layout, warn
+from lngd.optimizer.curved_layer import CurvedLayer, Measurement, layout
 from lngd.optimizer.guards import (
     GradientScale,
     Guard,
@@ -43,6 +43,7 @@ from lngd.optimizer.parameters import (
 from lngd.sampling import Calls, Fisher, FisherType
 from lngd.torch_private import never_compiled
 from lngd.version import __version__
+from lngd.warned import warn
 
 OVERFLOWS = 3
 """So many measurements in a row have to overflow before a layer goes to float64: one wild batch is skipped instead."""
@@ -242,7 +243,7 @@ class NaturalGradient(torch.optim.Optimizer):
         known = {id(p): name for name, p in named_parameters(self._model).items()}
         complete_group(group, known, {id(p) for other in self.param_groups for p in other["params"]})
         super().add_param_group({**self.defaults, **group})
-        self._follow_model(since=self.t, level=4)
+        self._follow_model(since=self.t)
         self._store_progress()
 
     def __repr__(self) -> str:
@@ -381,23 +382,22 @@ class NaturalGradient(torch.optim.Optimizer):
 
     # ---------------------------------------------------------------- the model as it is now
 
-    def _follow_model(self, since: int | None = None, level: int = IN_A_STAGE - 1) -> None:
+    def _follow_model(self, since: int | None = None) -> None:
         """Plans anew: a parameter was added, replaced, frozen or unfrozen, moved or resized, or a module was.
 
         Args:
             since: the first step whose forward new layers can see; by default the next one.
-            level: how many calls lie between a warning and the user's line.
         """
         now = named_parameters(self._model)
         for p in take_replaced(self._plan.parameters, now, self.param_groups):
             self.state.pop(p, None)
-        refuse_strangers(now, self.param_groups, self._left_out, whole=self._whole, level=level)
+        refuse_strangers(now, self.param_groups, self._left_out, whole=self._whole)
         modules, before = dict(named_modules(self._model)), self._plan.layers
         self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._take_plan(self.t + 1 if since is None else since)
         for name, reason in lost_curvature(before, self._plan):
-            warn(name, f"AdamW trains it from now on: {reason}", level)
+            warn(f"layer '{name}': AdamW trains it from now on: {reason}")
 
     def _take_plan(self, since: int = 0) -> None:
         """Gives every parameter its state, watches the layers that have curvature, and leaves the rest to AdamW."""
@@ -450,7 +450,7 @@ class NaturalGradient(torch.optim.Optimizer):
                 self._fall_back(each, reason)
 
     def _fall_back(self, each: CurvedLayer, reason: str) -> None:
-        warn(each.name, f"AdamW trains it from now on, since it can't be given curvature: {reason}")
+        warn(f"layer '{each.name}': AdamW trains it from now on, since it can't be given curvature: {reason}")
         self._fallen[each.name] = (each.layer.module, reason)
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._take_plan(self.t + 1)
@@ -464,7 +464,7 @@ class NaturalGradient(torch.optim.Optimizer):
             means = [mean for mean in each.pending.means if mean.is_floating_point()]
             if means and not all_finite(means) and each.layer.dtype != torch.float64 and means[0].device.type != "mps":
                 each.promote()
-                warn(each.name, "its statistics overflow float32 and are kept in float64 from now on")
+                warn(f"layer '{each.name}': its statistics overflow float32 and are kept in float64 from now on")
         self._active = None
 
     # ---------------------------------------------------------------- checkpoints and copies

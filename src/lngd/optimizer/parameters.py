@@ -5,7 +5,6 @@ a module that is unfrozen, replaced or added later changes the plan, as soon as 
 """
 
 import difflib
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from lngd.capture import named_modules
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer, adapter_of, why_unsupported
 from lngd.ranges import ALLOWED, check
+from lngd.warned import warn
 
 Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
 Group: TypeAlias = dict[str, Any]
@@ -306,9 +306,7 @@ def take_replaced(
     return gone
 
 
-def refuse_strangers(
-    now: Mapping[str, nn.Parameter], groups: Sequence[Group], left_out: set[str], *, whole: bool, level: int
-) -> None:
+def refuse_strangers(now: Mapping[str, nn.Parameter], groups: Sequence[Group], left_out: set[str], *, whole: bool) -> None:
     """A parameter that came into the model later, or was unfrozen, and is in no group.
 
     Args:
@@ -316,7 +314,6 @@ def refuse_strangers(
         groups: the optimizer's.
         left_out: names of those that nobody expects it to train; one that is warned of is added.
         whole: whether the optimizer was to train the whole model; if not, another optimizer may train it.
-        level: how many calls lie between a warning and the user's line.
 
     Raises:
         RuntimeError: there is one, and the optimizer was to train the whole model.
@@ -331,7 +328,7 @@ def refuse_strangers(
     if whole:
         raise RuntimeError(f"{said}: call optimizer.add_param_group({{'params': …}}) with it")
     left_out.update(strange)
-    warnings.warn(f"{said}; optimizer.add_param_group({{'params': …}}) adds it", stacklevel=level)
+    warn(f"{said}; optimizer.add_param_group({{'params': …}}) adds it")
 
 
 def lost_curvature(before: Iterable[str], plan: Plan) -> Iterator[tuple[str, str]]:
@@ -354,10 +351,9 @@ def warn_of_missing_curvature(plan: Plan) -> None:
             lost[outcome.reason] += torch.Size(outcome.shape).numel()
     share = sizes["curvature"] / sum(sizes.values())
     reasons = "; ".join(f"{reason} ({count:,} entries)" for reason, count in lost.most_common(3))
-    warnings.warn(
+    warn(
         f"only {share:.0%} of the entries of the model's matrices get curvature, AdamW trains the others: {reasons}. "
         "lngd.register_layer(ModuleClass, adapter) gives a module class curvature, print(optimizer.summary()) has each parameter",
-        stacklevel=6,
     )
 
 
