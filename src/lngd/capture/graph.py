@@ -36,8 +36,8 @@ class OpenActivation:
     """Of a sample; None: as many as its entries make rows of the layer's outputs."""
 
     def samples(self, chosen: slice) -> Tensor:
-        """The layer's input; a copy unless it is all samples, so that the rest of the batch can be freed."""
-        x = self.x if chosen == WHOLE else self.x[chosen].clone()
+        """A copy of the layer's input: the rest of the batch can be freed, and the user may write to the buffer again."""
+        x = self.x[chosen].clone()
         return x if self.as_input is None else self.as_input(x)
 
 
@@ -49,6 +49,16 @@ class RateSample:
     g: Tensor
     batch: int
     forward_id: int
+
+
+@dataclass(slots=True)
+class Guess:
+    """What a backward pass has brought to a call. It counts once the pass has accumulated into the layer's weight."""
+
+    sample: RateSample | None
+    call: Call | None
+    gradient: Tensor | None
+    """Of the call's chosen samples, if g is made of it."""
 
 
 @dataclass(slots=True)

@@ -3,23 +3,26 @@
 Two streams. *Fisher samples*, at measuring steps: x and g as a way of sampling finds them (`lngd.sampling`). *Rate samples*, at
 every step: inputs and back-propagated gradients of a few samples, for the learning rate (LNGD eqs. 12–13).
 
-Conventions. Only forwards of a module in training mode with gradients enabled count, and of those only calls at which the
-gradient of the user's own backward pass arrives. A pre-activation is held as an edge of the autograd graph, not as a
+Conventions. A sample counts if and only if its backward pass has accumulated into the layer's `.grad`, and that gradient is still
+there at the step. So what a backward pass brings is a guess until the weight's own hook says, in the same pass, that it has
+accumulated; `torch.autograd.grad` never says so. What came before a gradient was dropped, is dropped with it.
+A pre-activation is held as an edge of the autograd graph, not as a
 tensor, so that an in-place activation after it changes nothing. All forwards between two steps belong to one measurement;
 `forward_id` tells the calls of one forward (the same samples) from micro-batches (new samples).
 """
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from lngd.capture.attachment import Attachment
+from lngd.capture.attachment import Attachment, Hook
 from lngd.capture.attention import (
     Product,
     attention_inputs,
@@ -40,6 +43,7 @@ from lngd.capture.compiled_rates import CompiledRates
 from lngd.capture.graph import (
     WHOLE,
     Arrival,
+    Guess,
     OpenActivation,
     RateSample,
     layer_input,
@@ -56,6 +60,9 @@ from lngd.torch_private import NO_PASS, inside_transform, leave_compiled_call, l
 LEAST_ROWS = 2048
 """Rows, samples times positions, from which a sub-batch measures the curvature: pixels and tokens make many rows of a sample."""
 NOT_IN_THE_OUTPUT = "the model's output, from which labels are drawn, does not depend on it"
+PASSES = 4
+"""So many backward passes are remembered that have not accumulated: one that will may run around them."""
+WITHOUT_FORWARD = "its gradient came without a forward of the model that could be seen: by torch.func, or set by hand"
 NOT_THROUGH_ITS_CALLS = "no gradient came to its calls: the loss uses its weight without them, or gradients were set by hand"
 
 
@@ -80,6 +87,8 @@ class Capture:
     curvature_samples: int | None = None
     least_rows: int = LEAST_ROWS
     mean_over: MeanOver = "batch"
+    dropped: Callable[[str], None] = lambda _name: None
+    """Told a layer whose gradient was dropped after what belongs to it had been handed on."""
     measuring: bool = True
     called: set[str] = field(default_factory=set)
     rates: dict[str, list[RateSample]] = field(default_factory=dict)
@@ -89,6 +98,11 @@ class Capture:
 
     def __post_init__(self) -> None:
         self._on_model, self._on_layers = Attachment(self, self.model), dict[tuple[str, str], Attachment]()
+        self._on_weights: dict[str, tuple[nn.Parameter, RemovableHandle]] = {}
+        self._guessed: dict[str, dict[int, list[Guess]]] = {}
+        """Of each layer, what backward passes have brought which have not accumulated yet, by a pass's number."""
+        self._accumulated: dict[str, tuple[weakref.ref[Tensor], int]] = {}
+        """Of each layer, the gradient that the last pass accumulated into, and its version then."""
         self._buffers = UntouchedBuffers()
         self._compiled, self._uncompiled = CompiledRates(self.rate_samples), Uncompiled()
         self._begin_outside_graphs = outside_graphs(Capture._begin)
@@ -119,6 +133,7 @@ class Capture:
             self.rates.pop(name, None)
             self.refused.pop(name, None)
         self.layers, self._watched = layers, {name: layer.module for name, layer in layers.items()}
+        self._watch_weights()
         self._choosy = {name for name, layer in layers.items() if type(layer).refuses_call is not Layer.refuses_call}
         self._buffers.attach(self.model)
         self._compiled.watch(layers)
@@ -136,10 +151,25 @@ class Capture:
                 hooks.before(f"before_{kind}", name, with_kwargs=True)
                 hooks.after(f"after_{kind}", name, with_kwargs=True, prepend=module is self.model)  # before `end_forward`
 
+    def _watch_weights(self) -> None:
+        """Whose `.grad` says that a backward pass counts."""
+        weights = {name: layer.weight for name, layer in self.layers.items()}
+        for name in [name for name, (weight, _) in self._on_weights.items() if weights.get(name) is not weight]:
+            self._on_weights.pop(name)[1].remove()
+            self._guessed.pop(name, None)
+            self._accumulated.pop(name, None)
+        for name, weight in weights.items():
+            if name not in self._on_weights:
+                handle = weight.register_post_accumulate_grad_hook(Hook(self, "accumulated", name))
+                self._on_weights[name] = weight, handle
+                weakref.finalize(self, handle.remove).atexit = False
+
     def close(self) -> None:
         """Removes the hooks; so does the end of the object's life."""
         for hooks in (self._on_model, *self._on_layers.values()):
             hooks.remove()
+        for _, handle in self._on_weights.values():
+            handle.remove()
         self._buffers.remove()
         self._uncompiled.leave()
         self.reset()
@@ -151,6 +181,8 @@ class Capture:
         self._called_outside_backward.clear()
         self._awaited.clear()
         self._reached.clear()
+        self._guessed.clear()
+        self._accumulated.clear()
         self._backward_ran = False
         if self.measuring:
             self.source.discard()
@@ -164,6 +196,8 @@ class Capture:
         """
         self.rates.clear()
         self._reached.clear()
+        self._guessed.clear()
+        self._accumulated.clear()
         if self.measuring:
             self.source.forget_arrived()
         if self._compiled.found:
@@ -224,14 +258,12 @@ class Capture:
         if name in self.called:
             return None
         if not self.called and not self.forward_id:
-            return None  # no forward at all: gradients were set by hand, as torch's distributed checkpointing does
-        if not self.layers[name].module.training:
-            return "it was trained in evaluation mode; call model.train() before the first step"
+            return WITHOUT_FORWARD
         return "its weight is used without calling the module"
 
-    def begin_forward(self, module: nn.Module, _args: tuple) -> None:
+    def begin_forward(self, _module: nn.Module, _args: tuple) -> None:
         """A new forward of the model. A measuring one leaves compiled code, and so does the first that comes upon any."""
-        trains, traced = module.training and torch.is_grad_enabled(), torch.compiler.is_compiling()
+        trains, traced = torch.is_grad_enabled(), torch.compiler.is_compiling()
         if traced and (not trains or traced_for_another_purpose()):
             return
         left = trains and (self.measuring or (traced and not self._compiled.present)) and self._leave_call(None) is not None
@@ -256,7 +288,7 @@ class Capture:
                 self._uncompiled.enter()
         if self._forward_counts:
             if self.measuring:
-                self.source.forget()
+                self.source.begins(self.forward_id + 1)
             self._next_forward()
             self._model_runs_again = again
         if compiled.found:
@@ -346,19 +378,56 @@ class Capture:
         if gradient is None or capture is None or pulling():
             return
         capture._backward_ran = True
+        name, number = arrival.name, running_pass()
         if capture._compiled.found:
             capture._compiled.backward_came(arrival.forward_id)
-        layer = capture.layers.get(arrival.name)
+        layer = capture.layers.get(name)
         if layer is None or layer.module is not arrival.module():
             return
-        capture._reached.add(arrival.name)
+        passes = capture._guessed.setdefault(name, {})
+        if number not in passes:
+            if name in capture._accumulated:
+                capture._forget_if_dropped(name, layer.weight.grad)
+            if len(passes) == PASSES:
+                del passes[min(passes)]
+            passes[number] = []
         gradient = gradient.detach() if gradient.requires_grad else gradient
+        sample = call = None
         if arrival.x is not None:
-            g = arrival.as_output(gradient)
-            g = g if arrival.chosen == WHOLE else g[arrival.chosen].clone()
-            capture.rates.setdefault(arrival.name, []).append(RateSample(arrival.x, g, arrival.batch, arrival.forward_id))
-        if arrival.call is not None and (call := arrival.take_call()) is not None:
-            capture.source.arrived(call, gradient)
+            g = arrival.as_output(gradient)[arrival.chosen].clone()
+            sample = RateSample(arrival.x, g, arrival.batch, arrival.forward_id)
+        if arrival.call is not None:
+            call = arrival.take_call()
+        passes[number].append(Guess(sample, call, None if call is None else capture.source.kept(call, gradient)))
+
+    def accumulated(self, name: str, weight: nn.Parameter) -> None:
+        """A backward pass has accumulated into a layer's weight: what it has brought counts."""
+        number, passes = running_pass(), self._guessed.pop(name, {})
+        if weight.grad is None or pulling():
+            return
+        for guess in [guess for inner, guesses in passes.items() if inner >= number for guess in guesses]:
+            self._reached.add(name)
+            if guess.sample is not None:
+                self.rates.setdefault(name, []).append(guess.sample)
+            if guess.call is not None:
+                self.source.arrived(guess.call, guess.gradient)
+        self._accumulated[name] = weakref.ref(weight.grad), weight.grad._version
+
+    def forget_dropped(self) -> None:
+        """At a measuring step: what came before a gradient was dropped, by whomever and however, is forgotten."""
+        for name in list(self._accumulated):
+            self._forget_if_dropped(name, self.layers[name].weight.grad)
+
+    def _forget_if_dropped(self, name: str, grad: Tensor | None) -> None:
+        """Whether a gradient that was accumulated is gone: None, or zeroed in place. Scaling and clipping drop nothing."""
+        known, version = self._accumulated[name]
+        if grad is not None and (grad._version == version or grad is not known() or grad.any()):
+            return
+        del self._accumulated[name]
+        self.rates.pop(name, None)
+        self._reached.discard(name)
+        self.source.forget_arrived_of(name)
+        self.dropped(name)
 
     def _open_input_projection(
         self, name: str, layer: AttentionInput, products: list[Product], inputs: tuple[Tensor, Tensor, Tensor]
@@ -379,7 +448,7 @@ class Capture:
 
     def _is_measured(self, module: nn.Module) -> bool:
         """Whether a module is called at a measuring step. No graph holds such a call: one that is being traced ends here."""
-        if not (module.training and torch.is_grad_enabled()) or (torch.compiler.is_compiling() and traced_for_another_purpose()):
+        if not torch.is_grad_enabled() or (torch.compiler.is_compiling() and traced_for_another_purpose()):
             return False
         if self.measuring or not self._compiled.present:
             self._compiled.found |= self._leave_call(None) is not None
@@ -387,7 +456,7 @@ class Capture:
 
     def _watches(self, name: str, module: nn.Module) -> bool:
         """Not where activation checkpointing runs a forward again, for a backward pass of our own or of the user."""
-        if not module.training or name not in self.layers or pulling() or inside_transform():
+        if name not in self.layers or pulling() or inside_transform():
             return False
         return not (name in self._called_outside_backward and running_pass() != NO_PASS)
 
@@ -468,7 +537,7 @@ class Capture:
         """Inside a graph that torch.compile makes."""
         if self.rate_samples == 0 or name not in self.layers or traced_for_another_purpose():
             return output
-        if not (module.training and torch.is_grad_enabled() and output.requires_grad):
+        if not (torch.is_grad_enabled() and output.requires_grad):
             return output
         layer = self.layers[name]
         return layer.batch_first(self._compiled.trace(name, layer.batch_first(x), layer.batch_first(output)))

@@ -94,7 +94,9 @@ class NaturalGradient(torch.optim.Optimizer):
         self._structure: Structure | None = None
         super().__init__(user_groups(self._model, params), defaults)
         device = self.param_groups[0]["params"][0].device if self.param_groups[0]["params"] else torch.device("cpu")
-        self._generator = generator or torch.Generator(device).manual_seed(torch.initial_seed() % 2**63)
+        self._generator = torch.Generator(generator.device if generator else device).manual_seed(torch.initial_seed() % 2**63)
+        if generator is not None:  # a copy: draws that were for nothing are drawn again, which nobody else may notice
+            self._generator.set_state(generator.get_state())
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._left_out = {o.name for o in self._plan.outcomes.values() if o.reason == LEFT_OUT}
         self._watch()
@@ -297,6 +299,7 @@ class NaturalGradient(torch.optim.Optimizer):
         capture = self._capture
         if not capture.measuring:
             return
+        capture.forget_dropped()
         capture.source.finished(None)
         pending = [mean for each in self._layers.values() for mean in each.pending.means]
         if not pending:
@@ -433,6 +436,10 @@ class NaturalGradient(torch.optim.Optimizer):
             if name in layers:
                 layers[name].measure(calls, batch, forward_id, fisher)
 
+        def dropped(name: str) -> None:
+            if name in layers:
+                layers[name].pending = Measurement()
+
         self._capture = Capture(
             self._watched,
             {},
@@ -440,6 +447,7 @@ class NaturalGradient(torch.optim.Optimizer):
             step_size.sequences() if self._recipe.mean_over == "token" else step_size.samples,
             curvature_samples=self._recipe.schedule.samples,
             mean_over=self._recipe.mean_over,
+            dropped=dropped,
         )
         self._capture.attach()
 
@@ -512,10 +520,11 @@ class NaturalGradient(torch.optim.Optimizer):
         self._measures_at = self._recipe.schedule.next_measurement(self.t)
         self._refreshes_at = self._recipe.schedule.next_refresh(self.t)
         self._skips, self._lost = SkipCounter(progress["skipped"]), False
-        self._generator.set_state(progress["generator"].cpu())
         self._scale.forget()
         self._scale.recall(progress)
+        self._capture.source.discard()
         self._capture.reset()
+        self._generator.set_state(progress["generator"].cpu())
         self._capture.measuring = bool(progress["measuring"])
         self._store_progress()
 

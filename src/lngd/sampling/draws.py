@@ -64,3 +64,51 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     """In (0, 1)."""
     u = torch.empty(like.shape, dtype=like.dtype, device=generator.device).uniform_(generator=generator)
     return u.clamp(min=torch.finfo(u.dtype).tiny).to(like.device)
+
+
+class Draws:
+    """A generator that draws again what a forward has drawn for nothing.
+
+    So a run is the same whatever forwards, attacks and batches that are dropped come between. Forwards whose backward passes are
+    still to come share their numbers, which are independent of their samples.
+    """
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self._step: Tensor | None = None
+        """The generator's state where the step's first forward began."""
+        self._running = -1
+        """The number of the last forward that began."""
+        self._ends: dict[int, Tensor] = {}
+        """The generator's state where the forwards before it had ended."""
+        self._counts: int | None = None
+        """The last forward that was not for nothing."""
+
+    def begin(self, forward_id: int) -> None:
+        """A forward begins."""
+        if self._step is None:
+            self._step = self.generator.get_state()
+        else:
+            self._ends[self._running] = self.generator.get_state()
+            self.generator.set_state(self._go_on())
+        self._running = forward_id
+
+    def count(self, forward_id: int) -> None:
+        """What this forward has drawn is used."""
+        self._counts = max(self._counts or 0, forward_id)
+
+    def drop(self) -> None:
+        """What was drawn since the last step is not used, unless it will be."""
+        self._counts = None
+
+    def end(self) -> None:
+        """A step has ended."""
+        if self._step is not None:
+            self.generator.set_state(self._go_on())
+        self._step, self._counts = None, None
+        self._ends.clear()
+
+    def _go_on(self) -> Tensor:
+        """The state behind the last forward that was not for nothing."""
+        assert self._step is not None
+        return self._step if self._counts is None else self._ends.get(self._counts, self.generator.get_state())

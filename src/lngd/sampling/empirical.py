@@ -32,12 +32,15 @@ class EmpiricalSource(Source):
         super().opened(call, edge)
         self.open.clear()
 
-    def arrived(self, call: Call, gradient: Tensor) -> None:
+    def kept(self, call: Call, gradient: Tensor) -> Tensor:
+        """The gradient itself is g."""
+        return call.taken(gradient)
+
+    def arrived(self, call: Call, gradient: Tensor | None) -> None:
         """Adds the gradient of one more backward pass."""
-        if not self.awaits(call):
+        if gradient is None or not self.awaits(call):
             return
-        g = call.taken(gradient)
-        call.g = call.g + g if call.g is not None and call.era == self._era else g
+        call.g = call.g + gradient if call.g is not None and call.era == self._era else gradient
         super().arrived(call, gradient)
 
     def _hand_on_if_complete(self, key: Key) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from lngd.sampling.draws import Noise, draw
+from lngd.sampling.draws import Draws, Noise, draw
 from lngd.sampling.fisher_type import FisherType
 from lngd.sampling.pull import pull_each
 from lngd.sampling.source import Call, OnSample, Source
@@ -45,7 +45,7 @@ class LayerwiseSource(Source):
     fisher = FisherType.LAYERWISE
 
     def __init__(self, deliver: OnSample, *, noise: Noise, generator: torch.Generator) -> None:
-        super().__init__(deliver)
+        super().__init__(deliver, Draws(generator))
         self.noise, self.generator = noise, generator
 
     def arriving(self, x: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from lngd.sampling.draws import Likelihood, sampled_gradient
+from lngd.sampling.draws import Draws, Likelihood, sampled_gradient
 from lngd.sampling.empirical import EmpiricalSource
 from lngd.sampling.fisher_type import FisherType
 from lngd.sampling.pull import pull_each
@@ -48,7 +48,7 @@ class SampledSource(Source):
     fisher = FisherType.SAMPLED
 
     def __init__(self, deliver: OnSample, *, likelihood: Likelihood, generator: torch.Generator) -> None:
-        super().__init__(deliver)
+        super().__init__(deliver, Draws(generator))
         self.likelihood: Likelihood = likelihood
         self.generator = generator
         self.labels = EmpiricalSource(deliver)
@@ -80,7 +80,11 @@ class SampledSource(Source):
                 self.drop(call)
         self.unreached |= {call.name for call, _ in opened} - found - self.notes.keys()
 
-    def arrived(self, call: Call, gradient: Tensor) -> None:
+    def kept(self, call: Call, gradient: Tensor) -> Tensor | None:
+        """Behind reentrant checkpointing, g itself."""
+        return self.labels.kept(call, gradient) if self.labels.awaits(call) else None
+
+    def arrived(self, call: Call, gradient: Tensor | None) -> None:
         """Of a call behind reentrant checkpointing, the gradient itself is g."""
         super().arrived(call, gradient)
         self.labels.arrived(call, gradient)
@@ -89,6 +93,11 @@ class SampledSource(Source):
         """The user has dropped the gradients so far."""
         super().forget_arrived()
         self.labels.forget_arrived()
+
+    def forget_arrived_of(self, name: str) -> None:
+        """The user has dropped the gradient of one layer."""
+        super().forget_arrived_of(name)
+        self.labels.forget_arrived_of(name)
 
     def forget_layers(self, names: Iterable[str]) -> None:
         """These layers are not watched any more."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from lngd.sampling.draws import Draws
 from lngd.sampling.fisher_type import FisherType
 
 Calls: TypeAlias = list[tuple[Tensor, Tensor]]
@@ -57,9 +58,8 @@ class Call:
         return self.name, self.forward_id
 
     def taken(self, gradient: Tensor) -> Tensor:
-        """The chosen samples of a gradient at the call's edge, as g; a copy unless it is all of them."""
-        g = self.as_output(gradient.detach())
-        return g if self.chosen == slice(None) else g[self.chosen].clone()
+        """The chosen samples of a gradient at the call's edge, as g; a copy."""
+        return self.as_output(gradient.detach())[self.chosen].clone()
 
 
 class Source(ABC):
@@ -67,8 +67,8 @@ class Source(ABC):
 
     fisher: ClassVar[FisherType]
 
-    def __init__(self, deliver: OnSample) -> None:
-        self.deliver = deliver
+    def __init__(self, deliver: OnSample, draws: Draws | None = None) -> None:
+        self.deliver, self.draws = deliver, draws
         self.open: list[tuple[Call, GradientEdge]] = []
         """Edges are held here and by no call: the graph would hold itself."""
         self.notes: dict[str, str] = {}
@@ -81,6 +81,12 @@ class Source(ABC):
         self._arrived: dict[Key, list[Call]] = {}
         self._era = 0
         """How often what had arrived was forgotten: gradients from before count no more."""
+
+    def begins(self, forward_id: int) -> None:
+        """A forward begins. What an interrupted one left open will never be closed."""
+        self.forget()
+        if self.draws is not None:
+            self.draws.begin(forward_id)
 
     def opened(self, call: Call, edge: GradientEdge) -> None:
         """A layer's output is there."""
@@ -100,11 +106,17 @@ class Source(ABC):
         """A new micro-batch begins where the model's own forward does not say so."""
         self.forget()
 
-    def arrived(self, call: Call, gradient: Tensor) -> None:
-        """The gradient of the user's own backward pass has arrived: the loss depends on this call. It counts once."""
+    def kept(self, call: Call, gradient: Tensor) -> Tensor | None:
+        """Of a gradient that has arrived at the call, what g is made of; None where it is not."""
+        return None
+
+    def arrived(self, call: Call, gradient: Tensor | None) -> None:
+        """The user's own backward pass has come to this call and counts: the loss depends on it. It counts once."""
         if call.era == self._era or not self.awaits(call):
             return
         call.era = self._era
+        if self.draws is not None:
+            self.draws.count(call.forward_id)
         self.waiting |= call.g is None
         self._arrived.setdefault(call.key, []).append(call)
         self._hand_on_if_complete(call.key)
@@ -124,6 +136,14 @@ class Source(ABC):
         self._arrived.clear()
         self._era += 1
         self.waiting = False
+        if self.draws is not None:
+            self.draws.drop()
+
+    def forget_arrived_of(self, name: str) -> None:
+        """The user has dropped the gradient of one layer."""
+        for key in [key for key in self._arrived if key[0] == name]:
+            for call in self._arrived.pop(key):
+                call.era = -1
 
     def forget_layers(self, names: Iterable[str]) -> None:
         """These layers are not watched any more."""
@@ -137,6 +157,8 @@ class Source(ABC):
         """A step has ended: nothing from before it counts any more."""
         self.open.clear()
         self._called.clear()
+        if self.draws is not None:
+            self.draws.end()
         self.forget_arrived()
 
     def awaits(self, call: Call) -> bool:
