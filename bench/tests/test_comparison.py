@@ -10,8 +10,7 @@ import pytest
 from lngd_bench.errors import BenchError
 from lngd_bench.report.comparison import compare, differences
 from lngd_bench.report.summary import TaskSummary
-from lngd_bench.training.collected import LARGEST, read_below, read_records
-from lngd_bench.training.records import Record, RecordWriter
+from lngd_bench.training.records import LARGEST, Record, RecordWriter, read_below, read_records
 from runs import hand_made, write
 from test_cli import fails, lngd
 

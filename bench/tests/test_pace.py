@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lngd_bench.training.pace import TRUST, Pace
 
 from lngd_bench.competitors.optimizers import OPTIMIZERS
-from lngd_bench.training.pace import TRUST, Pace
 from lngd_bench.training.train import RunSpec
 from runs import TOY
 

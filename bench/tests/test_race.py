@@ -6,8 +6,8 @@ import torch
 
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
-from lngd_bench.training.collected import read_records
 from lngd_bench.training.race import Place, plan, race, records_of, unfinished
+from lngd_bench.training.records import read_records
 from lngd_bench.training.train import RunSpec, train
 from runs import TOY, toy_split, without_seconds
 

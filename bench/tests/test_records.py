@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lngd_bench.training.collected import read_records
-from lngd_bench.training.records import RecordWriter, finite, read_record
+from lngd_bench.training.records import RecordWriter, finite, read_record, read_records
 from runs import diverged, hand_made, write
 
 

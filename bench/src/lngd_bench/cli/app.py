@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Races optimizers on real tasks and prints the tables and figures.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # boxes cut words in a narrow terminal
     pretty_exceptions_enable=False,
 )
 app.command()(race)

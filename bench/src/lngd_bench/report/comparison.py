@@ -15,8 +15,7 @@ from typing import TypeVar
 from lngd_bench.errors import BenchError
 from lngd_bench.report.summary import Target, TaskSummary, summarise
 from lngd_bench.report.tables import conditions_of
-from lngd_bench.training.collected import read_below
-from lngd_bench.training.records import Header, Record
+from lngd_bench.training.records import Header, Record, read_below
 from lngd_bench.training.tune import FIRST_SEED
 
 OWN = ("total_steps", "schedule")

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from lngd_bench import durable
+from lngd_bench import archive
 from lngd_bench.errors import BenchError
 from lngd_bench.report.page import page
 from lngd_bench.report.summary import Target, TaskSummary, summarise
 from lngd_bench.report.tables import markdown_table, shortfalls
-from lngd_bench.training.collected import read_records
+from lngd_bench.training.records import read_records
 
 
 def load_summaries(directory: Path, target: Target = "auto") -> list[TaskSummary]:
@@ -37,7 +37,7 @@ def write_figures(summaries: list[TaskSummary], directory: Path) -> list[Path]:
 
 def write_page(summaries: list[TaskSummary], path: Path) -> Path:
     """A reader who reloads the page finds the old one or the new one, whole."""
-    durable.replace(path, page(summaries).encode())
+    archive.put(path, page(summaries).encode())
     return path
 
 

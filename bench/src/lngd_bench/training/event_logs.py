@@ -1,21 +1,17 @@
 """TensorBoard's event files, made from records only: a log says what the record of its run says, no more and nothing twice.
 
-A log is begun anew when a run goes on, from the record that is on the disk by then. TensorBoard can drop points from a step
-on (`purge_step`), but what it drops stays in the files, and other readers of them see it.
+A log is begun anew when a run goes on. TensorBoard can drop points from a step on (`purge_step`), but what it drops stays in
+the files, and other readers of them see it.
 """
 
 from collections.abc import Iterable
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lngd_bench.errors import BenchError
-from lngd_bench.training.records import Beginning, Epoch, Header, Record, read_run
+from lngd_bench.training.records import Epoch, Record, read_run
 from lngd_bench.training.train import RunSpec
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 DIRECTORY = "tensorboard"
 SCALARS = ("train_loss", "eval_loss", "seconds", "largest_norm")
@@ -25,7 +21,7 @@ SCALARS = ("train_loss", "eval_loss", "seconds", "largest_norm")
 def check_installed() -> None:
     """Raises BenchError, with the command that cures it, where TensorBoard is missing."""
     if not find_spec("tensorboard"):
-        raise BenchError("--tensorboard needs tensorboard: pip install tensorboard, or pip install 'lngd[tensorboard]'")
+        raise BenchError("--tensorboard needs tensorboard: pip install tensorboard, or pip install 'lngd-bench[tensorboard]'")
 
 
 class EventLogs:
@@ -38,16 +34,16 @@ class EventLogs:
     def finished(self, specs: Iterable[RunSpec]) -> None:
         """The logs of runs that need no more epochs."""
         for spec in specs:
-            if run := read_run(self.out / spec.file_name):
-                self._begun(spec, run).close()
+            if record := read_run(self.out / spec.file_name):
+                EventLog(self._directory(spec), record).close()
 
     def epoch(self, spec: RunSpec, epoch: Epoch) -> None:
         """One that is in the record already."""
         name = spec.file_name
         if name in self.open:
             self.open[name].add(epoch)
-        elif run := read_run(self.out / name):
-            self.open[name] = self._begun(spec, run)
+        elif record := read_run(self.out / name):
+            self.open[name] = EventLog(self._directory(spec), record)
         if spec.ended_by(epoch):
             self.open.pop(name).close()
 
@@ -55,22 +51,24 @@ class EventLogs:
         while self.open:
             self.open.popitem()[1].close()
 
-    def _begun(self, spec: RunSpec, run: Record | Beginning) -> "EventLog":
-        log = EventLog(self.out / DIRECTORY / Path(spec.file_name).stem, run.header)
-        for epoch in run.epochs:
-            log.add(epoch)
-        return log
+    def _directory(self, spec: RunSpec) -> Path:
+        return self.out / DIRECTORY / Path(spec.file_name).stem
 
 
 class EventLog:
     """A log begun anew. The time of a point is the run's date plus its seconds of training, which TensorBoard can plot."""
 
-    def __init__(self, directory: Path, header: Header) -> None:
+    def __init__(self, directory: Path, record: Record) -> None:
+        """TensorBoard is imported here: it takes a second, and few want it."""
+        from torch.utils.tensorboard import SummaryWriter
+
         for former in directory.glob("events.out.tfevents.*"):
             former.unlink()
-        self.metric = header.config["metric"]
-        self.time = datetime.fromisoformat(header.date).timestamp()
-        self.writer = _writer(directory)
+        self.metric = record.header.config["metric"]
+        self.time = datetime.fromisoformat(record.header.date).timestamp()
+        self.writer = SummaryWriter(str(directory))
+        for epoch in record.epochs:
+            self.add(epoch)
 
     def add(self, epoch: Epoch) -> None:
         """What is not finite has no point."""
@@ -83,10 +81,3 @@ class EventLog:
 
     def close(self) -> None:
         self.writer.close()
-
-
-def _writer(directory: Path) -> "SummaryWriter":
-    """Imported here: it takes a second, and few want it."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(directory))

@@ -9,7 +9,7 @@ from lngd_bench.report.summary import Target, summarise
 from lngd_bench.studies.fisher.redraw import REDRAWN, place_of
 from lngd_bench.studies.paper.paper import TABLES, PaperTable
 from lngd_bench.studies.paper.tables import Comparison, markdown, text
-from lngd_bench.training.collected import read_records
+from lngd_bench.training.records import read_records
 
 RESULTS = Path("docs/results/paper")
 FIGURES = {table.figure: table.number for table in TABLES.values() if table.number != 1}
