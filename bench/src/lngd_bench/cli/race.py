@@ -73,6 +73,8 @@ def race(
         torch.set_num_threads(threads or DEFAULT_THREADS)
     directory = out or new_directory([task.name for task in chosen])
     place = Place(out=directory, data_dir=data_dir, device=device_named(device), command=command_line(), tensorboard=tensorboard)
+    for task in chosen:
+        task.look_for_data(data_dir)
     announce(specs, directory)
     notes = run_all(specs, place, resume=resume)
     present(directory, goal)

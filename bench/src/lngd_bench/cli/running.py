@@ -96,7 +96,8 @@ def _run(specs: Sequence[RunSpec], waiting: Sequence[RunSpec], notes: Notes) -> 
         stack.callback(notes.write)
         logs = stack.enter_context(closing(EventLogs(place.out))) if place.tensorboard else None
         if logs:
-            logs.finished(spec for spec in specs if spec.file_name not in begun)
+            for spec in (spec for spec in specs if spec.file_name not in begun):
+                logs.finished(spec)
         progress = stack.enter_context(Progress(waiting, console, steps))
         for spec, epoch in race(waiting, place, progress.step):
             if logs:

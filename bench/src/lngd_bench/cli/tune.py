@@ -58,6 +58,7 @@ def tune(
     )
     chosen = changes.apply(tasks_named([task], scale)[0].for_tuning())
     names = optimizers_named(optimizers)
+    chosen.look_for_data(data_dir)
     if threads:
         torch.set_num_threads(threads)
     place = Place(

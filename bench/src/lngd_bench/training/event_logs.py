@@ -4,14 +4,17 @@ A log is begun anew when a run goes on. TensorBoard can drop points from a step 
 the files, and other readers of them see it.
 """
 
-from collections.abc import Iterable
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lngd_bench.errors import BenchError
 from lngd_bench.training.records import Epoch, Record, read_run
 from lngd_bench.training.train import RunSpec
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 DIRECTORY = "tensorboard"
 SCALARS = ("train_loss", "eval_loss", "seconds", "largest_norm")
@@ -25,59 +28,50 @@ def check_installed() -> None:
 
 
 class EventLogs:
-    """The logs of a directory of records, those of runs under way open."""
+    """The logs of a directory of records, each with the run's date plus its seconds of training as the time of a point."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.open: dict[str, EventLog] = {}
+        self.open: dict[str, SummaryWriter] = {}
+        self.times: dict[str, float] = {}
 
-    def finished(self, specs: Iterable[RunSpec]) -> None:
-        """The logs of runs that need no more epochs."""
-        for spec in specs:
-            if record := read_run(self.out / spec.file_name):
-                EventLog(self._directory(spec), record).close()
+    def finished(self, spec: RunSpec) -> None:
+        """The log of a run that needs no more epochs."""
+        self._begin(spec)
+        self.open.pop(spec.file_name).close()
 
     def epoch(self, spec: RunSpec, epoch: Epoch) -> None:
         """One that is in the record already."""
-        name = spec.file_name
-        if name in self.open:
-            self.open[name].add(epoch)
-        elif record := read_run(self.out / name):
-            self.open[name] = EventLog(self._directory(spec), record)
+        if spec.file_name in self.open:
+            self._add(spec, epoch)
+        else:
+            self._begin(spec)
         if spec.ended_by(epoch):
-            self.open.pop(name).close()
+            self.open.pop(spec.file_name).close()
 
     def close(self) -> None:
         while self.open:
             self.open.popitem()[1].close()
 
-    def _directory(self, spec: RunSpec) -> Path:
-        return self.out / DIRECTORY / Path(spec.file_name).stem
-
-
-class EventLog:
-    """A log begun anew. The time of a point is the run's date plus its seconds of training, which TensorBoard can plot."""
-
-    def __init__(self, directory: Path, record: Record) -> None:
+    def _begin(self, spec: RunSpec) -> None:
         """TensorBoard is imported here: it takes a second, and few want it."""
         from torch.utils.tensorboard import SummaryWriter
 
+        record = read_run(self.out / spec.file_name)
+        assert isinstance(record, Record)
+        directory = self.out / DIRECTORY / Path(spec.file_name).stem
         for former in directory.glob("events.out.tfevents.*"):
             former.unlink()
-        self.metric = record.header.config["metric"]
-        self.time = datetime.fromisoformat(record.header.date).timestamp()
-        self.writer = SummaryWriter(str(directory))
+        self.open[spec.file_name] = SummaryWriter(str(directory))
+        self.times[spec.file_name] = datetime.fromisoformat(record.header.date).timestamp()
         for epoch in record.epochs:
-            self.add(epoch)
+            self._add(spec, epoch)
 
-    def add(self, epoch: Epoch) -> None:
+    def _add(self, spec: RunSpec, epoch: Epoch) -> None:
         """What is not finite has no point."""
-        self.time += epoch.seconds
-        values = {name: getattr(epoch, name) for name in SCALARS} | {self.metric: epoch.metric}
+        self.times[spec.file_name] += epoch.seconds
+        values = {name: getattr(epoch, name) for name in SCALARS} | {spec.task.metric: epoch.metric}
         for name, value in values.items():
             if value is not None:
-                self.writer.add_scalar(name, value, epoch.step, walltime=self.time)
-        self.writer.flush()
-
-    def close(self) -> None:
-        self.writer.close()
+                self.open[spec.file_name].add_scalar(name, value, epoch.step, walltime=self.times[spec.file_name])
+        self.open[spec.file_name].flush()

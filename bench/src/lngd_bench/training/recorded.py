@@ -95,7 +95,7 @@ def _restored(run: Run, path: Path, header: Header) -> RecordWriter:
     Raises:
         One of MALFORMED: the file is damaged, of another version, or of a run that need not go on bit-equal here.
     """
-    found = torch.load(checkpoint_of(path), map_location="cpu", weights_only=True)
+    found = torch.load(io.BytesIO(checkpoint_of(path).read_bytes()), map_location="cpu", weights_only=True)
     former = Header(**found["header"])
     for name in (field.name for field in fields(Header) if field.name not in MAY_DIFFER):
         before, now = getattr(former, name), getattr(header, name)
