@@ -1,6 +1,5 @@
 """Which runs `lngd report` puts in one table, and what it leaves out."""
 
-import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from lngd_bench.errors import BenchError
 from lngd_bench.report.comparison import compare, differences
 from lngd_bench.report.summary import TaskSummary
-from lngd_bench.training.records import LARGEST, Record, RecordWriter, read_below, read_records
+from lngd_bench.training.records import Record, read_below
 from runs import hand_made, write
 from test_cli import fails, lngd
 
@@ -116,47 +115,6 @@ def test_other_files_of_lines_and_unfinished_runs_are_skipped_with_a_line_each(t
         f"{tmp_path}/prices.jsonl: not a readable record, not counted (it lacks 'event')",
         f"{tmp_path}/run.jsonl.partial: an unfinished run, not counted",
     ]
-
-
-@pytest.mark.parametrize(
-    ("line", "name", "value", "message"),
-    [
-        (0, "task", "../../evil", "task is"),
-        (0, "task", "", "task is"),
-        (0, "config", [], "config is list"),
-        (0, "config", {"metric": "beauty"}, "metric is 'beauty'"),
-        (0, "config", {"metric": ["loss"]}, "metric is"),
-        (0, "lr", "fast", "lr is 'fast'"),
-        (0, "threads", True, "threads is True"),
-        (0, "clock", "sun", "clock is"),
-        (1, "metric", "good", "metric is 'good'"),
-        (1, "metric", float("nan"), "metric is nan"),
-        (1, "seconds", -1, "seconds is -1"),
-        (1, "seconds", 10**400, "seconds is 1000"),
-        (1, "step", 1.5, "step is 1.5"),
-        (1, "reason", None, "reason is None"),
-    ],
-)
-def test_a_record_with_what_no_run_writes_is_skipped(tmp_path: Path, line: int, name: str, value: object, message: str) -> None:
-    path = save(hand_made("sgd", 0, [0.5], 1.0), tmp_path)
-    lines = [json.loads(text) for text in path.read_text().splitlines()]
-    lines[line][name] = value
-    path.write_text("".join(json.dumps(text) + "\n" for text in lines))
-    with pytest.warns(UserWarning, match=message):
-        assert read_records(tmp_path) == []
-
-
-def test_a_file_that_is_too_large_nested_too_deep_or_empty_of_epochs_is_skipped(tmp_path: Path) -> None:
-    with (tmp_path / "large.jsonl").open("wb") as file:
-        file.truncate(LARGEST + 1)
-    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
-    with RecordWriter(tmp_path / "short.jsonl", hand_made("sgd", 0, [0.5], 1.0).header) as writer:
-        writer.end()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert read_records(tmp_path) == []
-    texts = [str(warning.message) for warning in caught]
-    assert [key in text for key, text in zip(("recursion", "larger than", "no epochs"), texts, strict=True)] == [True] * 3
 
 
 def test_committed_records_of_all_ages_pass_without_a_warning() -> None:

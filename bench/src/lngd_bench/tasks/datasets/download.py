@@ -68,6 +68,7 @@ class Download:
             return False
 
     def _download(self, path: Path, progress: Progress) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         archive.put(path, b"".join(self._checked(self._received(progress))))
 
     def _received(self, progress: Progress) -> Iterator[bytes]:
