@@ -8,7 +8,8 @@ from lngd_bench.errors import BenchError
 from lngd_bench.training.records import (
     NEEDED,
     Record,
-    RecordWriter,
+    add,
+    begin,
     best_metric,
     finite,
     frame,
@@ -30,8 +31,8 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_run_has_no_name_before_it_has_ended_but_its_epochs_are_there(tmp_path: Path) -> None:
     record, path = hand_made("sgd", 0, [0.5], 1.0), tmp_path / "run.jsonl"
-    with RecordWriter(path, record.header) as writer:
-        writer.epoch(record.epochs[0])
+    begin(path, record.header)
+    add(path, record.epochs[0])
     assert not path.exists()
     with partial_of(path).open("a") as file:
         file.write('{"event": "ep')

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -16,7 +15,7 @@ from lngd_bench.errors import BenchError
 from lngd_bench.tasks.data import Data
 from lngd_bench.tasks.task import Task
 from lngd_bench.training.machine import header
-from lngd_bench.training.recorded import discard_checkpoint, recorded
+from lngd_bench.training.recorded import RecordedRun, discard_checkpoint
 from lngd_bench.training.records import Epoch, Record, read_record, read_run
 from lngd_bench.training.train import RunSpec, warm_up
 
@@ -112,16 +111,14 @@ def _loaded(task: Task, place: Place) -> Data:
 def _heat(specs: list[RunSpec], data: Data, place: Place, watch: Watch | None) -> Iterator[tuple[RunSpec, Epoch]]:
     for spec in {spec.optimizer: spec for spec in specs}.values():
         warm_up(spec, data)
-    with ExitStack() as stack:
-        waiting = deque(
-            stack.enter_context(recorded(spec, data, place.out / spec.file_name, header(spec, place.device, place.command)))
-            for spec in specs
-        )
-        for run in (each.run for each in waiting):
-            run.learner.watch = partial(watch, run.spec) if watch else None
-        while waiting:
-            turn = waiting.popleft()
-            row = turn.epoch()
-            if not turn.run.over:
-                waiting.append(turn)
-            yield turn.run.spec, row
+    waiting = deque(
+        RecordedRun(spec, data, place.out / spec.file_name, header(spec, place.device, place.command)) for spec in specs
+    )
+    for run in (each.run for each in waiting):
+        run.learner.watch = partial(watch, run.spec) if watch else None
+    while waiting:
+        turn = waiting.popleft()
+        row = turn.epoch()
+        if not turn.run.over:
+            waiting.append(turn)
+        yield turn.run.spec, row

@@ -9,8 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lngd_bench import archive
 from lngd_bench.clock import Clock
@@ -87,35 +86,28 @@ class Record:
         return any(epoch.diverged for epoch in self.epochs)
 
 
-class RecordWriter:
-    """Writes a record epoch by epoch; `epochs` are those that an earlier process has run."""
+def begin(path: Path, header: Header, epochs: Iterable[Epoch] = ()) -> None:
+    """A partial record of the epochs that an earlier process has run, in the place of what is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_of(path).write_bytes(b"")
+    _add(path, "start", asdict(header))
+    for epoch in epochs:
+        add(path, epoch)
 
-    def __init__(self, path: Path, header: Header, epochs: Iterable[Epoch] = ()) -> None:
-        self.path, self.header, self.epochs = path, header, list(epochs)
 
-    def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file: TextIO = partial_of(self.path).open("w", encoding="utf-8")
-        self._line("start", asdict(self.header))
-        for epoch in self.epochs:
-            self._line("epoch", asdict(epoch))
-        return self
+def add(path: Path, epoch: Epoch) -> None:
+    _add(path, "epoch", asdict(epoch))
 
-    def epoch(self, epoch: Epoch) -> None:
-        self.epochs.append(epoch)
-        self._line("epoch", asdict(epoch))
 
-    def end(self) -> None:
-        self._line("end", {})
-        self.file.close()
-        partial_of(self.path).replace(self.path)
+def end(path: Path) -> None:
+    """The record takes its name."""
+    _add(path, "end", {})
+    partial_of(path).replace(path)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.file.close()
 
-    def _line(self, event: str, content: Mapping[str, Any]) -> None:
-        self.file.write(json.dumps({"event": event, **content}, allow_nan=False) + "\n")
-        self.file.flush()
+def _add(path: Path, event: str, content: Mapping[str, Any]) -> None:
+    with partial_of(path).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"event": event, **content}, allow_nan=False) + "\n")
 
 
 def partial_of(record: Path) -> Path:
@@ -182,7 +174,7 @@ def frame(records: Mapping[str, Record]) -> "pandas.DataFrame":
         for name, record in records.items()
         for epoch in record.epochs
     )
-    return pandas.DataFrame(rows, columns=["file", *run, *figures])
+    return pandas.DataFrame(rows, columns=["file", *run, *figures]).astype({"damping": float})
 
 
 def read_record(path: Path) -> Record:
