@@ -14,7 +14,7 @@ from torch import nn
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.tasks.data import Batches
-from lngd_bench.training.race import Place, plan, race, records_of, unfinished
+from lngd_bench.training.race import Place, race, records_of, unfinished
 from lngd_bench.training.recorded import checkpoint_of
 from lngd_bench.training.records import Epoch, partial_of, read_record
 from lngd_bench.training.train import RunSpec, train
@@ -169,12 +169,13 @@ def test_a_checkpoint_of_another_model_is_not_used(tmp_path: Path) -> None:
     starts_from_scratch(spec, tmp_path, "loading state_dict")
 
 
-def test_a_race_that_was_broken_off_is_only_gone_on_with_when_asked_and_with_the_same_settings(tmp_path: Path) -> None:
-    break_off(plan([TOY], ["sgd"], range(1)), tmp_path, 1)
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_records_are_only_gone_on_with_when_asked_and_with_the_same_settings(tmp_path: Path, epochs: int) -> None:
+    break_off([SGD], tmp_path, epochs)
     with pytest.raises(BenchError, match="--resume"):
-        unfinished(plan([TOY], ["sgd"], range(1)), tmp_path, resume=False)
+        unfinished([SGD], tmp_path, resume=False)
     with pytest.raises(BenchError, match="was run with other settings"):
-        unfinished(plan([replace(TOY, epochs=5)], ["sgd"], range(1)), tmp_path, resume=True)
+        unfinished([replace(SGD, task=replace(TOY, epochs=5))], tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5, 6, 7, 12])

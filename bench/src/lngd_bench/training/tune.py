@@ -196,14 +196,15 @@ def grids_of(records: Sequence[Record], optimizers: Sequence[str], judge: Judge)
 
 
 def _grid(name: str, records: list[Record], judge: Judge) -> Grid:
-    points = sorted(
-        {(record.header.lr, record.header.damping) for record in records}, key=lambda point: (point[0], point[1] or 0)
-    )
-    trials = (_trial(point, [r for r in records if (r.header.lr, r.header.damping) == point], judge) for point in points)
-    return Grid(name, tuple(trials), judge.higher_is_better)
+    runs: dict[Point, list[Record]] = {}
+    for record in records:
+        runs.setdefault((record.header.lr, record.header.damping), []).append(record)
+    points = sorted(runs, key=lambda point: (point[0], point[1] or 0))
+    trials = tuple(Trial(rate, _mean(runs[rate, damping], judge), damping) for rate, damping in points)
+    return Grid(name, trials, judge.higher_is_better)
 
 
-def _trial(point: Point, records: list[Record], judge: Judge) -> Trial:
+def _mean(records: list[Record], judge: Judge) -> float | None:
     figures = [figure for record in records if (figure := judge.figure(record)) is not None]
     whole = len(figures) == len(records) and not any(record.diverged for record in records)
-    return Trial(point[0], statistics.mean(figures) if whole else None, point[1])
+    return statistics.mean(figures) if whole else None
