@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lngd_bench.report.chart_data import chart_data
+from lngd_bench.report.still_chart import even_ticks
 
 from lngd_bench import report
 from lngd_bench.competitors.optimizers import OPTIMIZERS
-from lngd_bench.report.chart_data import chart_data
 from lngd_bench.report.colours import COLOURS, CONTRAST, DARK_PAPER, LIGHT_PAPER, contrast, on_dark, on_light, readable
 from lngd_bench.report.page import page, script_json, section_names
-from lngd_bench.report.still_chart import even_ticks
 from lngd_bench.report.summary import summarise
 from lngd_bench.training.records import Record
 from runs import diverged, hand_made

@@ -8,8 +8,7 @@ from rich.console import Console
 
 from lngd_bench.cli.data import data
 from lngd_bench.cli.race import race
-from lngd_bench.cli.report import report
-from lngd_bench.cli.show import figure, table
+from lngd_bench.cli.show import figure, report, table
 from lngd_bench.cli.tune import tune
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.fisher.command import fisher
