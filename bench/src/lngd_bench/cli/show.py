@@ -19,9 +19,7 @@ from lngd_bench.studies.paper.command import is_number, paper_figure, paper_tabl
 What = Annotated[
     str, typer.Argument(metavar="SOURCE|NUMBER", help=f"A directory of records, a *{ENDING}, or a number of the paper's.")
 ]
-Records = Annotated[
-    Path | None, typer.Argument(metavar="[SOURCE]", help="With a number: records. [results/paper.jsonl.gz/TASK]")
-]
+Records = Annotated[Path | None, typer.Argument(metavar="[SOURCE]", help="With a number: records. [results/paper.jsonl.gz/TASK]")]
 Sources = Annotated[list[Path], typer.Argument(metavar="SOURCE…", help=f"Directories, all in them counts, or *{ENDING}.")]
 
 
@@ -78,7 +76,7 @@ def present(directory: Path, target: Target) -> None:
 
 def _print_tables(summaries: Sequence[TaskSummary]) -> None:
     for summary in summaries:
-        console.print(f"\n[bold]{summary.task}[/bold]", summary.difference and f"({summary.difference})")
+        console.print(f"\n{summary.task}{summary.difference and f' ({summary.difference})'}", style="bold", markup=False)
         console.print(caption(summary), markup=False)
         rows = [cells(row, summary.metric) for row in summary.rows]
         console.print(plain_table(list(rows[0]), [row.values() for row in rows]))

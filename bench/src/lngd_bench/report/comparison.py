@@ -2,7 +2,8 @@
 
 A table has runs of one task under the same conditions and the same settings. The length and the schedule of a run may be its
 optimizer's own, as in one race: runs of a directory whose optimizers differ in them stay together, and are joined with
-those of another directory only where all of its optimizers have the same there.
+those of another directory only where all of its optimizers have the same there. Trials of a search, which are evaluated on
+held-out training samples, are shown only where there is nothing else.
 """
 
 import json
@@ -27,6 +28,7 @@ Found = tuple[Path, Record]
 def compare(found: Iterable[Found], target: Target = "auto") -> list[TaskSummary]:
     """A summary for each table, which says in what it differs from others of its task; those of a task are neighbours."""
     runs = list(found)
+    runs = [run for run in runs if run[1].header.seed < FIRST_SEED] or runs
     folders: dict[tuple[Path, Hashable], set[tuple[str, str]]] = defaultdict(set)
     for path, record in runs:
         folders[path.parent, _settings(record.header)].add((record.header.optimizer, _length(record)))
@@ -44,9 +46,9 @@ def compare(found: Iterable[Found], target: Target = "auto") -> list[TaskSummary
 
 
 def _settings(header: Header) -> Hashable:
-    """All that the runs of a table share; trials are evaluated on held-out training samples."""
+    """All that the runs of a table share."""
     config = {name: value for name, value in header.config.items() if name not in OWN}
-    return header.task, json.dumps(config, sort_keys=True), conditions_of(header), header.seed >= FIRST_SEED
+    return header.task, json.dumps(config, sort_keys=True), conditions_of(header)
 
 
 def _length(record: Record) -> str:
@@ -76,7 +78,6 @@ def _facets(summary: TaskSummary) -> Mapping[str, str]:
     headers = summary.headers
     values = {name: {str(header.config.get(name)) for header in headers} for header in headers for name in header.config}
     values |= {name: {str(getattr(header, name)) for header in headers} for name in ("task", *CONDITIONS)}
-    values["runs"] = {"trials on held-out samples" if header.seed >= FIRST_SEED else "reported ones" for header in headers}
     return {name: " / ".join(sorted(texts)) for name, texts in values.items()}
 
 

@@ -3,6 +3,7 @@
 What comes from records is escaped, in the HTML and in the names that plotly shows, which may hold markup of its own.
 """
 
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -16,6 +17,8 @@ from lngd_bench.report.summary import TaskSummary
 from lngd_bench.report.tables import caption, cells, commands, shortfalls, written
 
 AGAINST = ("epochs", "seconds")
+NOTHING = (math.nan, math.nan, math.nan)  # a point of every panel, so that all panels are there
+
 HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -62,7 +65,7 @@ def _section(summary: TaskSummary, index: int) -> str:
     )
     return f"""<section id="table-{index}">
 <h2>{escape(summary.task)}</h2>
-<p><strong>{escape(summary.difference)}</strong></p>
+{summary.difference and f"<p><strong>{escape(summary.difference)}</strong></p>"}
 <p>{escape(caption(summary))}</p>
 <div class="scroll">{written([cells(row, summary.metric) for row in rows], "html")}</div>
 {_listed([escape(remark) for remark in shortfalls(summary)])}
@@ -79,27 +82,49 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def _chart(summary: TaskSummary) -> Figure:
-    metric, fields = summary.metric, ("training loss", f"evaluation {summary.metric.name}{summary.metric.unit}")
+    """Training loss and metric against epochs and seconds; a bar at a point is the standard deviation over seeds."""
+    metric = summary.metric
+    names = ("training loss", f"evaluation {metric.name}{metric.unit}")
     points = [
-        {"optimizer": escape(row.label), "what": what, "against": against, "x": x, "mean": scale * mean, "±": scale * spread}
+        (escape(row.label, quote=False), name, against, x, scale * mean, scale * deviation)
         for row in summary.rows
-        for what, field, scale in ((fields[0], FIELDS[0], 1), (fields[1], FIELDS[1], metric.scale))
+        for name, field, scale in zip(names, FIELDS, (1, metric.scale), strict=True)
         for found in [curve(row.runs, field)]
         for against in AGAINST
-        for x, mean, spread in zip(getattr(found, against), found.mean, found.deviation, strict=True)
+        for x, mean, deviation in [NOTHING, *zip(getattr(found, against), found.mean, found.deviation, strict=True)]
     ]
     figure = line(
-        DataFrame(points, columns=["optimizer", "what", "against", "x", "mean", "±"]),
+        DataFrame(points, columns=["optimizer", "figure", "against", "x", "mean", "deviation"]),
         x="x",
         y="mean",
-        error_y="±",
+        error_y="deviation",
         color="optimizer",
         symbol="optimizer",
-        color_discrete_map={escape(row.label): colour_of(row.optimizer, index) for index, row in enumerate(summary.rows)},
-        facet_row="what",
+        color_discrete_map={
+            escape(row.label, quote=False): colour_of(row.optimizer, index) for index, row in enumerate(summary.rows)
+        },
+        facet_row="figure",
         facet_col="against",
-        category_orders={"what": fields, "against": AGAINST},
+        category_orders={"figure": names, "against": AGAINST},
         template="plotly_white",
         height=640,
     )
-    return figure
+    figure.update_traces(error_y={"thickness": 1, "width": 0})
+    figure.update_xaxes(matches=None).update_yaxes(matches=None)
+    figure.update_yaxes(type="log", autorange=True, exponentformat="power", row=2)  # row 1 is the lower one
+    figure.layout.annotations = ()
+    if limits := focus(summary):
+        figure.update_yaxes(range=[metric.scale * limit for limit in limits], row=1)
+        figure.add_hline(metric.scale * summary.target, line={"dash": "dash", "width": 1, "color": "grey"}, row=1)
+    return figure.update_layout(
+        xaxis={"title": "epochs"},
+        xaxis2={"title": "seconds of training"},
+        xaxis3={"matches": "x"},
+        xaxis4={"matches": "x2"},
+        yaxis={"title": names[1]},
+        yaxis2={"matches": "y", "title": ""},
+        yaxis3={"title": names[0]},
+        yaxis4={"matches": "y3", "title": ""},
+        legend={"orientation": "h", "title": "", "y": -0.12},
+        margin={"l": 60, "r": 10, "t": 10, "b": 50},
+    )

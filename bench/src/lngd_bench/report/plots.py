@@ -39,6 +39,7 @@ def draw(summaries: Sequence[TaskSummary], path: Path) -> Path:
 
 
 def _draw_task(panels: Sequence[Axes], summary: TaskSummary, places: Mapping[str, int]) -> None:
+    panels[0].set_yscale("log")
     for left, right, field in ((panels[0], panels[1], FIELDS[0]), (panels[2], panels[3], FIELDS[1])):
         right.sharey(left)
         right.tick_params(labelleft=False)
@@ -47,7 +48,6 @@ def _draw_task(panels: Sequence[Axes], summary: TaskSummary, places: Mapping[str
             _draw_lines(axes, summary, field, against, places)
             axes.set_xlabel("epochs" if against == "epochs" else "seconds of training")
     panels[0].set_ylabel("training loss")
-    panels[0].set_yscale("log")
     panels[2].set_ylabel(f"evaluation {summary.metric.name}")
     if limits := focus(summary):
         panels[2].set_ylim(*limits)

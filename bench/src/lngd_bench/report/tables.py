@@ -62,7 +62,7 @@ def plain_table(headings: Sequence[str], rows: Iterable[Iterable[str]], *, words
 
 def markdown(summary: TaskSummary) -> str:
     """A part of a page: title, caption, table, remarks."""
-    difference = f"Apart because of: {summary.difference}.\n\n" if summary.difference else ""
+    difference = f"In a table of its own for {summary.difference}.\n\n" if summary.difference else ""
     remarks = "".join(f"- {remark}\n" for remark in shortfalls(summary))
     table = written([cells(row, summary.metric) for row in summary.rows])
     return f"### {summary.task}\n\n{difference}{caption(summary)}\n\n{table}\n" + (f"\n{remarks}" if remarks else "")

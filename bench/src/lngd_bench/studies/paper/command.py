@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
 from lngd_bench import archive
 from lngd_bench.cli.running import console
 from lngd_bench.errors import BenchError
@@ -15,6 +17,7 @@ from lngd_bench.studies.paper.tables import Comparison
 from lngd_bench.training.records import read_records
 
 RESULTS = Path(f"results/paper{archive.ENDING}")
+WIDTH = 140  # of a table: a narrower terminal breaks its lines rather than its numbers
 FIGURES = {str(table.figure): table for table in TABLES.values() if table.number != 1}
 """The table with the same runs, by the figure's number."""
 
@@ -35,7 +38,8 @@ def paper_table(number: int, source: Path | None, target: Target) -> None:
     comparison = _comparison(TABLES[number], source, target)
     rows = comparison.rows()
     console.print(f"Table {number}: {comparison.table.title}", markup=False)
-    console.print(plain_table(list(rows[0]), [row.values() for row in rows]), "")
+    wide = Console(width=max(console.width, WIDTH), highlight=False)
+    wide.print(plain_table(list(rows[0]), [row.values() for row in rows]), "")
     for one in comparison.judgements():
         console.print(f"{one.verdict.upper()}: {one.claim.text} ({one.because})", markup=False, soft_wrap=True)
     if source:
