@@ -46,27 +46,15 @@ def test_runs_of_one_setting_are_joined_from_any_depth(tmp_path: Path) -> None:
     assert summary.difference == ""
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "told"),
-    [("machine", "another", "machine: another"), ("threads", 2, "threads: 2"), ("clock", "cpu", "clock: cpu")],
-)
-def test_runs_under_other_conditions_get_a_table_of_their_own_that_says_so(
-    tmp_path: Path, name: str, value: object, told: str
-) -> None:
+@pytest.mark.parametrize("setting", ["machine", "threads", "clock", "batch_size", "weight_decay", "total_steps", "schedule"])
+def test_other_conditions_and_settings_get_a_table_of_their_own_that_says_so(tmp_path: Path, setting: str) -> None:
     save(hand_made("sgd", 0, [0.5], 1.0), tmp_path / "one")
-    save(changed(hand_made("sgd", 1, [0.5], 1.0), **{name: value}), tmp_path / "other")
+    change = changed if setting in ("machine", "threads", "clock") else configured
+    value = "cpu" if setting == "clock" else 7
+    save(change(hand_made("sgd", 1, [0.5], 1.0), **{setting: value}), tmp_path / "other")
     summaries = tables(tmp_path / "one", tmp_path / "other")
     assert [rows(summary) for summary in summaries] == [{"SGD": [0]}, {"SGD": [1]}]
-    assert summaries[1].difference == told
-
-
-@pytest.mark.parametrize("setting", ["batch_size", "weight_decay", "total_steps", "schedule"])
-def test_runs_with_other_settings_get_a_table_of_their_own(tmp_path: Path, setting: str) -> None:
-    save(hand_made("sgd", 0, [0.5], 1.0), tmp_path / "one")
-    save(configured(hand_made("sgd", 1, [0.5], 1.0), **{setting: 7}), tmp_path / "other")
-    summaries = tables(tmp_path)
-    assert [rows(summary) for summary in summaries] == [{"SGD": [0]}, {"SGD": [1]}]
-    assert summaries[1].difference == f"{setting.replace('_', ' ')}: 7"
+    assert summaries[1].difference == f"{setting.replace('_', ' ')}: {value}"
 
 
 def test_lengths_of_their_own_keep_a_race_together_and_are_never_mixed_in_a_row(tmp_path: Path) -> None:

@@ -79,7 +79,10 @@ def _print_tables(summaries: Sequence[TaskSummary]) -> None:
         console.print(f"\n{summary.task}{summary.difference and f' ({summary.difference})'}", style="bold", markup=False)
         console.print(caption(summary), markup=False)
         rows = [cells(row, summary.metric) for row in summary.rows]
-        console.print(plain_table(list(rows[0]), [row.values() for row in rows]))
+        grid = plain_table(list(rows[0]), [row.values() for row in rows])
+        for column in grid.columns:
+            column.no_wrap = False  # on a narrow terminal a spread stands below its mean
+        console.print(grid)
         for remark in shortfalls(summary):
             console.print(f"! {remark}", markup=False)
 

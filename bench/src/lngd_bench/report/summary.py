@@ -115,18 +115,16 @@ def summary_of(records: Sequence[Record], target: Target = "auto") -> TaskSummar
         name, damping = record.header.optimizer, record.header.damping
         return (names.index(name) if name in names else len(names), name, record.header.lr, -1 if damping is None else damping)
 
-    groups = [list(group) for _, group in groupby(sorted(records, key=key), key=key)]
+    groups = [tuple(group) for _, group in groupby(sorted(records, key=key), key=key)]
     value, meaning = _target(groups, target)
-    of_optimizer = Counter(group[0].header.optimizer for group in groups)
+    of_optimizer = Counter(runs[0].header.optimizer for runs in groups)
     rows = [
-        Row(
-            _label(group[0].header, with_rate=of_optimizer[group[0].header.optimizer] > 1),
-            tuple(group),
-            tuple(_figures(record, value) for record in group),
-        )
-        for group in groups
+        Row(_label(header, with_rate=of_optimizer[header.optimizer] > 1), runs, tuple(_figures(run, value) for run in runs))
+        for runs in groups
+        for header in [runs[0].header]
     ]
-    return TaskSummary(records[0].header.task, value, meaning, tuple(_with_savings(rows)))
+    fastest = min((row.mean("seconds") or math.inf for row in rows if row.optimizer == REFERENCE), default=math.inf)
+    return TaskSummary(records[0].header.task, value, meaning, tuple(_with_saving(row, fastest) for row in rows))
 
 
 def auto_target(groups: Sequence[Sequence[Record]]) -> float:
@@ -183,12 +181,8 @@ def _label(header: Header, *, with_rate: bool) -> str:
     return f"{title} @{header.lr:g}{damping}" if with_rate else title
 
 
-def _with_savings(rows: Sequence[Row]) -> list[Row]:
+def _with_saving(row: Row, fastest: float) -> Row:
     """Of several rates of LNGD the fastest counts."""
-    own = min((seconds for row in rows if row.optimizer == REFERENCE and (seconds := row.mean("seconds"))), default=None)
-
-    def saved(row: Row) -> float | None:
-        seconds = row.mean("seconds")
-        return 1 - own / seconds if own and seconds and row.optimizer != REFERENCE else None
-
-    return [replace(row, saved=saved(row)) for row in rows]
+    seconds = row.mean("seconds")
+    known = seconds and fastest < math.inf and row.optimizer != REFERENCE
+    return replace(row, saved=1 - fastest / seconds) if known and seconds else row

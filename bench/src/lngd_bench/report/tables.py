@@ -51,10 +51,10 @@ def written(rows: Sequence[Cells], form: str = "pipe", *, numbers: bool = True) 
 
 
 def plain_table(headings: Sequence[str], rows: Iterable[Iterable[str]], *, words: int = 1, gap: int = 1) -> Table:
-    """For a terminal. `words`: the first so many columns are text; `gap`: spaces between columns."""
+    """For a terminal. `words`: the first so many columns are text; a long name in the first takes two lines; `gap`: spaces."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < words else "right")
+        table.add_column(heading, justify="left" if index < words else "right", no_wrap=index > 0)
     for row in rows:
         table.add_row(*row)
     return table
