@@ -39,10 +39,10 @@ def draw(summaries: Sequence[TaskSummary], path: Path) -> Path:
 
 
 def _draw_task(panels: Sequence[Axes], summary: TaskSummary, places: Mapping[str, int]) -> None:
-    panels[0].set_yscale("log")
     for left, right, field in ((panels[0], panels[1], FIELDS[0]), (panels[2], panels[3], FIELDS[1])):
         right.sharey(left)
         right.tick_params(labelleft=False)
+        left.set_yscale("log" if field == "train_loss" else "linear")
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axes, against in ((left, "epochs"), (right, "seconds")):
             _draw_lines(axes, summary, field, against, places)
