@@ -92,7 +92,7 @@ def test_the_command_compares_a_directory_with_an_archive(tmp_path: Path) -> Non
     old, page = save(changed(hand_made("sgd", 0, [0.6], 1.0), threads=2), tmp_path / "old"), tmp_path / "a" / "all.html"
     archive.write(tmp_path / "old.jsonl.gz", archive.read(old))
     printed = lngd("report", str(tmp_path / "new"), str(tmp_path / "old.jsonl.gz"), "--out", str(page))
-    assert "toy: 1 rows, 1 runs (threads: 2)" in printed
+    assert "toy, rows: 1, runs: 1 (threads: 2)" in printed
     assert page.read_text().count("<section") == 2
 
 

@@ -59,8 +59,9 @@ def report(
     make_directory((into or out).parent)
     summaries = load_summaries(sources, target_given(target))
     for summary in summaries:
-        runs, rest = len(summary.headers), summary.difference and f" ({summary.difference})"
-        console.print(f"{summary.task}: {len(summary.rows)} rows, {runs} runs{rest}", markup=False, soft_wrap=True)
+        rest = summary.difference and f" ({summary.difference})"
+        told = f"rows: {len(summary.rows)}, runs: {len(summary.headers)}"
+        console.print(f"{summary.task}, {told}{rest}", markup=False, soft_wrap=True)
     try:
         _written(*(write_study(summaries, sources, into) if into else [write_page(summaries, out)]))
     except OSError as error:
