@@ -13,9 +13,8 @@ from lngd_bench.studies.quality.quality import COMPETITORS, SIZES, Comparison, S
 from lngd_bench.studies.quality.report import PAIRS, bootstrap, crossing, ratios, read_quality
 from lngd_bench.studies.quality.tables import quality_json, quality_markdown, shortfalls, summary_lines
 from lngd_bench.tasks import TASKS
-from lngd_bench.training.collected import read_records
 from lngd_bench.training.race import Place, race, unfinished
-from lngd_bench.training.records import Record
+from lngd_bench.training.records import Record, read_records
 from lngd_bench.training.train import RunSpec
 from runs import diverged, hand_made, write
 

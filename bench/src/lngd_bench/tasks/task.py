@@ -93,6 +93,11 @@ class Task:
         schedule = self.schedules.get(optimizer, self.schedule)
         return replace(self, schedule=schedule, epochs=self.budgets.get(optimizer, self.epochs), schedules={}, budgets={})
 
+    def look_for_data(self, data_dir: Path | None) -> None:
+        """Raises BenchError where a task of hours has no data here, before anything is announced."""
+        if self.scale == "full":
+            self.data(data_dir)
+
     def for_tuning(self) -> "Task":
         return replace(self, **self.tuning)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lngd_bench.cli.plain_table import plain_table
 from lngd_bench.cli.running import console
 from lngd_bench.errors import BenchError
+from lngd_bench.report.tables import plain_table
 from lngd_bench.studies.overhead.plot import draw
 from lngd_bench.studies.overhead.prediction import Prediction
 from lngd_bench.studies.overhead.records import Page

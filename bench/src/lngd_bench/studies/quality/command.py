@@ -10,8 +10,8 @@ import typer
 
 from lngd_bench.cli import options
 from lngd_bench.cli.names import names_listed, optimizers_named
-from lngd_bench.cli.plain_table import plain_table
 from lngd_bench.cli.running import announce, command_line, console, make_directory, run_all
+from lngd_bench.report.tables import plain_table
 from lngd_bench.studies.quality.quality import COMPETITORS, SIZES, Comparison
 from lngd_bench.studies.quality.report import TaskQuality, read_quality
 from lngd_bench.studies.quality.tables import caption, quality_json, quality_markdown, shortfalls, summary_lines, task_rows

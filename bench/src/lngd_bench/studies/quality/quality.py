@@ -20,9 +20,8 @@ from lngd_bench.tasks.data import Data, in_memory
 from lngd_bench.tasks.datasets.python_source import CONTEXT, VOCABULARY
 from lngd_bench.tasks.models.gpt import GPT
 from lngd_bench.tasks.task import Task
-from lngd_bench.training.collected import read_records
 from lngd_bench.training.race import Place
-from lngd_bench.training.records import Epoch, Record, metric_of
+from lngd_bench.training.records import Epoch, Record, metric_of, read_records
 from lngd_bench.training.train import RunSpec
 from lngd_bench.training.tune import Budget, Grid, Judge, Runner, grids_of, tune
 

@@ -19,8 +19,7 @@ import numpy as np
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.quality.quality import SOONEST, TUNING, reached
-from lngd_bench.training.collected import read_records
-from lngd_bench.training.records import Header, Record
+from lngd_bench.training.records import Header, Record, read_records
 from lngd_bench.training.tune import Grid, Trial, grids_of
 
 Way = Literal["paper", "honest"]

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 
 from lngd_bench.cli.names import lookup, names_listed
-from lngd_bench.cli.plain_table import plain_table
 from lngd_bench.cli.running import command_line, console, make_directory
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
+from lngd_bench.report.tables import plain_table
 from lngd_bench.studies.overhead.machine import calibrated
 from lngd_bench.studies.overhead.overhead import METHODS, STATELESS
 from lngd_bench.studies.overhead.records import append, conditions

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.error import HTTPError
 
-from lngd_bench import durable
+from lngd_bench import archive
 from lngd_bench.errors import BenchError
 
 PIECE = 2**20  # bytes
@@ -68,10 +68,8 @@ class Download:
             return False
 
     def _download(self, path: Path, progress: Progress) -> None:
-        durable.make_directory(path.parent)
-        with durable.new_content(path) as file:
-            for piece in self._checked(self._received(progress)):
-                file.write(piece)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        archive.put(path, b"".join(self._checked(self._received(progress))))
 
     def _received(self, progress: Progress) -> Iterator[bytes]:
         """What the server sends; a generator, so that what fails in its user is not taken for the server's fault."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lngd_bench import durable
+from lngd_bench import archive
 from lngd_bench.errors import BenchError
 
 Pair = tuple[str, str]
@@ -62,7 +62,7 @@ def write_directory(text: ParallelText, directory: Path) -> list[Path]:
 
 
 def _written(path: Path, lines: Iterable[str]) -> Path:
-    durable.replace(path, "".join(f"{line}\n" for line in lines).encode())
+    archive.put(path, "".join(f"{line}\n" for line in lines).encode())
     return path
 
 
