@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lngd_bench.tasks.imagenet_resnet50 import FULL, SECOND_ORDER
-from lngd_bench.tasks.models.resnet50 import ResNet50
+from lngd_bench.tasks.models.resnet import ResNet50
 
 
 def test_resnet_50_is_the_originals_size() -> None:

@@ -2,9 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from lngd_bench.tasks.models.gpt import Attention
+from lngd_bench.tasks.models.gpt import Attention, ViT
 from lngd_bench.tasks.models.mobilenet import MobileNet
-from lngd_bench.tasks.models.vit import ViT
 
 
 def test_a_vision_transformer_maps_images_of_any_size_to_logits() -> None:
