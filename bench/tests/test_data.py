@@ -3,10 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
 
 from lngd_bench.errors import BenchError
 from lngd_bench.tasks import SCALES
-from lngd_bench.tasks.augment import crop_and_flip
+from lngd_bench.tasks.cifar10_resnet18 import PADDING, crop_and_flip
 from lngd_bench.tasks.data import Batches, Data, Split, batch_seed, in_memory
 from runs import toy_split
 
@@ -100,3 +103,34 @@ def test_streamed_data_are_refused_where_all_samples_are_needed_at_once() -> Non
 def test_fewer_evaluation_samples_are_the_first() -> None:
     split = replace(toy_split(), augment=None)
     assert torch.equal(split.evaluated_on(3).test_y, split.test_y[:3])
+
+
+def all_views(image: torch.Tensor) -> list[torch.Tensor]:
+    """Every crop and its mirror image, cut out one at a time."""
+    padded = functional.pad(image, (PADDING,) * 4)
+    height, width = image.shape[-2:]
+    places = [(top, left) for top in range(2 * PADDING + 1) for left in range(2 * PADDING + 1)]
+    crops = [padded[:, top : top + height, left : left + width] for top, left in places]
+    return [view for crop in crops for view in (crop, crop.flip(-1))]
+
+
+@given(seed=st.integers(0, 2**31), channels=st.integers(1, 3), height=st.integers(1, 9), width=st.integers(1, 9))
+def test_every_image_becomes_a_crop_of_itself_or_its_mirror_image(seed: int, channels: int, height: int, width: int) -> None:
+    noise = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, channels, height, width, generator=noise)
+    for image, augmented in zip(x, crop_and_flip(x, noise), strict=True):
+        assert any(torch.equal(augmented, view) for view in all_views(image))
+
+
+def test_all_places_and_both_sides_occur_about_equally_often() -> None:
+    image = torch.arange(1.0, 26).view(1, 1, 5, 5)
+    views = crop_and_flip(image.expand(8100, 1, 5, 5), torch.Generator().manual_seed(0))
+    counts = torch.stack([(views == view).flatten(1).all(1).sum() for view in all_views(image[0])])
+    assert counts.sum() == 8100
+    assert 20 < counts.min() < counts.max() < 90
+
+
+def test_memory_is_laid_out_as_torch_expects_of_one_channel() -> None:
+    """Strides of a one-channel image that suit both memory formats made torch 2.13's convolution corrupt the heap."""
+    augmented = crop_and_flip(torch.randn(2, 1, 28, 28), torch.Generator().manual_seed(0))
+    assert augmented.stride() == torch.empty(2, 1, 28, 28).stride()

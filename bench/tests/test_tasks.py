@@ -11,14 +11,14 @@ from lngd_bench.tasks import DEFAULT_TASKS, SCALES, TASKS, at_scale
 from lngd_bench.tasks.data import Batches, Split
 from lngd_bench.tasks.datasets.python_source import load_python_source
 from lngd_bench.tasks.datasets.small_images import load_digits_split, load_mnist_split
-from lngd_bench.tasks.schedule import Polynomial
+from lngd_bench.tasks.schedule import polynomial
 from lngd_bench.tasks.scoring import evaluate, mean_cross_entropy
 from lngd_bench.tasks.task import Changes, Task
 from lngd_bench.training.race import Place, plan, race, records_of
 from lngd_bench.training.records import Epoch
 from lngd_bench.training.train import Run, RunSpec
 from runs import TOY, toy_model, toy_split, without_seconds
-from test_fashion import write_small
+from test_data_sets import write_small
 
 TINY = {name: scales["tiny"] for name, scales in SCALES.items()}
 RUNNABLE = TASKS | TINY  # with no data but the tests' own
@@ -167,7 +167,7 @@ def test_a_task_of_one_scale_is_refused_at_another() -> None:
 
 
 def test_an_optimizer_can_have_a_schedule_and_a_budget_of_its_own() -> None:
-    task = replace(TOY, schedules={"sgd": Polynomial(2)}, budgets={"sgd": 5})
+    task = replace(TOY, schedules={"sgd": polynomial(2)}, budgets={"sgd": 5})
     assert (task.of("sgd").total_epochs, task.of("adamw").total_epochs) == (5, 3)
     assert str(task.of("sgd").schedule) == "(1 − t/T)^2"
     assert [spec.task.total_epochs for spec in plan([task], ["sgd", "adamw"], range(1))] == [5, 3]
