@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -63,24 +62,11 @@ def test_another_seed_gives_other_batches(make: Callable[[], Data], size: int) -
     assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(flat(first), flat(second), strict=True))
 
 
-@every_kind
-def test_held_out_samples_evaluate_and_are_no_longer_trained_on(make: Callable[[], Data], size: int) -> None:
-    data, held_out = make(), make().held_out()
-    evaluated = list(held_out.chunks(4))
-    assert sum(len(y) for _, y in evaluated) <= sum(len(y) for _, y in data.chunks(4))
-    assert len(evaluated) > 0
-
-
 def test_an_augmented_sample_is_another_one_in_each_pass() -> None:
     batches = source(images, 20)
     first, second = (next(batches) for _ in range(2))
     by_label = [x[y.argsort()] for x, y in (first, second)]
     assert not torch.equal(*by_label)
-
-
-def test_evaluation_samples_are_not_augmented() -> None:
-    split = images()
-    assert torch.equal(next(split.chunks(4))[0], split.test_x)
 
 
 def test_the_noise_of_a_batch_depends_on_seed_pass_and_place_only() -> None:
@@ -94,15 +80,12 @@ def test_the_noise_of_a_batch_depends_on_seed_pass_and_place_only() -> None:
     assert drawn(1, 2, 3) == drawn(1, 2, 3)
 
 
-def test_streamed_data_are_refused_where_all_samples_are_needed_at_once() -> None:
-    assert in_memory(toy_split()).train_x.shape == (96, 8)
+def test_evaluation_samples_are_the_first_and_not_augmented_and_streamed_data_are_no_split() -> None:
+    split = images()
+    assert torch.equal(next(split.evaluated_on(3).chunks(4))[0], split.test_x[:3])
+    assert in_memory(split) is split
     with pytest.raises(BenchError, match="streams"):
         in_memory(translation())
-
-
-def test_fewer_evaluation_samples_are_the_first() -> None:
-    split = replace(toy_split(), augment=None)
-    assert torch.equal(split.evaluated_on(3).test_y, split.test_y[:3])
 
 
 def all_views(image: torch.Tensor) -> list[torch.Tensor]:

@@ -21,18 +21,6 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 """A batch of images `[n, c, h, w]` → one of the same shape."""
 
 
-class BatchSource(Protocol):
-    """Training batches without end; its state is its position."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-    def __next__(self) -> Batch: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-    def close(self) -> None:
-        """Ends what loads ahead; the next batch, the same as without, begins it anew."""
-
-
 class Data(Protocol):
     """Training and evaluation samples of a task."""
 
@@ -47,7 +35,8 @@ class Data(Protocol):
     def held_out(self) -> Self:
         """A part of the training samples as evaluation set: tuning never sees what reports evaluate on."""
 
-    def batches(self, size: int, generator: torch.Generator) -> BatchSource: ...
+    def batches(self, size: int, generator: torch.Generator) -> "Batches":
+        """Training batches without end; their state is their position."""
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """The evaluation set in order."""
@@ -148,7 +137,7 @@ class Batches:
         self.passes, self.taken = state["passes"], state["taken"]
 
     def close(self) -> None:
-        """Nothing is loaded ahead."""
+        """Ends what loads ahead, if anything does; the next batch, the same as without, begins it anew."""
 
     def _start_pass(self) -> None:
         self.before_pass = self.generator.get_state()

@@ -51,12 +51,8 @@ class Vocabulary:
         return [torch.tensor(encoding.ids, dtype=torch.int32) for encoding in self.tokenizer.encode_batch_fast(list(texts))]
 
     def decoded(self, rows: Iterable[Sequence[int]]) -> list[str]:
-        """Each up to its end, special ids left out."""
-        return [text.strip() for text in self.tokenizer.decode_batch([_until_end(row) for row in rows])]
-
-
-def _until_end(row: Sequence[int]) -> Sequence[int]:
-    return row[: row.index(END)] if END in row else row
+        """Special ids left out."""
+        return [text.strip() for text in self.tokenizer.decode_batch([list(row) for row in rows])]
 
 
 @dataclass(frozen=True)

@@ -106,9 +106,9 @@ class DataSet:
             try:
                 yield Path(pooch.retrieve(address, digest, name, target, downloader=partial(_download, packed=self.packed)))
             except DOWNLOAD_ERRORS as error:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                message = f"{target / name} from {address}: {reason}. Without a network put the file there yourself"
-                raise BenchError(f"{message}, or: {self.command}") from error
+                reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+                message = f"{address}: {reason}; nothing is kept"
+                raise BenchError(f"{message}. Without a network put the file here yourself: {target / name}") from error
 
     def _places(self, data_dir: Path | None) -> list[Path]:
         return places(self.name, data_dir, *self.system)
