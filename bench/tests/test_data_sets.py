@@ -142,12 +142,6 @@ def test_a_damaged_idx_file_is_refused_by_name(damage: Callable[[bytes], bytes],
         load_fashion_split(tmp_path)
 
 
-def test_images_that_do_not_fit_the_labels_are_refused(tmp_path: Path) -> None:
-    (write_small(tmp_path) / f"{TRAIN_LABELS}.gz").write_bytes(idx_bytes(np.arange(2, dtype=np.uint8)))
-    with pytest.raises(BenchError, match=r"images \(3, 28, 28\), expected are 28×28 pixels for each of 2 labels"):
-        load_fashion_split(tmp_path)
-
-
 def test_files_of_the_other_member_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both name their files alike, and LNGD_DATA may hold the other's."""
     clothes = write_small(tmp_path / "clothes")

@@ -42,10 +42,6 @@ def test_the_papers_cosine_is_its_formula(t: int) -> None:
     assert 0.3 * paper_cosine()(t, 80, 0.3) == pytest.approx(alpha)
 
 
-def test_the_papers_exponential_updating_strategy_is_its_formula() -> None:
-    assert polynomial(4)(10, 50, 0.1) == pytest.approx((1 - 10 / 50) ** 4)
-
-
 def test_a_warm_up_rises_to_the_other_schedule_which_restarts_or_has_gone_on() -> None:
     restarting, running = warmed(polynomial(2), 0.1), warmed(polynomial(2), 0.1, restarts=False)
     assert [restarting(step, 100, 1.0) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])

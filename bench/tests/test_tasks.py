@@ -8,7 +8,7 @@ import torch
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.tasks import DEFAULT_TASKS, SCALES, TASKS, at_scale
-from lngd_bench.tasks.data import Batches, Split
+from lngd_bench.tasks.data import Split
 from lngd_bench.tasks.datasets.python_source import load_python_source
 from lngd_bench.tasks.datasets.small_images import load_mnist_split
 from lngd_bench.tasks.schedule import polynomial
@@ -73,21 +73,6 @@ def test_changes_set_the_budget_and_keep_the_rest() -> None:
     assert (changed.steps_an_epoch, changed.total_steps, changed.total_epochs) == (8, 20, 3)
     assert changed.rates["sgd"] == 0.5
     assert changed.rates["adamw"] == TOY.rates["adamw"]
-
-
-def test_the_papers_tasks_have_its_intervals_at_full_scale_and_records_say_so() -> None:
-    full, here = (SCALES["cifar10-resnet18"][scale] for scale in ("full", "here"))
-    assert (full.interval, SCALES["imagenet-resnet50"]["full"].interval) == (100, 500)
-    assert full.config()["interval"] == 100
-    assert "interval" not in here.config()
-    assert Changes(interval=5).apply(here).config()["interval"] == 5
-
-
-def test_an_epoch_of_batches_uses_no_sample_twice_and_the_next_has_another_order() -> None:
-    source = Batches(toy_split(), 16, torch.Generator().manual_seed(0))
-    epochs = [torch.cat([next(source)[0] for _ in range(6)]) for _ in range(2)]
-    assert len(epochs[0].unique(dim=0)) == 96
-    assert not torch.equal(*epochs)
 
 
 def test_held_out_samples_are_training_samples_only_and_too_many_are_refused() -> None:

@@ -16,9 +16,8 @@ from lngd_bench.cli.app import app
 from lngd_bench.errors import BenchError
 from lngd_bench.tasks import SCALES
 from lngd_bench.tasks.data import Data
-from lngd_bench.tasks.datasets.help_texts import from_files, paragraphs, split
-from lngd_bench.tasks.datasets.number_words import english, german, load_number_words
-from lngd_bench.tasks.datasets.parallel_text import ENDE, WMT, ParallelText, read_directory, write_directory
+from lngd_bench.tasks.datasets.help_texts import split
+from lngd_bench.tasks.datasets.parallel_text import ENDE, WMT, english, german, load_number_words, read_directory, read_pair
 from lngd_bench.tasks.decoding import beam_search, greedy, length_penalty, translator
 from lngd_bench.tasks.models.transformer import BEGIN, END, PAD, Sentences, Transformer
 from lngd_bench.tasks.translation import (
@@ -59,48 +58,45 @@ def small(seed: int = 0, words: int = WORDS) -> Transformer:
 def write_help(directory: Path, count: int = 60) -> Path:
     """Pages of both languages as the packages have them; the last English page has no German one."""
     for number in range(count):
-        for language, word in (("en-US", english(number)), ("de", german(number))):
-            if language == "en-US" or number < count - 1:
-                path = directory / language / "text" / "shared" / f"{number:03}.html"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(PAGE.format(word), encoding="utf-8")
+        for language, word in (("en-US", english(number)), ("de", german(number)))[: 1 if number == count - 1 else 2]:
+            path = directory / language / "text" / "shared" / f"{number:03}.html"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(PAGE.format(word), encoding="utf-8")
     return directory
 
 
-def write_lines(directory: Path, count: int, name: str = "train") -> tuple[Path, Path]:
-    directory.mkdir(exist_ok=True)
-    paths = directory / f"{name}.en", directory / f"{name}.de"
-    for path, word in zip(paths, ("line of", "Zeile aus"), strict=True):
-        path.write_text("".join(f"{word} text {'x' * number}\n" for number in range(count)), encoding="utf-8")
-    return paths
-
-
-def test_a_page_is_read_by_element_id_with_its_markup_gone(tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text(PAGE.format("E"))
-    expected = {"hd_1": "E one", "par_2": 'E two, "quoted" & more.', "par_4": "E four", "only_E": "E only"}
-    assert paragraphs(tmp_path / "page.html") == expected
-
-
 def test_the_command_prepares_whole_pages_for_the_test_and_nothing_stands_on_both_sides(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="apt-get install libreoffice-help-en-us"):
+        CliRunner().invoke(app, ["data", "ende", "--help-dir", "nowhere"], catch_exceptions=False)
     words = ["data", "ende", "--help-dir", str(write_help(tmp_path / "help")), "--data-dir", str(tmp_path)]
     printed = CliRunner().invoke(app, words, catch_exceptions=False).output
     text = read_directory(ENDE.found(tmp_path))
     assert len(text.train) + len(text.test) == 59 * 3
     assert len(text.test) % 3 == 0
     assert {source for source, _ in text.train}.isdisjoint(source for source, _ in text.test)
-    assert ("one one", "eins one") in [*text.train, *text.test]
+    pairs = [("one one", "eins one"), ('one two, "quoted" & more.', 'eins two, "quoted" & more.'), ("one four", "eins four")]
+    assert set(pairs) <= {*text.train, *text.test}
     assert f"{len(text.train)} training pairs" in printed
     assert f"BLEU {corpus_bleu(*zip(*text.test, strict=True))[0]:.1f}" in printed
     assert SCALES["wmt-transformer-big"]["here"].data(tmp_path).references
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [(["--en", "x"], "--en and --de go together"), (["--help-dir", "nowhere"], "apt-get install libreoffice-help-en-us")],
-)
-def test_a_wrong_use_of_the_command_says_what_to_do(words: list[str], message: str) -> None:
-    with pytest.raises(BenchError, match=message):
-        CliRunner().invoke(app, ["data", "ende", *words], catch_exceptions=False)
+def test_parallel_files_are_read_by_line_feeds_and_refused_by_name_where_they_do_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "train.en").write_text("a b\nc\u2028d\n")
+    (tmp_path / "train.de").write_text("ä ö\ne\n")
+    assert read_pair(tmp_path / "train.en", tmp_path / "train.de") == [("a b", "ä ö"), ("c d", "e")]
+    for name in ("newstest2014.en", "newstest2014.de"):  # WMT's own name
+        (tmp_path / name).write_text("x\n")
+    assert read_directory(WMT.found(tmp_path)).test == [("x", "x")]
+    for content, message in ((b"one\n", r"train\.en has 2 lines, .*train\.de 1: line k"), (b"gr\xfc\n", r"train\.de: .*utf-8")):
+        (tmp_path / "train.de").write_bytes(content)
+        with pytest.raises(BenchError, match=message):
+            read_directory(tmp_path)
+
+
+def test_numbers_in_words() -> None:
+    assert [english(number) for number in (30, 101, 621)] == ["thirty", "one hundred and one", "six hundred and twenty-one"]
+    assert [german(number) for number in (30, 101, 621)] == ["dreißig", "einhunderteins", "sechshunderteinundzwanzig"]
 
 
 def test_a_test_line_known_up_to_case_and_digits_is_dropped() -> None:
@@ -119,48 +115,6 @@ def test_pairs_that_teach_nothing_are_left_out(pair: tuple[str, str]) -> None:
     assert pair not in split([("x", [pair]), *NUMBERS]).train
     with pytest.raises(BenchError, match="1 training and 0 test pairs are left"):
         split([("x", [("a", "b")])])
-
-
-def test_a_directory_is_read_as_it_was_written(tmp_path: Path) -> None:
-    text = ParallelText([("a b", "ä ö"), ("c\u2028d", "e")], [("f", "g")])
-    write_directory(text, tmp_path)
-    again = read_directory(tmp_path)
-    assert (again.train[0], len(again.train), again.test) == (("a b", "ä ö"), 2, text.test)
-
-
-def test_wmts_own_name_of_its_test_set_is_found(tmp_path: Path) -> None:
-    write_lines(tmp_path / "wmt-ende", 9)
-    write_lines(tmp_path / "wmt-ende", 4, "newstest2014")
-    text = read_directory(WMT.found(tmp_path))
-    assert (len(text.train), len(text.test)) == (9, 4)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"eine Zeile\n", r"train\.en has 2 lines, .*train\.de 1: line k"), (b"gr\xfc\xdfe\nx\n", r"train\.de: .*utf-8")],
-)
-def test_files_that_are_no_parallel_text_are_refused_by_name(content: bytes, message: str, tmp_path: Path) -> None:
-    ours, theirs = write_lines(tmp_path, 2)
-    theirs.write_bytes(content)
-    with pytest.raises(BenchError, match=message):
-        from_files(ours, theirs)
-    with pytest.raises(BenchError, match="No such file or directory"):
-        from_files(ours, tmp_path / "none")
-
-
-@pytest.mark.parametrize(
-    ("number", "ours", "theirs"),
-    [
-        (0, "zero", "null"),
-        (30, "thirty", "dreißig"),
-        (21, "twenty-one", "einundzwanzig"),
-        (101, "one hundred and one", "einhunderteins"),
-        (616, "six hundred and sixteen", "sechshundertsechzehn"),
-        (777, "seven hundred and seventy-seven", "siebenhundertsiebenundsiebzig"),
-    ],
-)
-def test_numbers_in_words(number: int, ours: str, theirs: str) -> None:
-    assert (english(number), german(number)) == (ours, theirs)
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40).map(str.strip))
@@ -226,13 +180,6 @@ def test_the_score_counts_words_that_are_no_padding(numbers: Corpus) -> None:
     assert score.bleu is None
 
 
-def test_bleu_is_sacrebleus_with_its_signature() -> None:
-    score, signature = corpus_bleu(["Das ist ein guter Satz ."], ["Das ist ein guter Satz ."])
-    assert score == pytest.approx(100)
-    assert "nrefs:1" in signature
-    assert "tok:13a" in signature
-
-
 def log_probability(model: Transformer, source: torch.Tensor, words: list[int]) -> float:
     """From one whole forward pass: an independent way to the number that the searches add up word by word."""
     logits = model(Sentences(source[None], torch.tensor([[BEGIN, *words[:-1]]])))
@@ -267,13 +214,6 @@ def test_a_beam_wide_enough_finds_the_best_of_all_sentences(seed: int, monkeypat
         sentences = [[*words, END] for length in range(5) for words in itertools.product(range(3, WORDS), repeat=length)]
         figures = [log_probability(model, source, words) / length_penalty(len(words)) for words in sentences]
         assert log_probability(model, source, found) / length_penalty(len(found)) == pytest.approx(max(figures), abs=1e-4)
-
-
-def test_sentences_of_a_batch_do_not_change_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lngd_bench.tasks.decoding.most_words", lambda _: 9)
-    model = small(3)
-    alone = [beam_search(model, row[None][:, : int((row != PAD).sum())], 3)[0] for row in SOURCES]
-    assert beam_search(model, SOURCES, 3) == alone
 
 
 def test_a_wrapped_model_is_found_and_another_is_refused() -> None:

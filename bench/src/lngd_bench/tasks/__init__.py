@@ -16,11 +16,7 @@ DEFAULT_TASKS = ("digits-mlp", "mnist-mlp", "mnist-cnn")  # what `lngd race --de
 
 
 def at_scale(name: str, scale: Scale) -> Task:
-    """A task of TASKS at a scale.
-
-    Raises:
-        BenchError: the task has one scale only, and it is another.
-    """
+    """A task of TASKS at a scale; raises BenchError where it has another one only."""
     if name in SCALES:
         return SCALES[name][scale]
     if scale != TASKS[name].scale:

@@ -13,11 +13,7 @@ NEVER = [PAD, BEGIN]  # no words of a translation
 
 
 def translator(model: nn.Module) -> Transformer:
-    """The model itself, whatever is wrapped around it for compilation or averaging.
-
-    Raises:
-        TypeError: it is none.
-    """
+    """The model itself, whatever is wrapped around it for compilation or averaging; raises TypeError where it is none."""
     inner = getattr(model, "_orig_mod", getattr(model, "module", model))
     if isinstance(inner, Transformer):
         return inner

@@ -8,7 +8,6 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -26,23 +25,12 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, 
 
 View = Callable[[Image.Image, int, Sequence[float]], Image.Image]
 """(image, size, DRAWS numbers in [0, 1)) → a square of that size."""
-
-
-class Box(NamedTuple):
-    """Whole pixels, right and bottom outside."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in whole pixels, the last two outside."""
 
 
 def decoded(path: Path) -> Image.Image:
-    """RGB, whatever the file's colours.
-
-    Raises:
-        BenchError: it can't be read, is no JPEG or PNG, is damaged, or has far too many pixels (Pillow's limit).
-    """
+    """RGB, whatever the file's colours; raises BenchError where it is no readable JPEG or PNG, or larger than Pillow's limit."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             return image.convert("RGB")
@@ -76,10 +64,10 @@ def random_box(width: int, height: int, draws: Sequence[float]) -> Box:
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             x, y = int(left * (width - w + 1)), int(top * (height - h + 1))
-            return Box(x, y, x + w, y + h)
+            return x, y, x + w, y + h
     w, h = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
     x, y = (width - w) // 2, (height - h) // 2
-    return Box(x, y, x + w, y + h)
+    return x, y, x + w, y + h
 
 
 def normalised(images: Tensor) -> Tensor:

@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from lngd_bench.tasks.data import Split
-from lngd_bench.tasks.datasets.image_folder import ImageFolder, open_image_folder
-from lngd_bench.tasks.datasets.imagenet import IMAGENET, load_imagenet, written_once
+from lngd_bench.tasks.datasets.image_folder import IMAGENET, ImageFolder, load_imagenet, open_image_folder, written_once
 from lngd_bench.tasks.datasets.mnist_family import FASHION, load_fashion_split
 from lngd_bench.tasks.datasets.small_images import DIGITS, load_digits_split
 from lngd_bench.tasks.execution import Execution

@@ -133,18 +133,15 @@ class Changes:
     execution: Mapping[str, Any] = field(default_factory=dict)
 
     def apply(self, task: Task) -> Task:
+        names = ("epochs", "steps", "epoch_steps", "batch_size", "schedule", "interval")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(
             task,
-            epochs=self.epochs or task.epochs,
+            **given,
             budgets={} if self.epochs else task.budgets,
-            steps=self.steps or task.steps,
-            epoch_steps=self.epoch_steps or task.epoch_steps,
+            schedules={} if self.schedule else task.schedules,
             samples=min(self.train_samples or task.samples, task.samples),
-            batch_size=self.batch_size or task.batch_size,
             rates={**task.rates, **self.rates},
             dampings={**task.dampings, **self.dampings},
-            schedule=self.schedule or task.schedule,
-            schedules={} if self.schedule else task.schedules,
-            interval=self.interval or task.interval,
             execution=replace(task.execution, **self.execution),
         )

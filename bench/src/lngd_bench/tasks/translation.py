@@ -68,8 +68,8 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """A `Data` of pairs.
+class Corpus(Data):
+    """Pairs as ids.
 
     Attributes:
         references: the German lines of the evaluation pairs.

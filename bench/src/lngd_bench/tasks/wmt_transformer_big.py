@@ -5,8 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lngd_bench.tasks.datasets.number_words import load_number_words
-from lngd_bench.tasks.datasets.parallel_text import ENDE, WMT, ParallelText, read_directory
+from lngd_bench.tasks.datasets.parallel_text import ENDE, WMT, ParallelText, load_number_words, read_directory
 from lngd_bench.tasks.models.transformer import BIG, Transformer
 from lngd_bench.tasks.schedule import paper_cosine, polynomial, warmed
 from lngd_bench.tasks.task import Scale, Task

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from lngd_bench.tasks.datasets.cifar10 import CIFAR10
-from lngd_bench.tasks.datasets.imagenet import IMAGENET
+from lngd_bench.tasks.datasets.image_folder import IMAGENET
 from lngd_bench.tasks.datasets.mnist_family import FASHION, MNIST
 from lngd_bench.tasks.datasets.parallel_text import ENDE, WMT
 from lngd_bench.tasks.datasets.places import DataSet

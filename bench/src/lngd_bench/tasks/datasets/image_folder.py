@@ -1,5 +1,7 @@
 """A folder for each class, `train/<class>/*.JPEG` and `val/<class>/*.JPEG`: how ImageNet is kept, and any images can be.
 
+Small data sets are written as such folders and take the way that ImageNet takes.
+
 Worker processes decode ahead; what a batch holds does not depend on how many there are. A worker makes whole batches from
 jobs: rows and a seed. The jobs follow from the position alone, and a second copy of the position runs ahead of the batches
 that are handed out: what was loaded and not taken is forgotten.
@@ -7,7 +9,7 @@ that are handed out: what was loaded and not taken is forgotten.
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lngd_bench.clock import CPU
 from lngd_bench.errors import BenchError
-from lngd_bench.tasks.data import Batch, Batches, check_enough, full_batches, held_out_size
+from lngd_bench.tasks.data import Batch, Batches, Data, Split, check_enough, full_batches, held_out_size
+from lngd_bench.tasks.datasets.places import DataSet, cached, places
 from lngd_bench.tasks.image_transform import DRAWS, View, decoded, evaluation_view, normalised, training_view
 
 TRAIN, EVALUATION = "train", "val"
@@ -28,6 +31,9 @@ SUFFIXES = (".jpeg", ".jpg", ".png")  # in either case
 LAYOUT = "expected are train/<class>/*.JPEG and val/<class>/*.JPEG (.jpg and .png too), the same classes in both"
 ORDER_SEED = 0  # of the one order whose first samples are a task's
 QUALITY = 95  # of JPEG files that are written
+IMAGENET_CLASSES = 1000
+IMAGENET_SIZE = 224
+MOST_WORKERS = 16
 
 Job = tuple[list[int], int]
 """Rows of a batch and the seed of its draws."""
@@ -37,7 +43,7 @@ Parts = Mapping[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Files:
-    """Image files and their labels; deals out jobs where data in memory deal out batches.
+    """Image files and their labels.
 
     Attributes:
         names: relative to the root, an array of bytes: the reference counts of a million objects would copy their memory
@@ -56,12 +62,6 @@ class Files:
 
     def chosen(self, rows: slice | Tensor) -> "Files":
         return Files(self.root, self.names[rows.numpy() if isinstance(rows, Tensor) else rows], self.labels[rows])
-
-    def deal(self, size: int, generator: torch.Generator) -> Sequence[Tensor]:
-        return full_batches(len(self), size, generator)
-
-    def batch(self, rows: Tensor, seed: int) -> Batch:
-        return (rows.tolist(), seed), self.labels[rows]
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Pictures(Dataset[Tensor | BenchError]):
 
 
 @dataclass(frozen=True)
-class ImageFolder:
-    """`Data` from files: the training files in an order that mixes the classes.
+class ImageFolder(Data):
+    """Data from files: the training files in an order that mixes the classes.
 
     Attributes:
         size: pixels of a side of what the network sees.
@@ -115,6 +115,13 @@ class ImageFolder:
     def batches(self, size: int, generator: torch.Generator) -> "LoadedBatches":
         return LoadedBatches(self, size, generator)
 
+    def deal(self, size: int, generator: torch.Generator) -> Sequence[Tensor]:
+        return full_batches(len(self.train), size, generator)
+
+    def batch(self, rows: Tensor, seed: int) -> Batch:
+        """The job and the labels."""
+        return (rows.tolist(), seed), self.train.labels[rows]
+
     def chunks(self, size: int) -> Iterator[Batch]:
         parts = torch.arange(len(self.evaluated)).split(size)
         images = self.load(self.evaluated, evaluation_view, [(rows.tolist(), 0) for rows in parts])
@@ -141,13 +148,13 @@ class LoadedBatches(Batches):
     """Training batches; the position is that of the last batch taken, however many more are loaded."""
 
     def __init__(self, folder: ImageFolder, size: int, generator: torch.Generator) -> None:
-        super().__init__(folder.train, size, generator)
+        super().__init__(folder, size, generator)
         self.folder = folder
         self._images: Iterator[Tensor] | None = None
 
     def __next__(self) -> Batch:
         if self._images is None:
-            ahead = Batches(self.folder.train, self.size, torch.Generator())
+            ahead = Batches(self.folder, self.size, torch.Generator())
             ahead.load_state_dict(self.state_dict())
             self._images = self.folder.load(self.folder.train, training_view, (job for job, _ in ahead))
         images = next(self._images)
@@ -162,22 +169,27 @@ class LoadedBatches(Batches):
         super().load_state_dict(state)
 
 
-def open_image_folder(root: Path, size: int, workers: int = 0) -> ImageFolder:
-    """Lists the files and reads none of them.
+def is_image_folder(root: Path) -> bool:
+    return (root / TRAIN).is_dir() and (root / EVALUATION).is_dir()
 
-    Raises:
-        BenchError: the layout is another one.
-    """
+
+IMAGENET = DataSet(
+    name="imagenet",
+    title="1,281,167 + 50,000 photographs",
+    license="non-commercial",
+    command=f"register at image-net.org, get ILSVRC 2012, unpack each class into a folder of its own; {LAYOUT}",
+    is_in=is_image_folder,
+)
+
+
+def open_image_folder(root: Path, size: int, workers: int = 0) -> ImageFolder:
+    """Lists the files and reads none of them; raises BenchError where the layout is another one."""
     train, evaluated = (_listed(root / part) for part in (TRAIN, EVALUATION))
     if different := sorted(train.keys() ^ evaluated.keys()):
         raise BenchError(f"{root}: {TRAIN} or {EVALUATION} lacks the class {different[0]}; {LAYOUT}")
     training, evaluation = _files(root / TRAIN, train), _files(root / EVALUATION, evaluated)
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(ORDER_SEED))
     return ImageFolder(training.chosen(order), evaluation, tuple(train), size, workers)
-
-
-def is_image_folder(root: Path) -> bool:
-    return (root / TRAIN).is_dir() and (root / EVALUATION).is_dir()
 
 
 def _listed(part: Path) -> dict[str, list[str]]:
@@ -201,11 +213,7 @@ def _files(part: Path, listed: Mapping[str, Sequence[str]]) -> Files:
 
 
 def write_image_folder(root: Path, parts: Parts, kind: str = "JPEG") -> None:
-    """A folder for each class, named by its label; the root has its name only when it is whole.
-
-    Raises:
-        BenchError: the directory can't be written.
-    """
+    """A folder for each class, named by its label; the root has its name only when it is whole."""
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as unfinished:
@@ -232,3 +240,31 @@ def _rename(whole: Path, root: Path) -> None:
     except OSError:
         if not is_image_folder(root):
             raise
+
+
+def load_imagenet(data_dir: Path | None = None) -> ImageFolder:
+    """Raises BenchError, which says what to put where, if there is none or it has other classes."""
+    found = IMAGENET.found(data_dir)
+    folder = open_image_folder(found, IMAGENET_SIZE, min(MOST_WORKERS, os.cpu_count() or 1))
+    if len(folder.classes) != IMAGENET_CLASSES:
+        raise BenchError(f"{found} has {len(folder.classes)} classes, ImageNet has {IMAGENET_CLASSES}")
+    return folder
+
+
+def as_parts(split: Split) -> Parts:
+    """Of images `[n, 1, h, w]`: their darkest pixel becomes 0, their brightest 255."""
+    low, high = split.train_x.min(), split.train_x.max()
+    train, test = (
+        ((images.squeeze(1) - low) / (high - low) * 255).round().clamp(0, 255).byte() for images in (split.train_x, split.test_x)
+    )
+    return {TRAIN: (train, split.train_y), EVALUATION: (test, split.test_y)}
+
+
+def written_once(folder: str, make: Callable[[], Split], data_dir: Path | None) -> Path:
+    """Where the images are; they are written where they are missing."""
+    candidates = [path for path in places(folder, data_dir) if path.name == folder]
+    found = next((path for path in candidates if is_image_folder(path)), None)
+    if found is None:
+        found = next((path for path in candidates if os.access(path.parent, os.W_OK)), cached(folder))
+        write_image_folder(found, as_parts(make()))
+    return found

@@ -36,11 +36,7 @@ FASHION_HASHES = {
 
 
 def read_idx(path: Path, axes: int) -> np.ndarray:
-    """The unsigned bytes of an idx file, gzipped or not, in its shape.
-
-    Raises:
-        BenchError: it can't be read, or is no idx file of unsigned bytes with so many axes.
-    """
+    """The unsigned bytes of an idx file, gzipped or not, in its shape; raises BenchError where it is none with so many axes."""
     content = _content(path)
     start = 4 + 4 * axes
     if content[:4] != bytes([0, 0, UNSIGNED_BYTE, axes]):

@@ -1,11 +1,14 @@
 """English–German text as people exchange it: a directory with `train.en`, `train.de`, `test.en` and `test.de`, a sentence a line.
 
 WMT's is found where the user put it. The machine's own, `ende`, is prepared once by `lngd data ende`: see `help_texts`.
+Numbers in words need no data: they are for tests.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from lngd_bench import archive
 from lngd_bench.errors import BenchError
@@ -56,11 +59,7 @@ def longest(pair: Pair) -> int:
 
 
 def read_directory(directory: Path) -> ParallelText:
-    """All pairs whose two lines both have text.
-
-    Raises:
-        BenchError: a file is missing, is no UTF-8, or its line count differs from its partner's.
-    """
+    """All pairs whose lines both have text; raises BenchError where a file is missing, no UTF-8, or longer than its partner."""
     test = next((name for name in TEST_NAMES if (directory / f"{name}.en").is_file()), "test")
     return ParallelText(*(read_pair(directory / f"{part}.en", directory / f"{part}.de") for part in ("train", test)))
 
@@ -91,3 +90,34 @@ def _lines(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"{path}: {error}; parallel text has both languages of both parts, in UTF-8") from error
     return [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
+
+
+_ENGLISH = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"""
+_GERMAN = """null eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn siebzehn
+achtzehn neunzehn zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig"""
+ENGLISH, GERMAN = _ENGLISH.split(), _GERMAN.split()
+INSIDE = ["", "ein", *GERMAN[2:10]]  # of a German word, where `eins` loses its s
+for ten in range(20, 100, 10):  # the lists become those of all numbers below a hundred
+    ENGLISH[ten + 1 : ten + 1] = [f"{ENGLISH[ten]}-{ENGLISH[one]}" for one in range(1, 10)]
+    GERMAN[ten + 1 : ten + 1] = [f"{INSIDE[one]}und{GERMAN[ten]}" for one in range(1, 10)]
+
+
+def english(number: int) -> str:
+    """Of 0 to 999: `two hundred and forty-one`."""
+    hundreds, rest = divmod(number, 100)
+    words = [f"{ENGLISH[hundreds]} hundred"] * (hundreds > 0) + [ENGLISH[rest]] * (rest > 0 or not hundreds)
+    return " and ".join(words)
+
+
+def german(number: int) -> str:
+    """Of 0 to 999: `zweihunderteinundvierzig`."""
+    hundreds, rest = divmod(number, 100)
+    return f"{INSIDE[hundreds]}hundert{GERMAN[rest] if rest else ''}" if hundreds else GERMAN[rest]
+
+
+def load_number_words(train: int = 800) -> ParallelText:
+    """All numbers below 1,000 in a fixed random order, split."""
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(0)).tolist()
+    pairs = [(english(number), german(number)) for number in order]
+    return ParallelText(pairs[:train], pairs[train:])

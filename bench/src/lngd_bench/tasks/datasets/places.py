@@ -82,11 +82,7 @@ class DataSet:
         return next((str(place) for place in self._places(data_dir) if self.is_in(place)), None)
 
     def found(self, data_dir: Path | None = None) -> Path:
-        """Its directory.
-
-        Raises:
-            BenchError: it is nowhere; the message says how to get it.
-        """
+        """Its directory; raises BenchError, which says how to get it, where it is nowhere."""
         where = self.where(data_dir)
         if where is None:
             looked = self.module or ", ".join(map(str, self._places(data_dir)))
