@@ -6,7 +6,14 @@ from functools import partial
 from pathlib import Path
 
 from lngd_bench.tasks.data import Split
-from lngd_bench.tasks.datasets.image_folder import IMAGENET, ImageFolder, load_imagenet, open_image_folder, written_once
+from lngd_bench.tasks.datasets.image_folder import (
+    IMAGENET,
+    ImageFolder,
+    is_image_folder,
+    load_imagenet,
+    open_image_folder,
+    written_once,
+)
 from lngd_bench.tasks.datasets.mnist_family import FASHION, load_fashion_split
 from lngd_bench.tasks.datasets.small_images import DIGITS, load_digits_split
 from lngd_bench.tasks.execution import Execution
@@ -18,8 +25,14 @@ EPOCHS, SECOND_ORDER_EPOCHS, WARM_UP_EPOCHS = 80, 50, 5
 SHARE, SECOND_ORDER_SHARE = WARM_UP_EPOCHS / EPOCHS, WARM_UP_EPOCHS / SECOND_ORDER_EPOCHS
 SECOND_ORDER = ["kfac", "ekfac", "tkfac", "ngplus", "thor", "lngd-lr", "lngd-sample", "lngd", "lngd-spectral", "lngd-paper"]
 DECAY = polynomial(4)  # of the paper's powers 2 … 6; its formulas count all epochs, so they run on beneath the warm-up
+JPEGS = "fashion-jpegs-6400"  # the folder of what is written of Fashion-MNIST
 SMALL = 32  # pixels a side at the smaller scales
 NOTE = "random-resized crop and flip, last γ of a block from 0"
+
+
+def _fashion_is_in(place: Path) -> bool:
+    """The data set, or what was written of it once."""
+    return FASHION.is_in(place) or any(is_image_folder(folder / JPEGS) for folder in (place, place.parent))
 
 
 def _fashion(data_dir: Path | None) -> ImageFolder:
@@ -28,7 +41,7 @@ def _fashion(data_dir: Path | None) -> ImageFolder:
     def first() -> Split:
         return load_fashion_split(data_dir).first(6400).evaluated_on(1000)
 
-    return open_image_folder(written_once("fashion-jpegs-6400", first, data_dir), SMALL)
+    return open_image_folder(written_once(JPEGS, first, data_dir), SMALL)
 
 
 def _digits(data_dir: Path | None) -> ImageFolder:
@@ -72,7 +85,7 @@ HERE = replace(
     batch_size=64,
     samples=6400,
     model=partial(ResNet50, 32, classes=10),
-    data_set=FASHION,
+    data_set=replace(FASHION, is_in=_fashion_is_in),
     data=_fashion,
     step_seconds=0.33,
     interval=None,

@@ -25,11 +25,7 @@ def _is_in(directory: Path) -> bool:
 
 
 ENDE = DataSet(
-    name="ende",
-    title="34,702 pairs of LibreOffice's help texts",
-    license="MPL-2.0",
-    command="lngd data ende",
-    is_in=_is_in,
+    name="ende", title="34,702 pairs of LibreOffice's help texts", license="MPL-2.0", command="lngd data ende", is_in=_is_in
 )
 WMT = DataSet(  # Stanford's copy of WMT 2014 is tokenised: BLEU then counts its tokens, and is not comparable with plain text's
     name="wmt-ende",

@@ -24,13 +24,7 @@ from lngd_bench.errors import BenchError
 ENVIRONMENT_VARIABLE = "LNGD_DATA"
 CACHE = Path("~/.cache/lngd")
 TIMEOUT = 60  # seconds without an answer
-DOWNLOAD_ERRORS = (
-    OSError,
-    HTTPException,
-    ValueError,
-    EOFError,
-    zlib.error,
-)  # ValueError: another hash, or no address
+FAILURES = (OSError, HTTPException, ValueError, EOFError, zlib.error)  # of a download; ValueError: another hash, or no address
 
 
 def cached(folder: str) -> Path:
@@ -101,7 +95,7 @@ class DataSet:
             address = source if source.endswith(name) else f"{source}/{name}{'.gz' * self.packed}"
             try:
                 yield Path(pooch.retrieve(address, digest, name, target, downloader=partial(_download, packed=self.packed)))
-            except DOWNLOAD_ERRORS as error:
+            except FAILURES as error:
                 reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
                 message = f"{address}: {reason}; nothing is kept"
                 raise BenchError(f"{message}. Without a network put the file here yourself: {target / name}") from error
