@@ -128,13 +128,6 @@ def test_an_address_that_cannot_be_read_is_one_line_that_says_what_to_do(url: st
         list(FASHION.fetch(url, tmp_path))
 
 
-def test_an_idx_file_is_read_in_its_own_shape_packed_or_not(tmp_path: Path) -> None:
-    values = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    for pack in (bytes, gzip.compress):
-        (tmp_path / "images").write_bytes(pack(idx_bytes(values)))
-        assert np.array_equal(read_idx(tmp_path / "images", 3), values)
-
-
 @pytest.mark.parametrize("damage", [lambda c: c[:3], lambda c: c[:-1], lambda c: gzip.compress(c)[:-9], lambda c: b"P5" + c])
 def test_a_damaged_idx_file_is_refused_by_name(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     (write_small(tmp_path) / f"{TRAIN_LABELS}.gz").write_bytes(damage(idx_bytes(np.arange(3, dtype=np.uint8))))

@@ -61,11 +61,6 @@ def test_lower_precision_is_used_in_the_forward_pass_and_weights_stay() -> None:
     assert {p.dtype for p in learner.model.parameters()} == {torch.float32}
 
 
-def test_records_say_how_they_were_computed() -> None:
-    assert TOY.config()["execution"] == "float32"
-    assert str(Execution(precision="bfloat16", ema=0.99, channels_last=True)) == "bfloat16, EMA 0.99, channels last"
-
-
 def test_a_flag_changes_what_it_names_and_keeps_the_tasks_own_way_otherwise() -> None:
     task = SCALES["imagenet-resnet50"]["full"]
     averaged = Changes(execution=options.execution(None, 0.999, compiled=None, channels_last=None)).apply(task)

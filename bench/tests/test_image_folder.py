@@ -130,12 +130,6 @@ def test_batches_are_bit_equal_for_any_number_of_workers_and_draw_nothing_from_t
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_another_seed_or_pass_gives_other_crops(root: Path) -> None:
-    first, second = (taken(source(root, seed=seed), 8) for seed in (0, 1))
-    assert not same(first, second)
-    assert len({images.sum().item() for images, _ in first}) == 8
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("done", [0, 2, 4, 6])
 def test_batches_go_on_from_a_saved_position_anywhere_in_a_pass(root: Path, workers: int, done: int) -> None:

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import nn
 
 from lngd_bench.tasks.models.gpt import Attention, ViT
 from lngd_bench.tasks.models.mobilenet import MobileNet
@@ -34,13 +33,6 @@ def test_only_a_causal_position_is_blind_to_later_ones(causal: bool) -> None:
     changed = x.clone()
     changed[0, 3] += 1
     assert torch.allclose(layer(x)[0, :3], layer(changed)[0, :3]) == causal
-
-
-def test_a_mobilenet_has_a_depthwise_and_a_pointwise_convolution_a_stage() -> None:
-    model = MobileNet(((16, 1), (32, 2)), 8, stem_stride=2, channels=1)
-    kinds = [(layer.kernel_size[0], layer.groups) for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    assert kinds == [(3, 1), (3, 8), (1, 1), (3, 16), (1, 1)]
-    assert model(torch.randn(2, 1, 28, 28)).shape == (2, 10)
 
 
 def test_each_bottleneck_starts_as_its_shortcut() -> None:

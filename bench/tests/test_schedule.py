@@ -10,7 +10,6 @@ from lngd_bench.tasks.schedule import (
     LINEAR,
     SCHEDULES,
     Schedule,
-    inverse_root,
     multiplier,
     paper_cosine,
     polynomial,
@@ -47,12 +46,6 @@ def test_a_warm_up_rises_to_the_other_schedule_which_restarts_or_has_gone_on() -
     assert [restarting(step, 100, 1.0) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
     assert restarting(10, 100, 1.0) == 1
     assert running(10, 100, 1.0) == pytest.approx(0.81)
-
-
-def test_the_inverse_root_is_continuous_where_the_warm_up_ends() -> None:
-    schedule = warmed(inverse_root(0.1), 0.1, restarts=False)
-    assert schedule(99, 1000, 1.0) == schedule(100, 1000, 1.0) == 1
-    assert schedule(400, 1000, 1.0) == pytest.approx(0.5)
 
 
 def test_every_param_group_follows_by_its_own_rate() -> None:

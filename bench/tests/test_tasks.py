@@ -10,7 +10,6 @@ from lngd_bench.errors import BenchError
 from lngd_bench.tasks import DEFAULT_TASKS, SCALES, TASKS, at_scale
 from lngd_bench.tasks.data import Split
 from lngd_bench.tasks.datasets.python_source import load_python_source
-from lngd_bench.tasks.datasets.small_images import load_mnist_split
 from lngd_bench.tasks.schedule import polynomial
 from lngd_bench.tasks.scoring import evaluate, mean_cross_entropy
 from lngd_bench.tasks.task import Changes, Task
@@ -43,19 +42,6 @@ def test_a_task_has_the_samples_that_it_names(task: Task, tmp_path: Path) -> Non
     if task.scale == "here":
         with pytest.raises(BenchError, match=f"the data set has {task.samples}"):
             data.first(task.samples + 1)
-
-
-@pytest.mark.parametrize("task", [task for task in TASKS.values() if task.name not in SCALES], ids=lambda task: task.name)
-def test_the_rates_of_the_common_optimizers_come_from_a_grid_in_every_task(task: Task) -> None:
-    """LNGD runs at its default everywhere; the others' customary rates serve where no grid was run."""
-    assert {"sgd", "adamw", "muon"} <= set(task.rates) <= set(OPTIMIZERS) - {"lngd"}
-
-
-def test_the_mnist_split_is_stratified() -> None:
-    split = load_mnist_split()
-    assert split.train_x.shape == (4000, 1, 28, 28)
-    assert split.train_y.bincount().tolist() == [400] * 10
-    assert split.test_y.bincount().tolist() == [100] * 10
 
 
 def test_the_language_model_predicts_the_next_character_of_files_it_was_not_trained_on() -> None:

@@ -110,13 +110,6 @@ def test_a_test_line_known_up_to_case_and_digits_is_dropped() -> None:
     assert ("Press a key", "Eine Taste") in text.test
 
 
-@pytest.mark.parametrize("pair", [("same", "same"), ("word " * 61, "Wort " * 61), ("short", "x" * 34 + " " + "y" * 10)])
-def test_pairs_that_teach_nothing_are_left_out(pair: tuple[str, str]) -> None:
-    assert pair not in split([("x", [pair]), *NUMBERS]).train
-    with pytest.raises(BenchError, match="1 training and 0 test pairs are left"):
-        split([("x", [("a", "b")])])
-
-
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40).map(str.strip))
 def test_text_that_was_never_seen_comes_back_and_has_no_special_word(text: str) -> None:
     vocabulary = Vocabulary(PAIRS, 300)
