@@ -110,3 +110,4 @@ def _download(url: str, path: str, _: Any, *, packed: bool) -> None:
         size = int(answer.headers.get("Content-Length") or 0)
         with wrap_file(answer, size, description=Path(url).name, transient=True, disable=not os.isatty(1)) as received:
             shutil.copyfileobj(gzip.GzipFile(fileobj=received) if packed else received, file)
+    Path(path).chmod(0o644)  # a temporary file is private, a data set is not
