@@ -22,8 +22,7 @@ from lngd_bench.studies.overhead.memory import parameter_count, peak_bytes, stat
 from lngd_bench.studies.overhead.overhead import ASDL, METHODS, PAST_THE_RAMP, STATELESS, Trainee, interval
 from lngd_bench.studies.overhead.records import pages
 from lngd_bench.studies.overhead.workloads import NETWORKS, Workload
-from lngd_bench.tasks.models.resnet18 import ResNet18
-from lngd_bench.tasks.models.resnet50 import ResNet50
+from lngd_bench.tasks.models.resnet import ResNet18, ResNet50
 from lngd_bench.tasks.models.transformer import BASE, Sentences, Transformer
 
 APP = typer.Typer()

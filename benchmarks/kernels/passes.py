@@ -13,7 +13,7 @@ from benchmarks.kernels.stopwatch import Case
 from torch import Tensor
 
 from lngd.linalg import all_finite, inner, largest_magnitude
-from lngd_bench.tasks.models.resnet18 import ResNet18
+from lngd_bench.tasks.models.resnet import ResNet18
 
 SHARE = 0.1
 Work = Callable[[], object]
