@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
-from benchmarks.kernels.spectra import DAMPING
-from benchmarks.kernels.stopwatch import Row
 from torch import Tensor
 
 from lngd import LNGD
 from lngd.linalg import Damping, damped, inverse
+from lngd_bench.studies.kernels.factors import DAMPING
+from lngd_bench.studies.kernels.stopwatch import Row
 from lngd_bench.tasks import TASKS
-from lngd_bench.tasks.data import Batches
 from lngd_bench.tasks.schedule import LINEAR, scheduler
 from lngd_bench.tasks.scoring import mean_cross_entropy
 
@@ -34,16 +33,11 @@ def cases() -> Iterator[Row]:
     for every in INTERVALS:
         factors = run(every)
         size = f"{TASK}, measured every {every}"
-        logs = {name: [round(float(phi.trace().log()), 4) for phi in series] for name, series in factors.items()}
-        yield Row(idea="log tr Φ at each measurement", size=size, figures=logs)
-        inverses = {name: [damped_inverse(phi) for phi in series] for name, series in factors.items()}
+        inverses = {
+            name: [inverse(damped(phi, Damping(DAMPING), len(phi))) for phi in series] for name, series in factors.items()
+        }
         for omega in OMEGAS:
             yield Row(idea=f"refresh where tr Φ moved by ω = {omega}", size=size, figures=outcome(factors, inverses, omega))
-
-
-def damped_inverse(phi: Tensor) -> Tensor:
-    """Φ̂⁻¹."""
-    return inverse(damped(phi, Damping(DAMPING), len(phi)))
 
 
 def run(every: int) -> Factors:
@@ -54,7 +48,7 @@ def run(every: int) -> Factors:
     model = task.model()
     optimizer = LNGD(model, schedule=every, factors=WHOLE)
     schedule = scheduler(optimizer, LINEAR, STEPS)
-    batches = Batches(task.data(None), task.batch_size, torch.Generator().manual_seed(SEED))
+    batches = task.data(None).batches(task.batch_size, torch.Generator().manual_seed(SEED))
     seen = 0
     for x, y in islice(batches, STEPS):
         optimizer.zero_grad()
@@ -64,13 +58,9 @@ def run(every: int) -> Factors:
         updates = next(iter(optimizer.blocks.values())).updates
         if updates > seen:
             seen = updates
-            record(factors, optimizer)
+            for name, block in optimizer.blocks.items():
+                factors[name].append(block.tensors()["phi"].clone())
     return factors
-
-
-def record(factors: Factors, optimizer: LNGD) -> None:
-    for name, block in optimizer.blocks.items():
-        factors[name].append(block.tensors()["phi"].clone())
 
 
 def outcome(factors: Factors, inverses: Factors, omega: float) -> dict[str, float]:

@@ -14,9 +14,8 @@ Figures = Mapping[str, Any]
 
 QUANTUM = 2e-3
 """Seconds that a reading lasts at least: short work is repeated within it."""
-SECONDS, PATIENCE = 0.2, 0.6
-FEWEST, ENOUGH, MOST = 3, 5, 15
-"""Rounds: at least ENOUGH until PATIENCE ends, FEWEST after it, MOST until SECONDS end."""
+SECONDS, FEWEST, MOST = 0.4, 3, 15
+"""Rounds: FEWEST at least, then until SECONDS end, MOST at most."""
 LEVEL = 0.03
 """A median within this of 1, or quartiles on both sides of 1, is no difference."""
 
@@ -37,13 +36,6 @@ class Row:
     figures: Figures = field(default_factory=dict)
 
 
-def in_words(low: float, ratio: float, high: float) -> str:
-    """In words, from the quartiles and the median of the ratios."""
-    if low <= 1 <= high or abs(ratio - 1) < LEVEL:
-        return "level"
-    return f"{1 / ratio:.2f}× faster" if ratio < 1 else f"{ratio:.2f}× slower"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """An idea, and what it would replace."""
@@ -54,17 +46,15 @@ class Case:
     old: Work
     new: Work
     figures: Figures = field(default_factory=dict)
-    verdict: Callable[[float, float, float], str] = in_words
-    """From the ratios' lower quartile, median and upper quartile."""
 
     def measure(self) -> Row:
         """Both in turn, each first in every second round."""
-        repeats = {work: repeats_of(work) for work in (self.old, self.new)}
+        repeats = {work: _repeats(work) for work in (self.old, self.new)}
         times: list[tuple[float, float]] = []
         start = time.process_time()
-        while unfinished(len(times), time.process_time() - start):
+        while len(times) < FEWEST or (len(times) < MOST and time.process_time() - start < SECONDS):
             order = (self.old, self.new) if len(times) % 2 else (self.new, self.old)
-            taken = {work: milliseconds(work, repeats[work]) for work in order}
+            taken = {work: _milliseconds(work, repeats[work]) for work in order}
             times.append((taken[self.old], taken[self.new]))
         low, ratio, high = statistics.quantiles([new / old for old, new in times], n=4)
         return Row(
@@ -76,19 +66,19 @@ class Case:
             ratio=ratio,
             quartiles=(low, high),
             rounds=len(times),
-            verdict=self.verdict(low, ratio, high),
+            verdict=_verdict(low, ratio, high),
             figures=self.figures,
         )
 
 
-def unfinished(rounds: int, seconds: float) -> bool:
-    """Whether another round is due."""
-    if rounds < ENOUGH:
-        return rounds < FEWEST or seconds < PATIENCE
-    return rounds < MOST and seconds < SECONDS
+def _verdict(low: float, ratio: float, high: float) -> str:
+    """In words, from the quartiles and the median of the ratios."""
+    if low <= 1 <= high or abs(ratio - 1) < LEVEL:
+        return "level"
+    return f"{1 / ratio:.2f}× faster" if ratio < 1 else f"{ratio:.2f}× slower"
 
 
-def milliseconds(work: Work, repeats: int) -> float:
+def _milliseconds(work: Work, repeats: int) -> float:
     """CPU time of one call, a mean over the repeats."""
     start = time.process_time()
     for _ in range(repeats):
@@ -96,8 +86,8 @@ def milliseconds(work: Work, repeats: int) -> float:
     return 1e3 * (time.process_time() - start) / repeats
 
 
-def repeats_of(work: Work) -> int:
+def _repeats(work: Work) -> int:
     """How many calls a reading takes; the first call warms up and counts only where it is long."""
-    if milliseconds(work, 1) > 10e3 * QUANTUM:
+    if _milliseconds(work, 1) > 10e3 * QUANTUM:
         return 1
-    return max(1, round(QUANTUM / max(1e-3 * milliseconds(work, 1), 1e-6)))
+    return max(1, round(QUANTUM / max(1e-3 * _milliseconds(work, 1), 1e-6)))
