@@ -10,23 +10,21 @@ Topics that are named are measured again, the records of the others stay.
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lngd_bench import archive
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.kernels import elementwise, inverses, polar, trace_rule
-from lngd_bench.studies.kernels.stopwatch import Case, Row
+from lngd_bench.studies.kernels.stopwatch import Record
 from lngd_bench.studies.results import MISSING, text
 from lngd_bench.training.machine import processor
 
 NAME = "kernels.jsonl"
-TOPICS: Mapping[str, Callable[[], Iterator[Case | Row]]] = {
+TOPICS: Mapping[str, Callable[[], Iterator[Record]]] = {
     "applying": inverses.applications,
     "packing": inverses.packings,
     "precision": inverses.precisions,
@@ -40,15 +38,7 @@ TOPICS: Mapping[str, Callable[[], Iterator[Case | Row]]] = {
 TIMED = ("idea", "size", "instead of", "ms before", "ms", "ratio", "quartiles", "verdict")
 
 
-def measured(topic: str) -> Iterator[dict[str, Any]]:
-    """One record a row, its topic first."""
-    for case in TOPICS[topic]():
-        with torch.no_grad():
-            row = case.measure() if isinstance(case, Case) else case
-        yield {"topic": topic, **asdict(row)}
-
-
-def header() -> dict[str, Any]:
+def header() -> Record:
     """A time without its machine says nothing."""
     return {
         "machine": processor(torch.device("cpu")),
@@ -60,7 +50,7 @@ def header() -> dict[str, Any]:
     }
 
 
-def tables(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def tables(lines: Sequence[Record]) -> Iterator[str]:
     """A header and its rows; rows of a topic with the same columns stand together."""
     head, *rows = lines
     yield f"{head['machine']} ({head['capability']}), {head['threads']} thread, torch {head['torch']}, {head['date']}."
@@ -71,16 +61,16 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"\n{topic}\n{text([*(TIMED if timed else TIMED[:2]), *names], cells, words=3 if timed else 2)}"
 
 
-def _kind(row: Mapping[str, Any]) -> tuple[str, bool, tuple[str, ...]]:
+def _kind(row: Record) -> tuple[str, bool, tuple[str, ...]]:
     return str(row["topic"]), row["ratio"] is not None, _columns(row)
 
 
-def _columns(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _columns(row: Record) -> tuple[str, ...]:
     """Figures that fit into a cell; a series stays in the records."""
     return tuple(name for name, value in row["figures"].items() if not isinstance(value, list))
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Record) -> list[str]:
     if row["ratio"] is None:
         return [row["idea"], row["size"]]
     low, high = row["quartiles"]
@@ -109,8 +99,10 @@ def main() -> None:
     torch.set_num_threads(1)
     path = given.out / f"{NAME}.gz"
     for topic in [] if given.show else given.topics:
+        with torch.no_grad():
+            new = [{"topic": topic, **row} for row in TOPICS[topic]()]
         rows = archive.read(path)[NAME][1:] if path.exists() else []
-        archive.write(path, {NAME: [header(), *(row for row in rows if row["topic"] != topic), *measured(topic)]})
+        archive.write(path, {NAME: [header(), *(row for row in rows if row["topic"] != topic), *new]})
         print(f"{topic} is measured", file=sys.stderr, flush=True)
     print("\n".join(tables(archive.read(path)[NAME])))
 

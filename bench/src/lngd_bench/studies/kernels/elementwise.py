@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lngd.linalg import second_moments
 from lngd_bench.studies.kernels.factors import SIZES, error, factor, generator, name_of
-from lngd_bench.studies.kernels.stopwatch import Case, Work
+from lngd_bench.studies.kernels.stopwatch import Record, Work, timed
 from lngd_bench.studies.overhead.workloads import NETWORKS
 
 TENSORS, ENTRIES = 40, (10_000, 1_000_000)
@@ -28,7 +28,7 @@ def _each(work: Callable[..., object], *lists: list[Tensor]) -> Work:
     return in_turn
 
 
-def foreach() -> Iterator[Case]:
+def foreach() -> Iterator[Record]:
     """40 tensors in one call against one call a tensor, and in place against out of place. Nothing grows."""
     for entries in ENTRIES:
         xs = [torch.randn(entries, generator=generator()) for _ in range(TENSORS)]
@@ -42,15 +42,15 @@ def foreach() -> Iterator[Case]:
                 partial(torch._foreach_norm, xs, ord=torch.inf),
             ),
         }
-        yield from _cases(pairs, f"{TENSORS} tensors of {entries:,}")
+        yield from _timed(pairs, f"{TENSORS} tensors of {entries:,}")
 
 
-def _cases(pairs: Pairs, size: str) -> Iterator[Case]:
-    for (idea, against), (old, new) in pairs.items():
-        yield Case(idea=idea, size=size, against=against, old=old, new=new)
+def _timed(pairs: Pairs, size: str) -> Iterator[Record]:
+    for (idea, against), pair in pairs.items():
+        yield timed(idea, size, against, pair)
 
 
-def moments() -> Iterator[Case]:
+def moments() -> Iterator[Record]:
     """Over 2,048 rows, 128 samples of 16 positions, coloured (k^-1), so that a sub-batch errs as for a real factor."""
     for i in sorted({i for _, i in SIZES}):
         phi = factor(i, 1)
@@ -62,8 +62,8 @@ def moments() -> Iterator[Case]:
         same = {"difference": error(panels(), full().double())}
         off = {"error, ‖Φ₃₂ − Φ₁₂₈‖/‖Φ₁₂₈‖": error(part() * SAMPLES / FEWER, full().double())}
         size = name_of((len(rows), i))
-        yield Case(idea="four panels", size=size, against="one product", old=full, new=panels, figures=same)
-        yield Case(idea="32 of 128 samples", size=size, against="four panels of all", old=panels, new=part, figures=off)
+        yield timed("four panels", size, "one product", (full, panels), same)
+        yield timed("32 of 128 samples", size, "four panels of all", (panels, part), off)
 
 
 def _whole(rows: Tensor, weights: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def _whole(rows: Tensor, weights: Tensor) -> Tensor:
     return (rows * weights.unsqueeze(-1)).T @ rows
 
 
-def passes() -> Iterator[Case]:
+def passes() -> Iterator[Record]:
     """On ResNet-18's 11 million parameters, tensor by tensor as a step has them; memory is what a pass costs.
 
     Results are equal where every number is finite; 0 · NaN is NaN, so a scale of 0 is not a `where`. Squares overflow float32
@@ -122,4 +122,4 @@ def passes() -> Iterator[Case]:
             _each(lambda w, g: (w.norm(), g.norm()), W, G),
         ),
     }
-    yield from _cases(pairs, f"{sum(w.numel() for w in W):,}")
+    yield from _timed(pairs, f"{sum(w.numel() for w in W):,}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lngd_bench.studies.kernels.factors import EXPONENTS, SIZES, Factor, error, factor, generator, name_of
-from lngd_bench.studies.kernels.stopwatch import Case, Row, Work
+from lngd_bench.studies.kernels.stopwatch import Record, Work, found, timed
 
 HALF_PRODUCT_LIMIT = 512
 """Inputs above which the product in float16 is left out: without hardware for it, it takes seconds."""
@@ -20,7 +20,7 @@ LAYERS, SIDES = (6, 24), (128, 384)
 Product = Callable[[Tensor], Tensor]
 
 
-def applications() -> Iterator[Case]:
+def applications() -> Iterator[Record]:
     """Φ̂⁻¹ = L⁻ᵀL⁻¹ as a product, as two triangular solves and as two products."""
     for o, i in SIZES:
         phi = factor(i, EXPONENTS[-1])
@@ -35,7 +35,7 @@ def applications() -> Iterator[Case]:
         }
         for idea, new in ideas.items():
             figures = {"error": error(new(), exact), "error of one product": error(once(), exact)}
-            yield Case(idea=idea, size=name_of((o, i)), against="one product with Φ̂⁻¹", old=once, new=new, figures=figures)
+            yield timed(idea, name_of((o, i)), "one product with Φ̂⁻¹", (once, new), figures)
 
 
 def _solved(gradient: Tensor, L: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def _twice(gradient: Tensor, root: Tensor) -> Tensor:
     return gradient @ root.T @ root
 
 
-def packings() -> Iterator[Case]:
+def packings() -> Iterator[Record]:
     """Half of Φ̂⁻¹ kept, the other half made at each step; bytes are a share of the whole matrix."""
     for o, i in SIZES:
         K = factor(i, EXPONENTS[-1]).inverse
@@ -57,8 +57,7 @@ def packings() -> Iterator[Case]:
         for idea, (kept, apply) in ideas.items():
             share = sum(tensor.nbytes for tensor in kept) / K.nbytes
             figures = {"bytes kept": share, "difference": error(apply(gradient), once().double())}
-            new, against = partial(apply, gradient), "one product with Φ̂⁻¹"
-            yield Case(idea=idea, size=name_of((o, i)), against=against, old=once, new=new, figures=figures)
+            yield timed(idea, name_of((o, i)), "one product with Φ̂⁻¹", (once, partial(apply, gradient)), figures)
 
 
 def _rectangle(K: Tensor) -> tuple[tuple[Tensor, ...], Product]:
@@ -97,7 +96,7 @@ def _tiles(K: Tensor, count: int) -> tuple[tuple[Tensor, ...], Product]:
     return panels, apply
 
 
-def precisions() -> Iterator[Case | Row]:
+def precisions() -> Iterator[Record]:
     """Φ̂⁻¹ and the product with it in 16 bits: errors for each spectrum, then what a step saves."""
     for o, i in SIZES:
         for exponent in EXPONENTS:
@@ -107,8 +106,8 @@ def precisions() -> Iterator[Case | Row]:
         K = phi.inverse * phi.damping
         for idea, product in _products(K).items():
             if idea != "float16 kept, float16 product" or i <= HALF_PRODUCT_LIMIT:
-                old, new, half = partial(torch.matmul, gradient, K), partial(product, gradient), {"bytes kept": 0.5}
-                yield Case(idea=idea, size=name_of((o, i)), against="float32", old=old, new=new, figures=half)
+                pair = partial(torch.matmul, gradient, K), partial(product, gradient)
+                yield timed(idea, name_of((o, i)), "float32", pair, {"bytes kept": 0.5})
 
 
 def _products(K: Tensor) -> dict[str, Product]:
@@ -121,7 +120,7 @@ def _products(K: Tensor) -> dict[str, Product]:
     }
 
 
-def _rounding(o: int, phi: Factor) -> Iterator[Row]:
+def _rounding(o: int, phi: Factor) -> Iterator[Record]:
     """Of the direction for a coloured (∇ = Z Φ^½) and a white gradient, and of the kept matrix itself."""
     K = phi.inverse * phi.damping
     problems = {name: phi.gradient(o, power=power) for name, power in (("coloured", 0.5), ("white", 0.0))}
@@ -133,15 +132,15 @@ def _rounding(o: int, phi: Factor) -> Iterator[Row]:
         figures["eigendirection"] = float((wrong.norm(dim=0) / length).max())
         figures["positive definite"] = not bool(torch.linalg.cholesky_ex(stored)[1])
         idea = f"error: {str(dtype).removeprefix('torch.')} kept, float32 product"
-        yield Row(idea=idea, size=f"{name_of((o, phi.n))}, k^-{phi.exponent}", figures=figures)
+        yield found(idea, f"{name_of((o, phi.n))}, k^-{phi.exponent}", figures)
 
 
-def stacked() -> Iterator[Case]:
+def stacked() -> Iterator[Record]:
     """One batched call for layers of n × n against one call a layer; the factors of a batch stand stacked already."""
     for n in SIDES:
         for count in LAYERS:
-            for idea, (old, new) in _stacked(factor(n, 2), count).items():
-                yield Case(idea=idea, size=f"{count} layers of {name_of((n, n))}", against="one by one", old=old, new=new)
+            for idea, pair in _stacked(factor(n, 2), count).items():
+                yield timed(idea, f"{count} layers of {name_of((n, n))}", "one by one", pair)
 
 
 def _stacked(phi: Factor, count: int) -> dict[str, tuple[Work, Work]]:

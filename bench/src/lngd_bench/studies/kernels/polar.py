@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lngd_bench.studies.kernels.factors import generator, name_of, orthogonal
-from lngd_bench.studies.kernels.stopwatch import Case, Row
+from lngd_bench.studies.kernels.stopwatch import Record, found, timed
 
 Quintic = tuple[float, float, float]
 """a, b, c of ax + bx³ + cx⁵."""
@@ -113,13 +113,12 @@ def ideas() -> dict[str, Polar]:
     return rows | {"eigenvectors of GGᵀ": by_eigenvectors}
 
 
-def cases() -> Iterator[Case | Row]:
+def cases() -> Iterator[Record]:
     """The coefficients, then each size. The first idea against itself shows the noise."""
     for count, low in LOW.items():
         quintics, worst = schedule(count, low)
         text = " ".join(f"({a:.4f}, {b:.4f}, {c:.4f})" for a, b, c in quintics)
-        figures = {"max |1 − σ|": worst, "a, b, c": text}
-        yield Row(idea=f"coefficients: minimax {count}", size=f"σ in [{low:g}, 1]", figures=figures)
+        yield found(f"coefficients: minimax {count}", f"σ in [{low:g}, 1]", {"max |1 − σ|": worst, "a, b, c": text})
     rows = ideas()
     first = next(iter(rows))
     for k, m in SIZES:
@@ -128,10 +127,9 @@ def cases() -> Iterator[Case | Row]:
         spread = ((left / torch.arange(1, k + 1)) @ right).float()
         exact = {"Gaussian": (G, by_eigenvectors(G.double())), "1/k": (spread, left @ right)}
         for name, polar in rows.items():
-            found = {kind: _quality(polar(g), factor) for kind, (g, factor) in exact.items()}
-            figures = {f"{key}, {kind}": value for kind, values in found.items() for key, value in values.items()}
-            old, new = partial(rows[first], G), partial(polar, G)
-            yield Case(idea=name, size=name_of((k, m)), against=first, old=old, new=new, figures=figures)
+            ends = {kind: _quality(polar(g), factor) for kind, (g, factor) in exact.items()}
+            figures = {f"{key}, {kind}": value for kind, values in ends.items() for key, value in values.items()}
+            yield timed(name, name_of((k, m)), first, (partial(rows[first], G), partial(polar, G)), figures)
 
 
 def _quality(X: Tensor, exact: Tensor) -> dict[str, float | None]:

@@ -53,23 +53,19 @@ def everyone() -> dict[str, Build]:
     return found | dict(OURS)
 
 
-class PythonCalls:
-    """Counts the calls of the package's functions while it is entered as a context."""
+def python_calls_of(work: Callable[[], object]) -> Counter[tuple[str, str]]:
+    """How often each of the package's functions was called, by file and name."""
+    calls: Counter[tuple[str, str]] = Counter()
 
-    def __init__(self) -> None:
-        self.calls: Counter[tuple[str, str]] = Counter()
-
-    def __enter__(self) -> "PythonCalls":
-        sys.setprofile(self._event)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-
-    def _event(self, frame: FrameType, event: str, _argument: Any) -> None:
+    def see(frame: FrameType, event: str, _argument: Any) -> None:
         code = frame.f_code
         if event == "call" and code.co_filename.startswith(PACKAGE):
-            self.calls[code.co_filename, code.co_qualname] += 1
+            calls[code.co_filename, code.co_qualname] += 1
+
+    sys.setprofile(see)
+    work()
+    sys.setprofile(None)
+    return calls
 
 
 class Operations(TorchDispatchMode):
@@ -96,9 +92,13 @@ class Training:
         self.x = torch.randn(BATCH, WIDTH, generator=generator)
         self.y = torch.randint(CLASSES, (BATCH,), generator=generator)
         for _ in range(ORDINARY):
-            self.forward_and_backward()
-            self.optimizer.step()
+            self.step()
         self.optimizer.zero_grad()
+
+    def step(self) -> None:
+        """A whole training step."""
+        self.forward_and_backward()
+        self.optimizer.step()
 
     def forward_and_backward(self) -> None:
         """New gradients."""
@@ -110,12 +110,10 @@ def python_calls() -> Iterator[tuple[tuple[str, str], int]]:
     """Of a net of two layers: what someone reads who follows a step."""
     for name, build in OURS.items():
         training = Training(2, build)
-        with PythonCalls() as counted:
-            training.forward_and_backward()
-            training.optimizer.step()
-        yield ("Python calls, 2 layers", name), counted.calls.total()
-        yield ("functions, 2 layers", name), len(counted.calls)
-        yield ("files, 2 layers", name), len({file for file, _ in counted.calls})
+        calls = python_calls_of(training.step)
+        yield ("Python calls, 2 layers", name), calls.total()
+        yield ("functions, 2 layers", name), len(calls)
+        yield ("files, 2 layers", name), len({file for file, _ in calls})
 
 
 def operations() -> Iterator[tuple[tuple[str, str], int]]:
