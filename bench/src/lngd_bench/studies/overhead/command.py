@@ -28,17 +28,17 @@ PAPER_STAGES = ("measure", "refresh", "precondition", "orthogonalise", "rate", "
 def overhead(
     *,
     models: Annotated[str, typer.Option("--models", "--model", metavar="NAME,…", help=f"Of {', '.join(NETWORKS)}.")] = "resnet18",
-    batch: Annotated[str, typer.Option(metavar="N,…", help="Samples a step. [default: each model's own]")] = "",
+    batch: Annotated[str, typer.Option(metavar="N,…", help="Samples a step.", show_default="each model's own")] = "",
     methods: Annotated[str, typer.Option(metavar="NAME,…", help=f"Of {', '.join(METHODS)}.")] = ",".join(DEFAULT_METHODS),
     rounds: Annotated[int, typer.Option(min=1, help="Curvature intervals of each method.")] = 2,
-    width: Annotated[int | None, typer.Option(min=1, help="Of the model. [default: that of the real one]")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Of the model.", show_default="the real one's")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     peak: Annotated[bool, typer.Option(help="Peak memory too, of a process for each method.")] = True,
     predict_only: Annotated[bool, typer.Option("--predict", help="On paper only, without training.")] = False,
     report: Annotated[
         Path | None, typer.Option(metavar="PATH", exists=True, help="Measure nothing; show these records again.")
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the records add up.")] = Path("runs/overhead"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where overhead.jsonl.gz, .md and .png are.")] = Path("runs/overhead"),
 ) -> None:
     """Time whole curvature intervals of each method beside SGD steps, weigh what it keeps, and show where the time goes."""
     if report:

@@ -96,13 +96,13 @@ def calibrated(repeats: int = REPEATS) -> Work:
             times.append(clock() - start)
         return statistics.median(times[1:])
 
+    convolved = 3 * 2.0 * samples * image**2 * channels**2 * 9
     return Work(
         2.0 * size**3 / seconds(lambda: matrix @ matrix),
-        3 * 2.0 * samples * image**2 * channels**2 * 9
-        / seconds(lambda: functional.conv2d(x, kernel, padding=1).sum().backward()),
+        convolved / seconds(lambda: functional.conv2d(x, kernel, padding=1).sum().backward()),
         float(size**3) / seconds(lambda: torch.cholesky_inverse(torch.linalg.cholesky_ex(spd)[0])),
         3.0 * vector.nbytes / seconds(lambda: vector + other),
-    )  # fmt: skip
+    )
 
 
 class Counter(TorchDispatchMode):

@@ -31,7 +31,8 @@ def quality(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where runs are, and go on.")] = Path("runs/quality"),
     report: Annotated[Path | None, typer.Option(metavar="PATH", exists=True, help="Run nothing; report these records.")] = None,
     results: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where quality.md, .png and .jsonl.gz go. [default: beside the records]")
+        Path | None,
+        typer.Option(metavar="DIR", help="Where quality.md, .png and .jsonl.gz go.", show_default="beside the records"),
     ] = None,
     data_dir: options.DataDir = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch; with 1, CPU time is what counts.")] = 1,

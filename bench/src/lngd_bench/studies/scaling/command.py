@@ -40,7 +40,7 @@ OURS = tuple(name for name in METHODS if name not in STATELESS and name in OPTIM
 def scaling(
     *,
     axes: Annotated[str, typer.Option(metavar="NAME,…", help=f"Of {', '.join(AXES)}.")] = ",".join(AXES),
-    values: Annotated[str, typer.Option(metavar="N,…", help="Sizes, of one axis. [default: each axis's own]")] = "",
+    values: Annotated[str, typer.Option(metavar="N,…", help="Sizes, of one axis.", show_default="each axis's own")] = "",
     method: Annotated[str, typer.Option(help=f"One of {', '.join(OURS)}.")] = "lngd",
     steps: Annotated[int, typer.Option(min=1, max=MOST_STEPS, help="Steps of each size.")] = 7,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
