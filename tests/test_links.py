@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "results").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(page for folder in ("docs", "results") for page in sorted((ROOT / folder).rglob("*.md"))),
+]
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 IDEA = re.compile(
     r"^\| (?P<idea>.+?) \| \[`(?P<file>[^`]+)`\]\(src/lngd/(?P<path>[^)]+)\), (?P<names>.+?)(?:;.*)? \|$", re.MULTILINE

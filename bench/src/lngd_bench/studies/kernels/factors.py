@@ -26,6 +26,7 @@ def name_of(size: tuple[int, ...]) -> str:
     return "×".join(map(str, size))
 
 
+@lru_cache(maxsize=2)
 def orthogonal(n: int) -> Tensor:
     """`[n, n]` in float64: the basis of the discrete cosine transform, rows with random signs, columns in random order."""
     k, source = torch.arange(n, dtype=torch.float64), generator()
@@ -51,9 +52,9 @@ class Factor:
         """λ, absolute."""
         return DAMPING * float(self.values.mean())
 
-    @cached_property
+    @property
     def basis(self) -> Tensor:
-        return basis_of(self.n)
+        return orthogonal(self.n)
 
     def matrix(self) -> Tensor:
         """Φ + λI in float32."""
@@ -76,11 +77,6 @@ class Factor:
         return (z @ self.basis.T).float(), (z / (self.values + self.damping)) @ self.basis.T
 
 
-@lru_cache(maxsize=1)
-def basis_of(n: int) -> Tensor:
-    return orthogonal(n)
-
-
 @lru_cache(maxsize=2)
 def factor(n: int, exponent: int) -> Factor:
     """One a size and exponent; the last two are kept."""
@@ -90,9 +86,3 @@ def factor(n: int, exponent: int) -> Factor:
 def error(found: Tensor, exact: Tensor) -> float:
     """‖found − exact‖ / ‖exact‖ (Frobenius), in float64."""
     return float((found.double() - exact).norm() / exact.norm())
-
-
-def cosine(found: Tensor, exact: Tensor) -> float:
-    """Of the angle between two directions."""
-    x = found.double()
-    return float((x * exact).sum() / (x.norm() * exact.norm()))

@@ -1,7 +1,7 @@
 """What an ordinary training step costs in calls: of Python into the library, and of torch's operations.
 
-    python benchmarks/step_calls.py
-    python benchmarks/step_calls.py --against ../before
+    python -m lngd_bench.studies.overhead.calls
+    python -m lngd_bench.studies.overhead.calls --against ../before
 
 A training step is zero_grad, forward, backward and the optimizer's step. Ordinary is one that neither measures curvature nor
 refreshes an inverse nor looks for scale-invariant layers: the 26th at the default schedule. With `--against` another checkout of
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from tabulate import tabulate
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,17 +34,14 @@ ORDINARY = 25
 WIDTH, LAYERS, CLASSES, BATCH = 128, 9, 10, 64
 PACKAGE = str(Path(lngd.__file__).parent) + os.sep
 Build = Callable[[nn.Module], Optimizer]
-Count = tuple[str, str, int]
-"""Of what, of which optimizer, how many."""
+Counts = dict[tuple[str, str], int]
+"""By what is counted and by optimizer."""
 
-
-def ours() -> dict[str, Build]:
-    """The library's own two."""
-    return {"LNGD": lngd.LNGD, "SpectralLNGD": lngd.SpectralLNGD}
+OURS: Mapping[str, Build] = {"LNGD": lngd.LNGD, "SpectralLNGD": lngd.SpectralLNGD}
 
 
 def everyone() -> dict[str, Build]:
-    """Those beside them that torch has, and its Muon joined with AdamW where the checkout has that."""
+    """Those beside ours that torch has, and its Muon joined with AdamW where the checkout has that."""
     found: dict[str, Build] = {
         "SGD": lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
         "AdamW": lambda model: torch.optim.AdamW(model.parameters(), lr=1e-3),
@@ -52,26 +50,22 @@ def everyone() -> dict[str, Build]:
         from lngd_bench.competitors.muon import MuonWithAdamW
 
         found["Muon with AdamW"] = lambda model: MuonWithAdamW(model, lr=0.01)
-    return found | ours()
+    return found | dict(OURS)
 
 
-class PythonCalls:
-    """Counts the calls of the package's functions while it is entered as a context."""
+def python_calls_of(work: Callable[[], object]) -> Counter[tuple[str, str]]:
+    """How often each of the package's functions was called, by file and name."""
+    calls: Counter[tuple[str, str]] = Counter()
 
-    def __init__(self) -> None:
-        self.calls: Counter[tuple[str, str]] = Counter()
-
-    def __enter__(self) -> "PythonCalls":
-        sys.setprofile(self._event)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-
-    def _event(self, frame: FrameType, event: str, _argument: Any) -> None:
+    def see(frame: FrameType, event: str, _argument: Any) -> None:
         code = frame.f_code
         if event == "call" and code.co_filename.startswith(PACKAGE):
-            self.calls[code.co_filename, code.co_qualname] += 1
+            calls[code.co_filename, code.co_qualname] += 1
+
+    sys.setprofile(see)
+    work()
+    sys.setprofile(None)
+    return calls
 
 
 class Operations(TorchDispatchMode):
@@ -87,17 +81,24 @@ class Operations(TorchDispatchMode):
 
 
 class Training:
-    """A model and its optimizer, in front of an ordinary step."""
+    """A perceptron and its optimizer, in front of an ordinary step."""
 
-    def __init__(self, model: nn.Sequential, build: Build) -> None:
-        self.model, self.optimizer = model, build(model)
+    def __init__(self, layers: int, build: Build) -> None:
+        torch.manual_seed(0)
+        hidden = [each for _ in range(layers - 1) for each in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
+        self.model = nn.Sequential(*hidden, nn.Linear(WIDTH, CLASSES))
+        self.optimizer = build(self.model)
         generator = torch.Generator().manual_seed(0)
         self.x = torch.randn(BATCH, WIDTH, generator=generator)
         self.y = torch.randint(CLASSES, (BATCH,), generator=generator)
         for _ in range(ORDINARY):
-            self.forward_and_backward()
-            self.optimizer.step()
+            self.step()
         self.optimizer.zero_grad()
+
+    def step(self) -> None:
+        """A whole training step."""
+        self.forward_and_backward()
+        self.optimizer.step()
 
     def forward_and_backward(self) -> None:
         """New gradients."""
@@ -105,39 +106,30 @@ class Training:
         F.cross_entropy(self.model(self.x), self.y).backward()
 
 
-def perceptron(layers: int) -> nn.Sequential:
-    """Linear layers with ReLU between them."""
-    torch.manual_seed(0)
-    hidden = [each for _ in range(layers - 1) for each in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
-    return nn.Sequential(*hidden, nn.Linear(WIDTH, CLASSES))
-
-
-def python_calls() -> Iterator[Count]:
+def python_calls() -> Iterator[tuple[tuple[str, str], int]]:
     """Of a net of two layers: what someone reads who follows a step."""
-    for name, build in ours().items():
-        training = Training(perceptron(2), build)
-        with PythonCalls() as counted:
-            training.forward_and_backward()
-            training.optimizer.step()
-        yield "Python calls, 2 layers", name, counted.calls.total()
-        yield "functions, 2 layers", name, len(counted.calls)
-        yield "files, 2 layers", name, len({file for file, _ in counted.calls})
+    for name, build in OURS.items():
+        training = Training(2, build)
+        calls = python_calls_of(training.step)
+        yield ("Python calls, 2 layers", name), calls.total()
+        yield ("functions, 2 layers", name), len(calls)
+        yield ("files, 2 layers", name), len({file for file, _ in calls})
 
 
-def operations() -> Iterator[Count]:
+def operations() -> Iterator[tuple[tuple[str, str], int]]:
     """Of a net of nine layers: what a device is asked to do."""
     for name, build in everyone().items():
-        training = Training(perceptron(LAYERS), build)
+        training = Training(LAYERS, build)
         with Operations() as before:
             training.forward_and_backward()
         with Operations() as step:
             training.optimizer.step()
-        yield f"operations, {LAYERS} layers, forward and backward", name, before.count
-        yield f"operations, {LAYERS} layers, optimizer's step", name, step.count
-        yield f"operations, {LAYERS} layers, in all", name, before.count + step.count
+        yield (f"operations, {LAYERS} layers, forward and backward", name), before.count
+        yield (f"operations, {LAYERS} layers, optimizer's step", name), step.count
+        yield (f"operations, {LAYERS} layers, in all", name), before.count + step.count
 
 
-def counted_in(checkout: Path) -> list[Count]:
+def counted_in(checkout: Path) -> Counts:
     """The same of another checkout.
 
     Raises:
@@ -146,24 +138,26 @@ def counted_in(checkout: Path) -> list[Count]:
     source = checkout.resolve() / "src"
     if not (source / "lngd").is_dir():
         raise SystemExit(f"--against {checkout}: no src/lngd there")
-    command, environment = [sys.executable, __file__, "--json"], {**os.environ, "PYTHONPATH": str(source)}
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  this file
+    path = os.pathsep.join([str(source), str(checkout.resolve() / "bench" / "src")])
+    command = [sys.executable, "-P", __file__, "--json"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  this file
     found = json.loads(done.stdout)
     if not Path(found["package"]).is_relative_to(source):
         raise SystemExit(f"--against {checkout}: its process has imported {found['package']}")
-    return [(what, name, number) for what, name, number in found["counts"]]
+    return {(what, name): number for what, name, number in found["counts"]}
 
 
-def table(columns: Mapping[str, list[Count]]) -> str:
-    """A row a count, a column a checkout; of two, the second over the first, too."""
-    of = [{(what, name): number for what, name, number in counts} for counts in columns.values()]
-    head = ["what", "optimizer", *columns, *(["share"] if len(columns) > 1 else [])]
-    rows = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
-    for key in dict.fromkeys(key for each in of for key in each):
-        numbers = [each[key] for each in of if key in each]
-        share = [f"{numbers[1] / numbers[0]:.0%}" if len(numbers) > 1 else "–"] * (len(columns) - 1)
-        rows.append([*key, *(str(each.get(key, "–")) for each in of), *share])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def table(now: Counts, before: Counts | None) -> str:
+    """A row a count; where another checkout is counted, its column and what is left of it."""
+    if before is None:
+        return tabulate([[*key, number] for key, number in now.items()], ["what", "optimizer", "now"], "pipe")
+    rows = []
+    for key in dict.fromkeys([*before, *now]):
+        old, new = before.get(key), now.get(key)
+        share = f"{new / old:.0%}" if old and new else "–"
+        rows.append([*key, "–" if old is None else old, "–" if new is None else new, share])
+    sides = ["left", "left", "right", "right", "right"]
+    return tabulate(rows, ["what", "optimizer", "before", "now", "share"], "pipe", colalign=sides)
 
 
 def main() -> None:
@@ -173,12 +167,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the counts alone, for another process")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    counts = [*python_calls(), *operations()]
+    counts = dict([*python_calls(), *operations()])
     if given.json:
-        print(json.dumps({"package": PACKAGE, "counts": counts}))
+        print(json.dumps({"package": PACKAGE, "counts": [[*key, number] for key, number in counts.items()]}))
         return
-    before = {"before": counted_in(given.against)} if given.against else {}
-    print(table({**before, "now": counts}))
+    print(table(counts, counted_in(given.against) if given.against else None))
 
 
 if __name__ == "__main__":
