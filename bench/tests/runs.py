@@ -8,7 +8,8 @@ from torch import nn
 
 from lngd_bench.tasks.data import Split
 from lngd_bench.tasks.task import Task
-from lngd_bench.training.records import Epoch, Header, Record, RecordWriter
+from lngd_bench.training import records
+from lngd_bench.training.records import Epoch, Header, Record
 
 
 def toy_split(_: Path | None = None) -> Split:
@@ -83,10 +84,8 @@ def diverged(record: Record) -> Record:
 def write(record: Record, directory: Path) -> Path:
     header = record.header
     path = directory / f"{header.task}--{header.optimizer}--lr{header.lr:g}--seed{header.seed}.jsonl"
-    with RecordWriter(path, header) as writer:
-        for epoch in record.epochs:
-            writer.epoch(epoch)
-        writer.end()
+    records.begin(path, header, record.epochs)
+    records.end(path)
     return path
 
 

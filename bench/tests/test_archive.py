@@ -54,6 +54,7 @@ def test_a_folder_of_an_archive_reads_as_that_folder(directory: Path, tmp_path: 
         (gzip.compress(b'{"event": "end"}'), "of which file"),
         (gzip.compress(b'{"file": "a"}')[:-4], "not a readable archive"),
     ],
+    ids=["no gzip", "no JSON", "no object", "no file", "cut"],
 )
 def test_what_is_no_archive_is_one_error_that_names_the_file(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "study.jsonl.gz"

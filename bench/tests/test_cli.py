@@ -1,10 +1,10 @@
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from lngd_bench.cli.app import app
@@ -16,6 +16,7 @@ TINY = ["digits-mlp", "--optimizers", "sgd,lngd", "--seeds", "1", "--steps", "4"
 def lngd(*words: str) -> str:
     """What a command prints; its errors are raised here."""
     result = CliRunner().invoke(app, list(words), catch_exceptions=False)
+    torch.set_flush_denormal(False)  # which a race sets for its whole process
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -26,10 +27,16 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-c", code, *words]
 
 
-def fails(*words: str) -> tuple[int, str]:
+def ran(*words: str) -> tuple[int, str, str]:
+    """Exit status, output and errors of a command."""
     done = subprocess.run(command(*words), capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
-    return done.returncode, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def fails(*words: str) -> tuple[int, str]:
+    status, _, errors = ran(*words)
+    return status, errors
 
 
 def test_a_race_says_what_it_will_do_and_leaves_records_tables_figures_and_a_page(tmp_path: Path) -> None:
@@ -113,37 +120,24 @@ def test_a_wrong_word_is_answered_with_what_is_valid(words: list[str], message: 
         CliRunner().invoke(app, words, catch_exceptions=False)
 
 
-def test_an_error_of_the_users_is_one_line_and_exit_status_two() -> None:
-    status, errors = fails("race", "digits-mpl")
-    assert status == 2
-    assert len(errors.splitlines()) == 1
+@pytest.mark.parametrize("name", [[], ["race"], ["tune"], ["data"], ["data", "fetch"], ["fisher"], ["quality"]])
+def test_help_is_readable_in_a_narrow_terminal(name: list[str]) -> None:
+    printed = CliRunner().invoke(app, [*name, "--help"], terminal_width=60).output
+    assert "Usage:" in printed
+    assert max(map(len, printed.splitlines())) <= 60
+    assert "..." not in printed.partition("\n")[2]
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    words = ["race", "digits-mlp", "--optimizers", "sgd", "--seeds", "500", "--epochs", "4", "--out", str(out)]
-    with subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        seen = ""
-        while "seed 1 " not in seen:
-            seen = process.stdout.readline()
-            assert seen, "the race ended before its second run"
-        process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate()
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    kept = len(list(out.glob("*.jsonl")))
-    assert 2 <= kept < 500
-    assert f"Stopped; {kept} of 500 runs are kept" in rest
-    assert "--resume" in rest
+def test_a_task_of_hours_looks_for_its_data_before_it_says_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LNGD_DATA", raising=False)
+    monkeypatch.setattr("lngd_bench.tasks.datasets.places.CACHE", tmp_path)
+    status, printed, errors = ran("race", "imagenet-resnet50", "--scale", "full", "--out", str(tmp_path / "out"))
+    assert (status, printed) == (2, "")
+    assert "is in none of" in errors
+    assert not (tmp_path / "out").exists()
 
 
-def test_without_the_bench_extra_one_line_says_how_to_get_it(tmp_path: Path) -> None:
-    code = (
-        "import importlib.util as u; real = u.find_spec\n"
-        "u.find_spec = lambda name, package=None: None if name == 'typer' else real(name, package)\n"
-        "from lngd_bench.cli import main; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.strip() == "lngd's commands need the bench extra: pip install 'lngd[bench]'"
+def test_an_error_of_the_users_is_one_line_and_exit_status_two(tmp_path: Path) -> None:
+    for words in (["race", "digits-mpl"], ["race", "digits-mlp", "--data-dir", str(tmp_path / "nowhere")]):
+        status, printed, errors = ran(*words)
+        assert (status, printed, len(errors.splitlines())) == (2, "", 1)

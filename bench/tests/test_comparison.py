@@ -1,21 +1,18 @@
-"""Which runs `lngd report` puts in one table, and what it leaves out."""
+"""Which runs stand in one table, what the tables say of each other, and the command that shows them."""
 
-import json
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lngd_bench import archive
 from lngd_bench.errors import BenchError
-from lngd_bench.report.comparison import compare, differences
+from lngd_bench.report.comparison import compare
+from lngd_bench.report.report import MARK, load_summaries
 from lngd_bench.report.summary import TaskSummary
-from lngd_bench.training.collected import LARGEST, read_below, read_records
-from lngd_bench.training.records import Record, RecordWriter
+from lngd_bench.training.records import Record, read_below
 from runs import hand_made, write
-from test_cli import fails, lngd
-
-RESULTS = Path(__file__).parents[2] / "docs" / "results"
+from test_cli import lngd
 
 
 def changed(record: Record, **header: object) -> Record:
@@ -31,153 +28,91 @@ def save(record: Record, directory: Path) -> Path:
     return write(record, directory)
 
 
+def tables(*sources: Path) -> list[TaskSummary]:
+    return compare(read_below(sources), 0.5)
+
+
 def rows(summary: TaskSummary) -> dict[str, list[int]]:
     """Seeds by label."""
-    return {row.label: [run.header.seed for run in row.runs] for row in summary.rows}
+    return {row.label: sorted(run.header.seed for run in row.runs) for row in summary.rows}
 
 
 def test_runs_of_one_setting_are_joined_from_any_depth(tmp_path: Path) -> None:
     for seed, folder in enumerate((".", "a", "b/c")):
         save(hand_made("sgd", seed, [0.5], 1.0), tmp_path / folder)
     save(hand_made("lngd", 0, [0.5], 1.0), tmp_path / "b")
-    (summary,) = compare([tmp_path], 0.5)
-    assert {label: sorted(seeds) for label, seeds in rows(summary).items()} == {"SGD": [0, 1, 2], "LNGD": [0]}
+    (summary,) = tables(tmp_path)
+    assert rows(summary) == {"SGD": [0, 1, 2], "LNGD": [0]}
+    assert summary.difference == ""
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"machine": "another"}, "machine: another"),
-        ({"threads": 2}, "threads: 2"),
-        ({"clock": "cpu"}, "clock: cpu"),
-        ({"device": "cuda"}, "device: cuda"),
-        ({"seed": 1000}, "runs: trials on held-out samples"),
-    ],
-)
-def test_runs_under_other_conditions_get_a_table_of_their_own_that_says_so(
-    tmp_path: Path, change: dict[str, object], told: str
-) -> None:
+@pytest.mark.parametrize("setting", ["machine", "threads", "clock", "batch_size", "weight_decay", "total_steps", "schedule"])
+def test_other_conditions_and_settings_get_a_table_of_their_own_that_says_so(tmp_path: Path, setting: str) -> None:
     save(hand_made("sgd", 0, [0.5], 1.0), tmp_path / "one")
-    save(changed(hand_made("sgd", 1, [0.5], 1.0), **change), tmp_path / "other")
-    summaries = compare([tmp_path / "one", tmp_path / "other"], 0.5)
-    assert [list(rows(summary)) for summary in summaries] == [["SGD"], ["SGD"]]
-    assert differences(summaries)[1] == told
-
-
-@pytest.mark.parametrize("setting", ["batch_size", "weight_decay", "note", "execution", "total_steps", "schedule"])
-def test_runs_with_other_settings_get_a_table_of_their_own(tmp_path: Path, setting: str) -> None:
-    save(hand_made("sgd", 0, [0.5], 1.0), tmp_path / "one")
-    value = 7 if setting in ("batch_size", "total_steps") else "7"
-    save(configured(hand_made("sgd", 1, [0.5], 1.0), **{setting: value}), tmp_path / "other")
-    summaries = compare([tmp_path], 0.5)
+    change = changed if setting in ("machine", "threads", "clock") else configured
+    value = "cpu" if setting == "clock" else 7
+    save(change(hand_made("sgd", 1, [0.5], 1.0), **{setting: value}), tmp_path / "other")
+    summaries = tables(tmp_path / "one", tmp_path / "other")
     assert [rows(summary) for summary in summaries] == [{"SGD": [0]}, {"SGD": [1]}]
-    assert differences(summaries)[1] == f"{setting.replace('_', ' ')}: 7"
+    assert summaries[1].difference == f"{setting.replace('_', ' ')}: {value}"
 
 
-def test_optimizers_with_lengths_of_their_own_in_one_race_stay_together(tmp_path: Path) -> None:
-    for seed, folder in enumerate(("one", "other")):
+def test_lengths_of_their_own_keep_a_race_together_and_are_never_mixed_in_a_row(tmp_path: Path) -> None:
+    for seed, folder in enumerate(("one", "two")):
         save(hand_made("sgd", seed, [0.5], 1.0), tmp_path / folder)
-        save(configured(hand_made("lngd", seed, [0.5], 1.0), total_steps=3, schedule="steps"), tmp_path / folder)
-    (summary,) = compare([tmp_path], 0.5)
-    assert rows(summary) == {"SGD": [0, 1], "LNGD": [0, 1]}
-
-
-def test_lengths_of_two_races_are_never_mixed_in_a_row(tmp_path: Path) -> None:
-    save(hand_made("sgd", 0, [0.5], 1.0), tmp_path / "one")
-    save(configured(hand_made("lngd", 0, [0.5], 1.0), total_steps=3), tmp_path / "one")
-    save(configured(hand_made("sgd", 1, [0.5], 1.0), total_steps=3), tmp_path / "other")
-    save(hand_made("lngd", 1, [0.5], 1.0), tmp_path / "other")
-    assert [rows(summary) for summary in compare([tmp_path], 0.5)] == [{"SGD": [0], "LNGD": [0]}, {"SGD": [1], "LNGD": [1]}]
+        save(configured(hand_made("lngd", seed, [0.5], 1.0), total_steps=3), tmp_path / folder)
+    save(configured(hand_made("sgd", 2, [0.5], 1.0), total_steps=3), tmp_path / "three")
+    save(hand_made("lngd", 2, [0.5], 1.0), tmp_path / "three")
+    found = [rows(summary) for summary in tables(*(tmp_path / name for name in ("one", "two", "three")))]
+    assert found == [{"SGD": [0, 1], "LNGD": [0, 1]}, {"SGD": [2], "LNGD": [2]}]
 
 
 def test_a_seed_that_was_run_twice_is_counted_once_and_the_latest_stays(tmp_path: Path) -> None:
     old = save(hand_made("sgd", 0, [0.5], 1.0), tmp_path / "old")
     save(changed(hand_made("sgd", 0, [0.7], 1.0), date="2026-02-01"), tmp_path / "new")
     with pytest.warns(UserWarning, match=rf"{old}: the same run as .*new.*, not counted"):
-        (summary,) = compare([tmp_path], 0.5)
-    assert rows(summary) == {"SGD": [0]}
-    assert summary.rows[0].best is not None
-    assert summary.rows[0].best.mean == 0.7
+        (summary,) = tables(tmp_path)
+    assert (rows(summary), summary.rows[0].mean("best")) == ({"SGD": [0]}, 0.7)
 
 
-def test_a_directory_named_twice_is_read_once(tmp_path: Path) -> None:
-    save(hand_made("sgd", 0, [0.5], 1.0), tmp_path / "a")
-    (tmp_path / "link").symlink_to(tmp_path / "a")
-    assert len(list(read_below([tmp_path, tmp_path / "a", tmp_path / "link"]))) == 1
-
-
-def test_other_files_of_lines_and_unfinished_runs_are_skipped_with_a_line_each(tmp_path: Path) -> None:
+def test_trials_of_a_search_are_shown_only_where_there_is_nothing_else(tmp_path: Path) -> None:
     save(hand_made("sgd", 0, [0.5], 1.0), tmp_path)
-    (tmp_path / "prices.jsonl").write_text('{"price": 3}\n')
-    (tmp_path / "run.jsonl.partial").write_text("")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert len(compare([tmp_path])) == 1
-    assert sorted(str(warning.message) for warning in caught) == [
-        f"{tmp_path}/prices.jsonl: not a readable record, not counted (it lacks 'event')",
-        f"{tmp_path}/run.jsonl.partial: an unfinished run, not counted",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("line", "name", "value", "message"),
-    [
-        (0, "task", "../../evil", "task is"),
-        (0, "task", "", "task is"),
-        (0, "config", [], "config is list"),
-        (0, "config", {"metric": "beauty"}, "metric is 'beauty'"),
-        (0, "config", {"metric": ["loss"]}, "metric is"),
-        (0, "lr", "fast", "lr is 'fast'"),
-        (0, "threads", True, "threads is True"),
-        (0, "clock", "sun", "clock is"),
-        (1, "metric", "good", "metric is 'good'"),
-        (1, "metric", float("nan"), "metric is nan"),
-        (1, "seconds", -1, "seconds is -1"),
-        (1, "seconds", 10**400, "seconds is 1000"),
-        (1, "step", 1.5, "step is 1.5"),
-        (1, "reason", None, "reason is None"),
-    ],
-)
-def test_a_record_with_what_no_run_writes_is_skipped(tmp_path: Path, line: int, name: str, value: object, message: str) -> None:
-    path = save(hand_made("sgd", 0, [0.5], 1.0), tmp_path)
-    lines = [json.loads(text) for text in path.read_text().splitlines()]
-    lines[line][name] = value
-    path.write_text("".join(json.dumps(text) + "\n" for text in lines))
-    with pytest.warns(UserWarning, match=message):
-        assert read_records(tmp_path) == []
-
-
-def test_a_file_that_is_too_large_nested_too_deep_or_empty_of_epochs_is_skipped(tmp_path: Path) -> None:
-    with (tmp_path / "large.jsonl").open("wb") as file:
-        file.truncate(LARGEST + 1)
-    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
-    with RecordWriter(tmp_path / "short.jsonl", hand_made("sgd", 0, [0.5], 1.0).header) as writer:
-        writer.end()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert read_records(tmp_path) == []
-    texts = [str(warning.message) for warning in caught]
-    assert [key in text for key, text in zip(("recursion", "larger than", "no epochs"), texts, strict=True)] == [True] * 3
-
-
-def test_committed_records_of_all_ages_pass_without_a_warning() -> None:
-    assert len(list(read_below([RESULTS / "default", RESULTS / "family" / "mnist", RESULTS / "quality" / "mnist-cnn"]))) > 300
+    save(hand_made("sgd", 1000, [0.5], 1.0), tmp_path / "tuning")
+    assert [rows(summary) for summary in tables(tmp_path)] == [{"SGD": [0]}]
+    assert [rows(summary) for summary in tables(tmp_path / "tuning")] == [{"SGD": [1000]}]
 
 
 def test_no_run_at_all_says_how_to_make_some(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"no finished run in .*; lngd race"):
-        compare([tmp_path])
+        load_summaries([tmp_path])
 
 
-def test_the_command_writes_one_page_of_several_directories(tmp_path: Path) -> None:
-    printed = lngd(
-        "report", str(RESULTS / "default"), str(RESULTS / "family" / "mnist"), "--out", str(tmp_path / "new" / "all.html")
-    )
-    assert "mnist-cnn: 10 rows, 30 runs (machine: Intel(R) Xeon(R) Processor; clock: wall)" in printed
-    assert (tmp_path / "new" / "all.html").read_text().count("<section") == 5
+def test_the_command_compares_a_directory_with_an_archive(tmp_path: Path) -> None:
+    save(hand_made("sgd", 0, [0.5], 1.0), tmp_path / "new")
+    old, page = save(changed(hand_made("sgd", 0, [0.6], 1.0), threads=2), tmp_path / "old"), tmp_path / "a" / "all.html"
+    archive.write(tmp_path / "old.jsonl.gz", archive.read(old))
+    printed = lngd("report", str(tmp_path / "new"), str(tmp_path / "old.jsonl.gz"), "--out", str(page))
+    assert "toy, rows: 1, runs: 1 (threads: 2)" in printed
+    assert page.read_text().count("<section") == 2
 
 
-def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    status, errors = fails("report", str(RESULTS / "default"), "--out", str(tmp_path))
-    assert (status, len(errors.splitlines())) == (2, 1)
-    assert "name a file" in errors
+def test_a_study_is_a_page_a_picture_and_an_archive_and_keeps_a_persons_words(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(changed(hand_made("sgd", 0, [0.5], 1.0), task=name), tmp_path / name)
+    study, sources = tmp_path / "results" / "study", [str(tmp_path / name) for name in ("a", "b")]
+    lngd("report", *sources, "--into", str(study))
+    text = study.with_suffix(".md").read_text()
+    assert "lngd race toy\n" in text
+    assert "| SGD " in text
+    assert "![Training loss and metric](study.png)" in text
+    assert study.with_suffix(".png").stat().st_size > 10_000
+    assert list(archive.read(tmp_path / "results" / "study.jsonl.gz")) == [
+        f"{n}/{n}--sgd--lr0.1--seed0.jsonl" for n in ("a", "b")
+    ]
+    study.with_suffix(".md").write_text(f"What was found.\n{MARK}\nold tables")
+    lngd("report", str(tmp_path / "results" / "study.jsonl.gz"), "--into", str(study))
+    again = study.with_suffix(".md").read_text()
+    assert again == f"What was found.\n{text[text.index(MARK) :]}"
+    study.with_suffix(".md").write_text("All by hand.")
+    with pytest.raises(BenchError, match="was written by somebody"):
+        lngd("report", *sources, "--into", str(study))

@@ -1,6 +1,5 @@
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from lngd_bench.cli import options
 from lngd_bench.tasks import SCALES
 from lngd_bench.tasks.execution import Execution
 from lngd_bench.tasks.task import Changes
-from lngd_bench.training.train import Learner, Run, RunSpec, train
+from lngd_bench.training.train import Learner, Run, RunSpec
 from runs import TOY, toy_model, toy_split, without_seconds
 
 WAYS = {
@@ -19,27 +18,19 @@ WAYS = {
     "float16": Execution(precision="float16"),
     "channels-last": Execution(channels_last=True),
 }
-every_way = pytest.mark.parametrize("execution", WAYS.values(), ids=WAYS)
 
 
 def spec(execution: Execution, optimizer: str = "lngd") -> RunSpec:
     return RunSpec(replace(TOY, execution=execution), optimizer, 0.1, 0)
 
 
-@every_way
-@pytest.mark.parametrize("optimizer", ["sgd", "lngd"])
-def test_every_way_of_computing_learns_the_toy(execution: Execution, optimizer: str) -> None:
-    rows = list(train(spec(execution, optimizer), toy_split()))
-    assert not rows[-1].diverged
-    assert rows[-1].metric > 0.6
-
-
-@every_way
-def test_a_run_goes_on_exactly_from_what_it_saved(execution: Execution) -> None:
+@pytest.mark.parametrize("execution", WAYS.values(), ids=WAYS)
+def test_every_way_of_computing_learns_the_toy_and_goes_on_exactly_from_what_it_saved(execution: Execution) -> None:
     whole = Run(spec(execution), toy_split())
     whole.epoch()
     saved = copy.deepcopy(whole.state_dict())
     rest = [whole.epoch(), whole.epoch()]
+    assert rest[-1].metric > 0.6
     resumed = Run(spec(execution), toy_split())
     resumed.load_state_dict(saved)
     assert without_seconds([resumed.epoch(), resumed.epoch()]) == without_seconds(rest)
@@ -68,11 +59,6 @@ def test_lower_precision_is_used_in_the_forward_pass_and_weights_stay() -> None:
     learner.step(next(learner.batches))
     assert seen == {torch.bfloat16}
     assert {p.dtype for p in learner.model.parameters()} == {torch.float32}
-
-
-def test_records_say_how_they_were_computed(tmp_path: Path) -> None:
-    assert TOY.config()["execution"] == "float32"
-    assert str(Execution(precision="bfloat16", ema=0.99, channels_last=True)) == "bfloat16, EMA 0.99, channels last"
 
 
 def test_a_flag_changes_what_it_names_and_keeps_the_tasks_own_way_otherwise() -> None:

@@ -1,23 +1,24 @@
 import pytest
 import torch
-from torch import nn
 
-from lngd_bench.tasks.models.gpt import Attention
+from lngd_bench.tasks.models.gpt import Attention, ViT
 from lngd_bench.tasks.models.mobilenet import MobileNet
-from lngd_bench.tasks.models.vit import ViT
+from lngd_bench.tasks.models.resnet import ResNet50
+from lngd_bench.tasks.models.transformer import BIG, Transformer
+from lngd_bench.tasks.wmt_transformer_big import VOCABULARY
+
+SIZES = {
+    "ViT-S": (ViT, 21.4e6, 0.01),
+    "MobileNet-v1": (lambda: MobileNet(classes=1000), 4.23e6, 0.01),
+    "ResNet-50": (ResNet50, 25_557_032, 0),
+    "Transformer-Big": (lambda: Transformer(VOCABULARY, **BIG), 213.7e6, 3e-4),
+}
 
 
-def test_a_vision_transformer_maps_images_of_any_size_to_logits() -> None:
-    model = ViT(7, 16, 2, 2, image=28, channels=1, classes=5)
-    assert model(torch.randn(3, 1, 28, 28)).shape == (3, 5)
-    assert model.position.weight.shape == (16, 16)
-
-
-def test_the_default_vision_transformer_is_small_for_32_pixels() -> None:
+@pytest.mark.parametrize(("make", "size", "tolerance"), SIZES.values(), ids=SIZES)
+def test_a_default_is_the_originals_size(make, size: float, tolerance: float) -> None:
     with torch.device("meta"):
-        model = ViT()
-        assert model(torch.empty(2, 3, 32, 32)).shape == (2, 10)
-    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(21.4e6, rel=0.01)
+        assert sum(parameter.numel() for parameter in make().parameters()) == pytest.approx(size, rel=tolerance)
 
 
 @pytest.mark.parametrize(("patch", "heads"), [(5, 2), (7, 3)])
@@ -34,14 +35,7 @@ def test_only_a_causal_position_is_blind_to_later_ones(causal: bool) -> None:
     assert torch.allclose(layer(x)[0, :3], layer(changed)[0, :3]) == causal
 
 
-def test_a_mobilenet_has_a_depthwise_and_a_pointwise_convolution_a_stage() -> None:
-    model = MobileNet(((16, 1), (32, 2)), 8, stem_stride=2, channels=1)
-    kinds = [(layer.kernel_size[0], layer.groups) for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    assert kinds == [(3, 1), (3, 8), (1, 1), (3, 16), (1, 1)]
-    assert model(torch.randn(2, 1, 28, 28)).shape == (2, 10)
-
-
-def test_the_default_mobilenet_is_the_originals_size() -> None:
-    with torch.device("meta"):
-        model = MobileNet(classes=1000)
-    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(4.23e6, rel=0.01)
+def test_each_bottleneck_starts_as_its_shortcut() -> None:
+    for block in ResNet50(4, classes=10).stages:
+        x = torch.randn(2, block.reduce[0].in_channels, 8, 8)
+        assert torch.equal(block(x), block.shortcut(x).relu())

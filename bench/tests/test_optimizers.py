@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from lngd.optimizer import NaturalGradient
 from lngd_bench.competitors.muon import Float32Muon, MuonWithAdamW, hidden_weights, orthogonalised
-from lngd_bench.competitors.optimizers import DEFAULT_OPTIMIZERS, OPTIMIZERS, Setting
+from lngd_bench.competitors.optimizers import OPTIMIZERS, Setting
 from lngd_bench.tasks.models.cnn import cnn
 from lngd_bench.tasks.models.gpt import GPT
 from lngd_bench.tasks.models.mlp import mlp
-from lngd_bench.tasks.schedule import LINEAR, multiplier, scheduler
+from lngd_bench.tasks.schedule import LINEAR, scheduler
 
 
 def models() -> dict[str, tuple[nn.Module, torch.Tensor]]:
@@ -69,19 +69,6 @@ def test_a_search_may_try_any_rate_without_a_warning() -> None:
         OPTIMIZERS["lngd-spectral"].build(models()["mlp"][0], Setting(lr=lr))
 
 
-def test_the_schedule_rises_for_a_twentieth_and_falls_to_zero() -> None:
-    values = [multiplier(LINEAR, step, 100, 1.0) for step in range(101)]
-    assert values[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert values[5:] == sorted(values[5:], reverse=True)
-    assert values[99] > 0
-    assert values[100] == 0
-
-
-@pytest.mark.parametrize("total", [1, 2, 3])
-def test_the_schedule_of_a_very_short_run_never_stands_still(total: int) -> None:
-    assert all(0 < multiplier(LINEAR, step, total, 1.0) <= 1 for step in range(total))
-
-
 def test_muon_has_the_hidden_weights_and_adamw_the_rest() -> None:
     model = cnn((2, 3, 4))
     convolutions = [module.weight for module in model if isinstance(module, nn.Conv2d)]
@@ -109,10 +96,6 @@ def test_muon_clears_the_gradients_of_the_model() -> None:
     model(x).sum().backward()
     optimizer.zero_grad()
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_the_default_competitors_exist() -> None:
-    assert set(DEFAULT_OPTIMIZERS.split(",")) <= set(OPTIMIZERS)
 
 
 def test_muon_in_float32_agrees_with_torchs_to_the_precision_of_bfloat16() -> None:

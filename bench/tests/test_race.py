@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from lngd_bench.competitors.optimizers import OPTIMIZERS
-from lngd_bench.errors import BenchError
-from lngd_bench.training.collected import read_records
-from lngd_bench.training.race import Place, plan, race, records_of, unfinished
+from lngd_bench.training.race import Place, plan, race, records_of
+from lngd_bench.training.records import read_records
 from lngd_bench.training.train import RunSpec, train
 from runs import TOY, toy_split, without_seconds
 
@@ -65,28 +64,6 @@ def test_divergence_ends_the_run_and_is_recorded(tmp_path: Path) -> None:
     assert "at step" in lost.epochs[0].reason
     assert not won.diverged
     assert len(won.epochs) == TOY.epochs
-
-
-def test_a_broken_off_race_leaves_partial_files_that_resuming_completes(tmp_path: Path) -> None:
-    specs = plan([TOY], ["sgd", "adamw"], range(2))
-    started = race(specs, Place(out=tmp_path))
-    rows = [next(started) for _ in range(8)]
-    started.close()
-    assert len(rows) == 8
-    assert len(unfinished(specs, tmp_path, resume=True)) == 2
-    assert len(list(tmp_path.glob("*.partial"))) == 2
-    list(race(unfinished(specs, tmp_path, resume=True), Place(out=tmp_path)))
-    assert unfinished(specs, tmp_path, resume=True) == []
-    assert len(read_records(tmp_path)) == 4
-
-
-def test_records_are_only_continued_when_asked_and_with_the_same_settings(tmp_path: Path) -> None:
-    specs = plan([TOY], ["sgd"], range(1))
-    list(race(specs, Place(out=tmp_path)))
-    with pytest.raises(BenchError, match="--resume"):
-        unfinished(specs, tmp_path, resume=False)
-    with pytest.raises(BenchError, match="other settings"):
-        unfinished(plan([replace(TOY, epochs=5)], ["sgd"], range(1)), tmp_path, resume=True)
 
 
 def test_the_header_says_what_ran_where(tmp_path: Path) -> None:

@@ -8,42 +8,31 @@ import torch
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.tasks import DEFAULT_TASKS, SCALES, TASKS, at_scale
-from lngd_bench.tasks.data import Batches, Split
+from lngd_bench.tasks.data import Split
 from lngd_bench.tasks.datasets.python_source import load_python_source
-from lngd_bench.tasks.datasets.small_images import load_digits_split, load_mnist_split
-from lngd_bench.tasks.schedule import Polynomial
+from lngd_bench.tasks.schedule import polynomial
 from lngd_bench.tasks.scoring import evaluate, mean_cross_entropy
 from lngd_bench.tasks.task import Changes, Task
 from lngd_bench.training.race import Place, plan, race, records_of
 from lngd_bench.training.records import Epoch
 from lngd_bench.training.train import Run, RunSpec
 from runs import TOY, toy_model, toy_split, without_seconds
-from test_fashion import write_small
+from test_data_sets import write_small
 
 TINY = {name: scales["tiny"] for name, scales in SCALES.items()}
 RUNNABLE = TASKS | TINY  # with no data but the tests' own
 OWN_DATA = [task for task in RUNNABLE.values() if not task.name.startswith("fashion")]
-every_scale = pytest.mark.parametrize(
-    "task", [task for scales in SCALES.values() for task in scales.values()], ids=lambda task: f"{task.name}-{task.scale}"
-)
 
 
 @pytest.mark.parametrize("task", RUNNABLE.values(), ids=RUNNABLE)
-def test_a_step_of_every_task_gives_every_parameter_a_gradient(task: Task, tmp_path: Path) -> None:
-    data = task.data(write_small(tmp_path))
-    model = task.model()
+def test_every_task_evaluates_and_a_step_gives_every_parameter_a_gradient(task: Task, tmp_path: Path) -> None:
+    data, model = task.data(write_small(tmp_path)), task.model()
+    score = task.evaluate(model, data.evaluated_on(64) if isinstance(data, Split) else data)
+    assert 0 < score.loss < 8
+    assert 0 <= score.accuracy <= 1
     x, y = next(data.batches(min(3, task.batch_size) if task.batch_unit == "samples" else task.batch_size, torch.Generator()))
     task.loss(model(x), y).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("task", RUNNABLE.values(), ids=RUNNABLE)
-def test_an_untrained_model_guesses(task: Task, tmp_path: Path) -> None:
-    data = task.data(write_small(tmp_path))
-    few = data.evaluated_on(64) if isinstance(data, Split) else data
-    score = task.evaluate(task.model(), few)
-    assert 0 < score.loss < 8
-    assert 0 <= score.accuracy <= 1
 
 
 @pytest.mark.parametrize("task", OWN_DATA, ids=lambda task: task.name)
@@ -53,26 +42,6 @@ def test_a_task_has_the_samples_that_it_names(task: Task, tmp_path: Path) -> Non
     if task.scale == "here":
         with pytest.raises(BenchError, match=f"the data set has {task.samples}"):
             data.first(task.samples + 1)
-
-
-@pytest.mark.parametrize("task", [task for task in TASKS.values() if task.name not in SCALES], ids=lambda task: task.name)
-def test_the_rates_of_the_common_optimizers_come_from_a_grid_in_every_task(task: Task) -> None:
-    """LNGD runs at its default everywhere; the others' customary rates serve where no grid was run."""
-    assert {"sgd", "adamw", "muon"} <= set(task.rates) <= set(OPTIMIZERS) - {"lngd"}
-
-
-@pytest.mark.parametrize("load", [load_digits_split, load_mnist_split, load_python_source])
-def test_a_split_is_the_same_each_time(load) -> None:
-    first, second = load(), load()
-    assert torch.equal(first.train_x, second.train_x)
-    assert torch.equal(first.test_y, second.test_y)
-
-
-def test_the_mnist_split_is_stratified() -> None:
-    split = load_mnist_split()
-    assert split.train_x.shape == (4000, 1, 28, 28)
-    assert split.train_y.bincount().tolist() == [400] * 10
-    assert split.test_y.bincount().tolist() == [100] * 10
 
 
 def test_the_language_model_predicts_the_next_character_of_files_it_was_not_trained_on() -> None:
@@ -92,30 +61,12 @@ def test_changes_set_the_budget_and_keep_the_rest() -> None:
     assert changed.rates["adamw"] == TOY.rates["adamw"]
 
 
-def test_the_papers_tasks_have_its_intervals_at_full_scale_and_records_say_so() -> None:
-    full, here = (SCALES["cifar10-resnet18"][scale] for scale in ("full", "here"))
-    assert (full.interval, SCALES["imagenet-resnet50"]["full"].interval) == (100, 500)
-    assert full.config()["interval"] == 100
-    assert "interval" not in here.config()
-    assert Changes(interval=5).apply(here).config()["interval"] == 5
-
-
-def test_an_epoch_of_batches_uses_no_sample_twice_and_the_next_has_another_order() -> None:
-    source = Batches(toy_split(), 16, torch.Generator().manual_seed(0))
-    epochs = [torch.cat([next(source)[0] for _ in range(6)]) for _ in range(2)]
-    assert len(epochs[0].unique(dim=0)) == 96
-    assert not torch.equal(*epochs)
-
-
-def test_too_many_samples_are_refused() -> None:
-    with pytest.raises(BenchError, match="asks for 97 training samples, the data set has 96"):
-        toy_split().first(97)
-
-
-def test_held_out_samples_are_training_samples_only() -> None:
+def test_held_out_samples_are_training_samples_only_and_too_many_are_refused() -> None:
     split = toy_split()
     held_out = split.held_out()
     assert torch.equal(torch.cat([held_out.train_x, held_out.test_x]), split.train_x)
+    with pytest.raises(BenchError, match="asks for 97 training samples, the data set has 96"):
+        split.first(97)
 
 
 def test_an_evaluation_in_chunks_equals_the_whole_and_restores_the_mode() -> None:
@@ -127,12 +78,12 @@ def test_an_evaluation_in_chunks_equals_the_whole_and_restores_the_mode() -> Non
     assert score.accuracy == pytest.approx((outputs.argmax(1) == split.test_y).float().mean().item())
 
 
-@every_scale
-def test_a_paper_task_says_its_scale_and_what_it_takes(task: Task) -> None:
-    assert SCALES[task.name][task.scale] is task
-    assert set(task.rates) | set(task.dampings) | set(task.schedules) | set(task.budgets) <= set(OPTIMIZERS)
-    assert {name for name in task.dampings if OPTIMIZERS[name].damping is None} == set()
-    assert task.steps_an_epoch <= task.total_steps
+def test_a_paper_task_says_its_scale_and_names_optimizers_that_exist() -> None:
+    for name, scales in SCALES.items():
+        for scale, task in scales.items():
+            assert (task.name, task.scale) == (name, scale)
+            assert set(task.rates) | set(task.dampings) | set(task.schedules) | set(task.budgets) <= set(OPTIMIZERS)
+            assert {name for name in task.dampings if OPTIMIZERS[name].damping is None} == set()
 
 
 @pytest.mark.parametrize("task", TINY.values(), ids=TINY)
@@ -160,18 +111,15 @@ def test_every_paper_task_resumes_exactly(task: Task, tmp_path: Path) -> None:
     assert without_seconds([resumed.epoch() for _ in rest]) == without_seconds(rest)
 
 
-def test_a_task_of_one_scale_is_refused_at_another() -> None:
-    with pytest.raises(BenchError, match="digits-mlp has one scale only"):
-        at_scale("digits-mlp", "tiny")
-    assert at_scale("digits-mlp", "here") is TASKS["digits-mlp"]
-
-
 def test_an_optimizer_can_have_a_schedule_and_a_budget_of_its_own() -> None:
-    task = replace(TOY, schedules={"sgd": Polynomial(2)}, budgets={"sgd": 5})
+    task = replace(TOY, schedules={"sgd": polynomial(2)}, budgets={"sgd": 5})
     assert (task.of("sgd").total_epochs, task.of("adamw").total_epochs) == (5, 3)
     assert str(task.of("sgd").schedule) == "(1 − t/T)^2"
     assert [spec.task.total_epochs for spec in plan([task], ["sgd", "adamw"], range(1))] == [5, 3]
 
 
-def test_the_default_race_is_made_of_tasks_that_need_no_download() -> None:
+def test_the_default_race_needs_no_download_and_a_task_of_one_scale_is_refused_at_another() -> None:
     assert set(DEFAULT_TASKS) <= {task.name for task in OWN_DATA}
+    assert at_scale("digits-mlp", "here") is TASKS["digits-mlp"]
+    with pytest.raises(BenchError, match="digits-mlp has one scale only"):
+        at_scale("digits-mlp", "tiny")

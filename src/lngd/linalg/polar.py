@@ -13,7 +13,7 @@ QUINTICS = (
     (2.4901, -1.8343, 0.4368),
 )
 """a, b, c of σ ← aσ + bσ³ + cσ⁵, one row an iteration: singular values in [0.003, 1] end in [0.8, 1.2], which is the best that
-four can do (`benchmarks/kernels`); Muon's five of one kind end in [0.7, 1.2]."""
+four can do (`lngd_bench.studies.kernels`); Muon's five of one kind end in [0.7, 1.2]."""
 
 
 def orthogonalised(natural: GradientMatrix, average: GradientMatrix) -> GradientMatrix:

@@ -1,4 +1,4 @@
-"""The list of commands: a new one is a function in a file of its own and a line here."""
+"""The list of commands: a new one is a function in a file of its own and a name here."""
 
 import sys
 import warnings
@@ -8,8 +8,7 @@ from rich.console import Console
 
 from lngd_bench.cli.data import data
 from lngd_bench.cli.race import race
-from lngd_bench.cli.report import report
-from lngd_bench.cli.show import figure, table
+from lngd_bench.cli.show import figure, report, table
 from lngd_bench.cli.tune import tune
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.fisher.command import fisher
@@ -23,20 +22,14 @@ app = typer.Typer(
     help="Races optimizers on real tasks and prints the tables and figures.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # boxes cut words in a narrow terminal
     pretty_exceptions_enable=False,
 )
-app.command()(race)
-app.command()(tune)
-app.command()(quality)
-app.command()(table)
-app.command()(figure)
-app.command()(report)
-app.command()(overhead)
-app.command()(scaling)
-app.command()(fisher)
-app.command()(gaussian)
-app.command()(theory)
+for command in (race, tune, quality, table, figure, report, overhead, scaling, fisher, gaussian, theory):
+    app.command()(command)
 app.add_typer(data, name="data")
+for listed in (*app.registered_commands, *data.registered_commands):  # else a list of commands cuts it at 45 characters
+    listed.short_help = (listed.callback.__doc__ or "").partition("\n")[0]
 
 
 def run() -> None:

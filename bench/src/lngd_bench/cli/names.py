@@ -2,19 +2,16 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.competitors.peers import check_installed
 from lngd_bench.errors import BenchError
 from lngd_bench.report.summary import Target
 from lngd_bench.tasks import TASKS, at_scale
-from lngd_bench.tasks.schedule import SCHEDULES, Schedule
 from lngd_bench.tasks.task import Scale, Task
 
 Thing = TypeVar("Thing")
-
-NAMED_TARGETS: Mapping[str, Target] = {"auto": "auto", "task": "task"}
 
 
 def lookup(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:
@@ -32,13 +29,7 @@ def lookup(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:
 
 def tasks_named(names: Iterable[str], scale: Scale = "here") -> list[Task]:
     """Raises BenchError where a task does not exist, or not at the scale."""
-    known = [lookup("task", name, TASKS).name for name in dict.fromkeys(names)]
-    return [at_scale(name, scale) for name in known]
-
-
-def schedule_named(name: str | None) -> Schedule | None:
-    """None keeps the task's own."""
-    return None if name is None else lookup("schedule", name, SCHEDULES)
+    return [at_scale(lookup("task", name, TASKS).name, scale) for name in dict.fromkeys(names)]
 
 
 def names_listed(kind: str, listed: str, table: Mapping[str, Thing]) -> list[str]:
@@ -54,38 +45,31 @@ def names_listed(kind: str, listed: str, table: Mapping[str, Thing]) -> list[str
 def optimizers_named(listed: str) -> list[str]:
     """Raises BenchError, before any work, where a third party's is not installed."""
     names = names_listed("optimizer", listed, OPTIMIZERS)
-    for module in (OPTIMIZERS[name].module for name in names):
-        if module:
-            check_installed(module)
+    for module in filter(None, (OPTIMIZERS[name].module for name in names)):
+        check_installed(module)
     return names
 
 
-def rates_given(options: Iterable[str]) -> dict[str, float]:
-    """`name=value` options."""
-    return dict(_figure("--lr", "a rate", option) for option in options)
-
-
-def dampings_given(options: Iterable[str]) -> dict[str, float]:
-    """`name=value` options."""
-    return dict(_figure("--damping", "a damping", option) for option in options)
+def figures_given(flag: str, options: Iterable[str]) -> dict[str, float]:
+    """`NAME=VALUE` options, by optimizer."""
+    figures = {}
+    for option in options:
+        name, _, value = option.partition("=")
+        lookup("optimizer", name, OPTIMIZERS)
+        try:
+            figures[name] = float(value)
+        except ValueError as error:
+            raise BenchError(f"{flag} {option}: give it as NAME=VALUE, such as lngd=0.5") from error
+        if not figures[name] > 0:
+            raise BenchError(f"{flag} {option}: the value must be greater than 0")
+    return figures
 
 
 def target_given(text: str) -> Target:
-    if text in NAMED_TARGETS:
-        return NAMED_TARGETS[text]
+    """Raises BenchError where it is neither a word nor a number."""
+    if text in ("auto", "task"):
+        return cast("Target", text)
     try:
         return float(text)
     except ValueError as error:
         raise BenchError(f"--target {text}: give auto, task or a number such as 0.9") from error
-
-
-def _figure(flag: str, thing: str, option: str) -> tuple[str, float]:
-    name, _, value = option.partition("=")
-    lookup("optimizer", name, OPTIMIZERS)
-    try:
-        figure = float(value)
-    except ValueError as error:
-        raise BenchError(f"{flag} {option}: give it as NAME=VALUE, such as lngd=0.5") from error
-    if not figure > 0:
-        raise BenchError(f"{flag} {option}: {thing} is greater than 0")
-    return name, figure

@@ -6,11 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
+from lngd_bench.cli.names import lookup
 from lngd_bench.competitors.optimizers import OPTIMIZERS
+from lngd_bench.errors import BenchError
 from lngd_bench.tasks import SCALES, TASKS
 from lngd_bench.tasks.execution import Precision
-from lngd_bench.tasks.schedule import SCHEDULES
+from lngd_bench.tasks.schedule import SCHEDULES, Schedule
 from lngd_bench.tasks.task import Scale
+
+
+def _existing(data_dir: Path | None) -> Path | None:
+    if data_dir and not data_dir.is_dir():
+        raise BenchError(f"--data-dir {data_dir}: there is no such directory")
+    return data_dir
+
 
 TaskNames = Annotated[list[str] | None, typer.Argument(metavar="TASK…", help=f"Any of {', '.join(TASKS)}.")]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help=f"One of {', '.join(TASKS)}.")]
@@ -42,9 +51,14 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Steps of each run, inste
 EpochSteps = Annotated[int | None, typer.Option(min=1, help="Steps that count as an epoch, the unit of records and figures.")]
 TrainSamples = Annotated[int | None, typer.Option(min=1, help="Only the first so many training samples.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples a batch.")]
-DataDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Where data sets are looked for first.")]
+DataDir = Annotated[Path | None, typer.Option(metavar="DIR", callback=_existing, help="Where data sets are looked for first.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
 Device = Annotated[str, typer.Option(help="A torch device.")]
+
+
+def schedule_named(name: str | None) -> Schedule | None:
+    """None keeps the task's own."""
+    return None if name is None else lookup("schedule", name, SCHEDULES)
 
 
 def execution(

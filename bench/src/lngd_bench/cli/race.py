@@ -6,7 +6,7 @@ import torch
 import typer
 
 from lngd_bench.cli import options
-from lngd_bench.cli.names import dampings_given, optimizers_named, rates_given, schedule_named, target_given, tasks_named
+from lngd_bench.cli.names import figures_given, optimizers_named, target_given, tasks_named
 from lngd_bench.cli.running import announce, command_line, device_named, new_directory, run_all
 from lngd_bench.cli.show import present
 from lngd_bench.competitors.optimizers import DEFAULT_OPTIMIZERS
@@ -60,9 +60,9 @@ def race(
         epoch_steps=epoch_steps,
         train_samples=train_samples,
         batch_size=batch_size,
-        rates=rates_given(lr or []),
-        dampings=dampings_given(damping or []),
-        schedule=schedule_named(schedule),
+        rates=figures_given("--lr", lr or []),
+        dampings=figures_given("--damping", damping or []),
+        schedule=options.schedule_named(schedule),
         interval=interval,
         execution=options.execution(amp, ema, compiled=compiled, channels_last=channels_last),
     )
@@ -73,6 +73,8 @@ def race(
         torch.set_num_threads(threads or DEFAULT_THREADS)
     directory = out or new_directory([task.name for task in chosen])
     place = Place(out=directory, data_dir=data_dir, device=device_named(device), command=command_line(), tensorboard=tensorboard)
+    for task in chosen:
+        task.look_for_data(data_dir)
     announce(specs, directory)
     notes = run_all(specs, place, resume=resume)
     present(directory, goal)

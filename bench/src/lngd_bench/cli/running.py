@@ -15,10 +15,10 @@ from rich.console import Console
 from lngd_bench.cli.progress import Progress
 from lngd_bench.errors import BenchError
 from lngd_bench.report.run_notes import Notes
-from lngd_bench.training.checkpoint import checkpoint_of
 from lngd_bench.training.event_logs import EventLogs
 from lngd_bench.training.race import Place, estimated_seconds, race, unfinished
-from lngd_bench.training.records import partial_of, read_beginning
+from lngd_bench.training.recorded import checkpoint_of
+from lngd_bench.training.records import read_run
 from lngd_bench.training.train import RunSpec
 
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
@@ -53,10 +53,10 @@ def new_directory(names: Sequence[str]) -> Path:
 
 def announce(specs: Sequence[RunSpec], out: Path) -> None:
     """One line: what will happen, how long it takes, where it goes."""
-    counts = [len({getattr(spec, name) for spec in specs}) for name in ("optimizer", "seed")]
+    optimizers, seeds = ({getattr(spec, name) for spec in specs} for name in ("optimizer", "seed"))
     names = ", ".join(dict.fromkeys(spec.task.name for spec in specs))
     console.print(
-        f"{names}: {_count(counts[0], 'optimizer')} × {_count(counts[1], 'seed')} = {_count(len(specs), 'run')}, "
+        f"{names}: {_count(len(optimizers), 'optimizer')} × {_count(len(seeds), 'seed')} = {_count(len(specs), 'run')}, "
         f"about {_duration(estimated_seconds(specs))} on two CPU cores; records in {out}",
         markup=False,
     )
@@ -69,8 +69,7 @@ def run_all(specs: Sequence[RunSpec], place: Place, *, resume: bool, again: str 
     """
     torch.set_flush_denormal(True)  # dying nets fill with denormal numbers, on which a CPU is a hundred times slower
     waiting = unfinished(specs, place.out, resume=resume)
-    done = len(specs) - len(waiting)
-    if done:
+    if done := len(specs) - len(waiting):
         console.print(f"{done} of {len(specs)} runs are finished already")
     if begun := sum(checkpoint_of(place.out / spec.file_name).exists() for spec in waiting):
         console.print(f"{begun} of {len(specs)} runs were broken off: they go on after their last finished epoch")
@@ -80,26 +79,26 @@ def run_all(specs: Sequence[RunSpec], place: Place, *, resume: bool, again: str 
         _run(specs, waiting, notes)
     except KeyboardInterrupt:
         finished = sum((place.out / spec.file_name).exists() for spec in specs)
-        console.print(
-            f"\nStopped; {finished} of {len(specs)} runs are kept, and the finished epochs of those under way. "
-            f"Go on with:\n  {notes.again}",
-            soft_wrap=True,
-        )
+        kept = f"{finished} of {len(specs)} runs are kept, and the finished epochs of those under way"
+        console.print(f"\nStopped; {kept}. Go on with:\n  {notes.again}", soft_wrap=True, markup=False)
         raise typer.Exit(INTERRUPTED) from None
     return notes
 
 
 def _run(specs: Sequence[RunSpec], waiting: Sequence[RunSpec], notes: Notes) -> None:
     """The notes are right whatever ends this, short of a kill."""
-    place, names = notes.place, {spec.file_name for spec in waiting}
-    written = time.monotonic()
+    place = notes.place
+    begun = {spec.file_name: read_run(place.out / spec.file_name) for spec in waiting}
+    steps = {name: record.epochs[-1].step for name, record in begun.items() if record and record.epochs}
     notes.write()
+    written = time.monotonic()
     with ExitStack() as stack:
         stack.callback(notes.write)
         logs = stack.enter_context(closing(EventLogs(place.out))) if place.tensorboard else None
         if logs:
-            logs.finished(spec for spec in specs if spec.file_name not in names)
-        progress = stack.enter_context(Progress(waiting, console, _steps_done(waiting, place.out)))
+            for spec in (spec for spec in specs if spec.file_name not in begun):
+                logs.finished(spec)
+        progress = stack.enter_context(Progress(waiting, console, steps))
         for spec, epoch in race(waiting, place, progress.step):
             if logs:
                 logs.epoch(spec, epoch)
@@ -109,19 +108,13 @@ def _run(specs: Sequence[RunSpec], waiting: Sequence[RunSpec], notes: Notes) -> 
                 written = time.monotonic()
 
 
-def _steps_done(specs: Sequence[RunSpec], out: Path) -> dict[str, int]:
-    """By file name, of the runs that go on."""
-    begun = {spec.file_name: read_beginning(partial_of(out / spec.file_name)) for spec in specs}
-    return {name: run.epochs[-1].step for name, run in begun.items() if run and run.epochs}
-
-
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
+        return _count(max(1, round(seconds)), "second")
     return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 

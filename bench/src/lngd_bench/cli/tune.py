@@ -7,10 +7,10 @@ import torch
 import typer
 
 from lngd_bench.cli import options
-from lngd_bench.cli.names import optimizers_named, schedule_named, tasks_named
+from lngd_bench.cli.names import optimizers_named, tasks_named
 from lngd_bench.cli.running import announce, command_line, console, device_named, new_directory, run_all
 from lngd_bench.competitors.optimizers import DEFAULT_OPTIMIZERS
-from lngd_bench.report.tables import metric_text
+from lngd_bench.tasks.metric import METRICS
 from lngd_bench.tasks.task import Changes, Task
 from lngd_bench.training.race import Place
 from lngd_bench.training.train import RunSpec
@@ -52,12 +52,13 @@ def tune(
         epoch_steps=epoch_steps,
         train_samples=train_samples,
         batch_size=batch_size,
-        schedule=schedule_named(schedule),
+        schedule=options.schedule_named(schedule),
         interval=interval,
         execution=options.execution(amp, ema, compiled=compiled, channels_last=channels_last),
     )
     chosen = changes.apply(tasks_named([task], scale)[0].for_tuning())
     names = optimizers_named(optimizers)
+    chosen.look_for_data(data_dir)
     if threads:
         torch.set_num_threads(threads)
     place = Place(
@@ -70,7 +71,9 @@ def tune(
     budget = Budget(rates=trials, grid=PAPER_RATES if paper else None, rounds=rounds, dampings=dampings)
     grids = search(chosen, names, budget=budget, seeds=seeds, place=place, run=_Rounds(place, resume=resume))
     for grid in grids:
-        _print(grid, chosen)
+        console.print(f"\n[bold]{grid.optimizer}[/bold]")
+        for trial in grid.trials:
+            console.print(_line(trial, grid, chosen), markup=False)
     console.print(f"\n{paste_line(grids)}", soft_wrap=True, markup=False)
 
 
@@ -86,17 +89,8 @@ class _Rounds:
         self.resume = True
 
 
-def _print(grid: Grid, task: Task) -> None:
-    console.print(f"\n[bold]{grid.optimizer}[/bold]")
-    for trial in grid.trials:
-        mark = _mark(grid) if trial == grid.best else ""
-        damping = "" if trial.damping is None else f"damping {trial.damping:g}"
-        console.print(f"  {trial.rate:<8g} {damping:<14} {_figure(trial, task):>10}{mark}", markup=False)
-
-
-def _figure(trial: Trial, task: Task) -> str:
-    return "diverged" if trial.metric is None else metric_text(trial.metric, task.metric)
-
-
-def _mark(grid: Grid) -> str:
-    return "  ← best, at the grid's edge" if grid.edge else "  ← best"
+def _line(trial: Trial, grid: Grid, task: Task) -> str:
+    damping = "" if trial.damping is None else f"damping {trial.damping:g}"
+    metric = "diverged" if trial.metric is None else METRICS[task.metric].text(trial.metric)
+    best = "  ← best, at the grid's edge" if grid.edge else "  ← best"
+    return f"  {trial.rate:<8g} {damping:<14} {metric:>10}{best if trial == grid.best else ''}"

@@ -58,7 +58,7 @@ class MuonWithAdamW(Joined):
     the last layer, embeddings, biases and norms are AdamW's.
     """
 
-    def __init__(self, model: nn.Module, *, lr: float, weight_decay: float = 0.0, muon: type[Muon] = Muon) -> None:
+    def __init__(self, model: nn.Module, lr: float, weight_decay: float = 0.0, *, muon: type[Muon] = Muon) -> None:
         trainable = trainable_of(model)
         hidden = hidden_weights(model)
         self.matrices = [(weight, _as_matrix(weight)) for weight in hidden]

@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,20 +61,13 @@ def _adamw(model: nn.Module, setting: Setting) -> Optimizer:
     return torch.optim.AdamW(model.parameters(), setting.lr, weight_decay=setting.weight_decay)
 
 
-def _muon(model: nn.Module, setting: Setting) -> Optimizer:
-    return MuonWithAdamW(model, lr=setting.lr, weight_decay=setting.weight_decay)
-
-
-def _muon_fp32(model: nn.Module, setting: Setting) -> Optimizer:
-    return MuonWithAdamW(model, lr=setting.lr, weight_decay=setting.weight_decay, muon=Float32Muon)
-
-
-def _peer(build: Callable[[nn.Module, float, float], Optimizer]) -> Callable[[nn.Module, Setting], Optimizer]:
+def _plain(build: Callable[[nn.Module, float, float], Optimizer]) -> Callable[[nn.Module, Setting], Optimizer]:
+    """Of one that takes a rate and a weight decay."""
     return lambda model, setting: build(model, setting.lr, setting.weight_decay)
 
 
 def _singd(model: nn.Module, setting: Setting) -> Optimizer:
-    return peers.singd(model, setting.lr, setting.weight_decay, setting.mean_over)
+    return peers.SINGDWithAdamW(model, setting.lr, setting.weight_decay, mean_over=setting.mean_over)
 
 
 def _of_setting(setting: Setting) -> dict[str, Any]:
@@ -102,11 +96,11 @@ def _lngd_paper(model: nn.Module, setting: Setting) -> Optimizer:
 OPTIMIZERS: Mapping[str, Competitor] = {
     "sgd": Competitor("SGD", _sgd, 0.1, 1.0),
     "adamw": Competitor("AdamW", _adamw, 0.002, 1.1),
-    "muon": Competitor("Muon", _muon, 0.01, 1.5),
-    "muon-fp32": Competitor("Muon, float32", _muon_fp32, 0.01, 1.3),
-    "soap": Competitor("SOAP", _peer(peers.soap), 0.003, 2.5, "pytorch_optimizer"),
-    "shampoo": Competitor("Shampoo", _peer(peers.Shampoo), 0.004, 2.5, "pytorch_optimizer"),
-    "heavyball": Competitor("PSGD Kron", _peer(peers.HeavyBall), 0.001, 4.0, "heavyball"),
+    "muon": Competitor("Muon", _plain(MuonWithAdamW), 0.01, 1.5),
+    "muon-fp32": Competitor("Muon, float32", _plain(partial(MuonWithAdamW, muon=Float32Muon)), 0.01, 1.3),
+    "soap": Competitor("SOAP", _plain(peers.soap), 0.003, 2.5, "pytorch_optimizer"),
+    "shampoo": Competitor("Shampoo", _plain(peers.Shampoo), 0.004, 2.5, "pytorch_optimizer"),
+    "heavyball": Competitor("PSGD Kron", _plain(peers.HeavyBall), 0.001, 4.0, "heavyball"),
     "singd": Competitor("SINGD", _singd, 0.02, 2.0, "singd"),
     "kfac": _family("K-FAC", lngd.KFAC, 0.1, 2.0),
     "ekfac": _family("EKFAC", lngd.EKFAC, 0.1, 2.5),

@@ -32,7 +32,9 @@ def check_installed(module: str) -> None:
     """Raises BenchError, with the command that cures it, where the package is missing."""
     if not find_spec(module):
         package = PACKAGES[module]
-        raise BenchError(f"this optimizer needs {package}: pip install {package}, or all peers by pip install 'lngd[peers]'")
+        raise BenchError(
+            f"this optimizer needs {package}: pip install {package}, or all peers by pip install 'lngd-bench[peers]'"
+        )
 
 
 def soap(model: nn.Module, lr: float, weight_decay: float) -> Optimizer:
@@ -124,8 +126,9 @@ class SINGDWithAdamW(Joined):
     the first steps.
     """
 
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float, *, loss_average: str) -> None:
+    def __init__(self, model: nn.Module, lr: float, weight_decay: float, *, mean_over: MeanOver) -> None:
         self.dense: Any = _imported("singd.structures.dense").DenseMatrix
+        loss_average = "batch+sequence" if mean_over == "token" else "batch"
         options = {"loss_average": loss_average, "normalize_lr_cov": True, "warn_unsupported": False}
         own: Any = _imported("singd.optim.optimizer").SINGD(model, lr=lr, weight_decay=weight_decay, **options)
         taken = [p for group in own.param_groups for p in group["params"]]
@@ -142,10 +145,6 @@ class SINGDWithAdamW(Joined):
         own, *rest = state_dict["inner"]
         structured = {name: {layer: self.dense(matrix) for layer, matrix in own[name].items()} for name in STRUCTURED}
         super().load_state_dict({"inner": [own | structured, *rest]})
-
-
-def singd(model: nn.Module, lr: float, weight_decay: float, mean_over: MeanOver) -> Optimizer:
-    return SINGDWithAdamW(model, lr, weight_decay, loss_average="batch+sequence" if mean_over == "token" else "batch")
 
 
 def _imported(name: str) -> Any:

@@ -1,114 +1,130 @@
-"""A report that is one file: tables to sort, charts to ask, readable in light and dark, without scripts and without a network.
+"""A report that is one file: for each table its charts, which plotly draws, readable in light and dark and without a network.
 
-The page's own text, style and script are the files in `page_files`. What comes from records is escaped here, and the page
-forbids every script but its own.
+What comes from records is escaped, in the HTML and in the names that plotly shows, which may hold markup of its own.
 """
 
-import hashlib
-import json
-import re
-from base64 import b64encode
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
-from itertools import count
-from string import Template
 
-from lngd_bench.report.chart_data import chart_data
-from lngd_bench.report.comparison import differences
-from lngd_bench.report.still_chart import still_charts
-from lngd_bench.report.summary import REFERENCE, Row, TaskSummary
-from lngd_bench.report.tables import Column, caption, columns, shortfalls
+from pandas import DataFrame
+from plotly.express import line
+from plotly.graph_objects import Figure
 
-SEPARATORS = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
-"""What could end a script element or a line of one, as JSON may write it too."""
+from lngd_bench.report.colours import colour_of
+from lngd_bench.report.curves import FIELDS, curve, focus
+from lngd_bench.report.summary import TaskSummary
+from lngd_bench.report.tables import caption, cells, commands, shortfalls, written
+
+AGAINST = ("epochs", "seconds")
+NOTHING = (math.nan, math.nan, math.nan)  # a point of every panel, so that all panels are there
+
+HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>Optimizers raced by lngd</title>
+<style>
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem }
+section { border-top: 1px solid #8886; margin-top: 2.5rem }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; white-space: nowrap; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid #8884; text-align: left }
+.chart { background: white; margin: 1rem 0 }
+code { overflow-wrap: anywhere }
+@media (prefers-color-scheme: dark) { .chart { filter: invert(.93) hue-rotate(180deg) } }
+</style>
+</head>
+<body>
+<h1>Optimizers raced by lngd</h1>
+<p>Seconds are of training alone; competitors took turns epoch by epoch. ± is the standard deviation over seeds.
+– means that the target was not reached by every seed; in brackets how many did.
+“LNGD saves” is 1 − LNGD's seconds to the target / that optimizer's. The first to reach the target is first in a table.
+A click on a name in a chart hides its lines.</p>
+"""
 
 
 def page(summaries: Sequence[TaskSummary]) -> str:
-    """The HTML; a section for each summary, several of one task with a line that says in what they differ."""
-    script = _file("script.js")
-    names = section_names([summary.task for summary in summaries])
-    told = differences(summaries)
-    sections = (
-        _section(summary, name, index, told[index]) for index, (summary, name) in enumerate(zip(summaries, names, strict=True))
+    """The HTML; several tables of one task say in what they differ."""
+    names = (f"{table.task}: {table.difference}" if table.difference else table.task for table in summaries)
+    links = "".join(f'<li><a href="#table-{index}">{escape(name)}</a></li>\n' for index, name in enumerate(names))
+    sections = "".join(_section(summary, index) for index, summary in enumerate(summaries))
+    return f"{HEAD}<ul>\n{links}</ul>\n{sections}</body>\n</html>\n"
+
+
+def _section(summary: TaskSummary, index: int) -> str:
+    rows = sorted(summary.rows, key=lambda row: row.mean("seconds") or float("inf"))
+    chart = _chart(summary).to_html(
+        full_html=False,
+        include_plotlyjs=index == 0,
+        div_id=f"chart-{index}",
+        config={"displaylogo": False, "responsive": True},
     )
-    return Template(_file("page.html")).substitute(
-        title="Optimizers raced by lngd",
-        style=_file("style.css"),
-        contents=_contents(summaries, names, told) if len(summaries) > 1 else "",
-        sections="\n".join(sections),
-        data=script_json([chart_data(summary) for summary in summaries]),
-        script=script,
-        script_hash=f"sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+    return f"""<section id="table-{index}">
+<h2>{escape(summary.task)}</h2>
+{summary.difference and f"<p><strong>{escape(summary.difference)}</strong></p>"}
+<p>{escape(caption(summary))}</p>
+<div class="scroll">{written([cells(row, summary.metric) for row in rows], "html")}</div>
+{_listed([escape(remark) for remark in shortfalls(summary)])}
+<div class="chart">{chart}</div>
+<details><summary>How it was run</summary>
+{_listed([f"{escape(day)}: <code>{escape(command)}</code>" for command, day in commands(summary).items()])}
+</details>
+</section>
+"""
+
+
+def _listed(items: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>" if items else ""
+
+
+def _chart(summary: TaskSummary) -> Figure:
+    """Training loss and metric against epochs and seconds; a bar at a point is the standard deviation over seeds."""
+    metric = summary.metric
+    names = ("training loss", f"evaluation {metric.name}{metric.unit}")
+    points = [
+        (escape(row.label, quote=False), name, against, x, scale * mean, scale * deviation)
+        for row in summary.rows
+        for name, field, scale in zip(names, FIELDS, (1, metric.scale), strict=True)
+        for found in [curve(row.runs, field)]
+        for against in AGAINST
+        for x, mean, deviation in [NOTHING, *zip(getattr(found, against), found.mean, found.deviation, strict=True)]
+    ]
+    figure = line(
+        DataFrame(points, columns=["optimizer", "figure", "against", "x", "mean", "deviation"]),
+        x="x",
+        y="mean",
+        error_y="deviation",
+        color="optimizer",
+        symbol="optimizer",
+        color_discrete_map={
+            escape(row.label, quote=False): colour_of(row.optimizer, index) for index, row in enumerate(summary.rows)
+        },
+        facet_row="figure",
+        facet_col="against",
+        category_orders={"figure": names, "against": AGAINST},
+        template="plotly_white",
+        height=640,
     )
-
-
-def script_json(content: object) -> str:
-    """JSON that stays inside a script element whatever its strings say."""
-    return json.dumps(content, allow_nan=False, separators=(",", ":")).translate(SEPARATORS)
-
-
-def section_names(tasks: Sequence[str]) -> list[str]:
-    """For addresses and ids: plain letters, each once."""
-    names: list[str] = []
-    for task in tasks:
-        plain = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-") or "task"
-        numbered = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
-        names.append(next(name for name in numbered if name not in names))
-    return names
-
-
-def _file(name: str) -> str:
-    return (files("lngd_bench.report") / "page_files" / name).read_text(encoding="utf-8")
-
-
-def _contents(summaries: Sequence[TaskSummary], names: Sequence[str], told: Sequence[str]) -> str:
-    entries = zip(summaries, names, told, strict=True)
-    links = (f'<li><a href="#{name}">{escape(_titled(summary.task, text))}</a></li>' for summary, name, text in entries)
-    return f'<nav aria-label="Tasks"><ul>{"".join(links)}</ul></nav>'
-
-
-def _titled(task: str, difference: str) -> str:
-    return f"{task}: {difference}" if difference else task
-
-
-def _section(summary: TaskSummary, name: str, index: int, difference: str) -> str:
-    shown = columns(summary)
-    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in shortfalls(summary))
-    return Template(_file("section.html")).substitute(
-        name=name,
-        index=index,
-        task=escape(summary.task),
-        difference=f'<p class="difference">{escape(difference)}</p>' if difference else "",
-        caption=escape(caption(summary)),
-        heading="".join(_heading(column) for column in shown),
-        rows="\n".join(_row(row, summary, shown) for row in summary.rows),
-        remarks=f'<ul class="remarks">{remarks}</ul>' if remarks else "",
-        charts=still_charts(summary),
-        commands="".join(f"<li>{date}: <code>{escape(command)}</code></li>" for command, date in _commands(summary).items()),
+    figure.update_traces(error_y={"thickness": 1, "width": 0})
+    figure.update_xaxes(matches=None).update_yaxes(matches=None)
+    figure.update_yaxes(type="log", autorange=True, exponentformat="power", row=2)  # row 1 is the lower one
+    figure.layout.annotations = ()
+    if limits := focus(summary):
+        figure.update_yaxes(range=[metric.scale * limit for limit in limits], row=1)
+        figure.add_hline(metric.scale * summary.target, line={"dash": "dash", "width": 1, "color": "grey"}, row=1)
+    return figure.update_layout(
+        xaxis={"title": "epochs"},
+        xaxis2={"title": "seconds of training"},
+        xaxis3={"matches": "x"},
+        xaxis4={"matches": "x2"},
+        yaxis={"title": names[1]},
+        yaxis2={"matches": "y", "title": ""},
+        yaxis3={"title": names[0]},
+        yaxis4={"matches": "y3", "title": ""},
+        legend={"orientation": "h", "title": "", "y": -0.12},
+        margin={"l": 60, "r": 10, "t": 10, "b": 50},
     )
-
-
-def _heading(column: Column) -> str:
-    key = re.sub(r"[^a-z0-9]+", "-", column.heading.lower()).strip("-")
-    return f'<th scope="col" data-key="{key}">{escape(column.heading)}</th>'
-
-
-def _row(row: Row, summary: TaskSummary, shown: Sequence[Column]) -> str:
-    first, *rest = (_cell(column, row, summary) for column in shown)
-    kind = ' class="own"' if row.optimizer == REFERENCE else ""
-    return f'<tr{kind}><th scope="row" {first}</th>{"".join(f"<td {cell}</td>" for cell in rest)}</tr>'
-
-
-def _cell(column: Column, row: Row, summary: TaskSummary) -> str:
-    """Its value, for sorting, and its text; empty is what is missing."""
-    value = column.value(row)
-    return f'data-value="{"" if value is None else escape(str(value))}">{escape(column.cell(row, summary))}'
-
-
-def _commands(summary: TaskSummary) -> Mapping[str, str]:
-    """The day of the first run by command."""
-    found: dict[str, str] = {}
-    for header in sorted((run.header for row in summary.rows for run in row.runs), key=lambda header: header.date):
-        found.setdefault(header.command or "lngd race", escape(header.date[:10]))
-    return found

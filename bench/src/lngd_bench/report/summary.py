@@ -3,19 +3,38 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
 from typing import Literal
 
 from lngd_bench.competitors.optimizers import OPTIMIZERS
-from lngd_bench.tasks.metric import METRICS
+from lngd_bench.tasks.metric import METRICS, Metric
 from lngd_bench.training.records import Header, Record, best_metric, metric_of
 
 Target = float | Literal["auto", "task"]
+Figure = Literal["epochs", "seconds", "epoch_seconds", "best", "train_loss", "first_loss"]
 
 REFERENCE = "lngd"  # whose saving the table states
 AUTO_SLACK = 1.5  # a competitor with more than this times the median error is no measure of the target
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one run; None is what it lacks.
+
+    Attributes:
+        epochs, seconds: of training until the metric first reaches the target.
+        epoch_seconds: by the step, times a full epoch's steps: the last epoch of a run may be cut short.
+        first_loss: mean training loss over the first fifth of the epochs.
+    """
+
+    epochs: float | None
+    seconds: float | None
+    epoch_seconds: float
+    best: float | None
+    train_loss: float | None
+    first_loss: float | None
 
 
 @dataclass(frozen=True)
@@ -25,123 +44,134 @@ class Spread:
     mean: float
     deviation: float | None
 
+    def text(self, digits: int, scale: float = 1) -> str:
+        deviation = "" if self.deviation is None else f" ± {scale * self.deviation:.{digits}f}"
+        return f"{scale * self.mean:.{digits}f}{deviation}"
+
 
 @dataclass(frozen=True)
 class Row:
-    """One optimizer. `epochs` and `seconds` to the target are None unless every seed reached it."""
+    """Runs of one optimizer that differ in their seed only; `saved` is 1 − LNGD's seconds to the target over the row's."""
 
-    optimizer: str
     label: str
     runs: tuple[Record, ...]
-    reached: int
-    epochs: float | None
-    seconds: float | None
-    epoch_seconds: Spread
-    saved: float | None
-    best: Spread | None
-    train_loss: Spread | None
+    figures: tuple[Figures, ...]
+    saved: float | None = None
 
     @property
-    def diverged(self) -> int:
-        return sum(run.diverged for run in self.runs)
+    def header(self) -> Header:
+        return self.runs[0].header
+
+    @property
+    def optimizer(self) -> str:
+        return self.header.optimizer
+
+    def spread(self, figure: Figure) -> Spread | None:
+        """None when one seed lacks the figure: a mean over the seeds that went well would flatter."""
+        values = [value for run in self.figures if (value := getattr(run, figure)) is not None]
+        if len(values) < len(self.figures):
+            return None
+        return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+    def mean(self, figure: Figure) -> float | None:
+        spread = self.spread(figure)
+        return None if spread is None else spread.mean
 
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """One task's table."""
+    """One table; `difference` is what sets it apart from other tables of the task."""
 
     task: str
     target: float
     target_meaning: str
     rows: tuple[Row, ...]
+    difference: str = ""
 
     @property
     def header(self) -> Header:
-        return self.rows[0].runs[0].header
+        return self.rows[0].header
 
     @property
-    def metric(self) -> str:
-        return self.header.config["metric"]
+    def headers(self) -> list[Header]:
+        return [run.header for row in self.rows for run in row.runs]
+
+    @property
+    def metric(self) -> Metric:
+        return METRICS[self.header.config["metric"]]
 
 
 def summarise(records: Sequence[Record], target: Target = "auto") -> list[TaskSummary]:
     """One summary a task, in the order of first appearance."""
     tasks = dict.fromkeys(record.header.task for record in records)
-    return [_task_summary(task, [r for r in records if r.header.task == task], target) for task in tasks]
+    return [summary_of([record for record in records if record.header.task == task], target) for task in tasks]
 
 
-def auto_target(groups: Sequence[Sequence[Record]], metric: str) -> float:
-    """What every run of every competitor but outliers reaches: the worst run's best, rounded to the easier side.
-
-    An outlier's mean best has more than 1.5 times the error of the median competitor's: the loss itself for losses, 1/BLEU
-    for translations.
-    """
-    kind = METRICS[metric]
-    found = [bests for group in groups if (bests := _bests(group))]
-    if not found:
-        return math.nan
-    errors = [statistics.mean(kind.error(best) for best in bests) for bests in found]
-    limit = AUTO_SLACK * statistics.median(errors)
-    worst = kind.worst(best for bests, error in zip(found, errors, strict=True) if error <= limit for best in bests)
-    grains = round(worst / kind.grain, 6)
-    return round((math.floor(grains) if kind.higher_is_better else math.ceil(grains)) * kind.grain, 6)
-
-
-def _bests(group: Sequence[Record]) -> list[float]:
-    """Of each run; empty where a run had no finite figure."""
-    found = [best for record in group if (best := best_metric(record)) is not None]
-    return found if len(found) == len(group) else []
-
-
-def _task_summary(task: str, records: list[Record], target: Target) -> TaskSummary:
-    groups = list(_groups(records))
-    metric = records[0].header.config["metric"]
-    value, meaning = _target(groups, metric, target)
-    groups_of = Counter(group[0].header.optimizer for group in groups)
-    rows = [_row(group, value, with_rate=groups_of[group[0].header.optimizer] > 1) for group in groups]
-    return TaskSummary(task, value, meaning, tuple(_with_savings(rows)))
-
-
-def _groups(records: list[Record]) -> Iterator[list[Record]]:
-    """Runs that differ in their seed only, in the order of the table of optimizers, then of rate and damping."""
+def summary_of(records: Sequence[Record], target: Target = "auto") -> TaskSummary:
+    """Of one task: a row for runs that differ in their seed only, in the order of the optimizers, then of rate and damping."""
     names = list(OPTIMIZERS)
 
     def key(record: Record) -> tuple[int, str, float, float]:
         name, damping = record.header.optimizer, record.header.damping
         return (names.index(name) if name in names else len(names), name, record.header.lr, -1 if damping is None else damping)
 
-    return (list(group) for _, group in groupby(sorted(records, key=key), key=key))
+    groups = [tuple(group) for _, group in groupby(sorted(records, key=key), key=key)]
+    value, meaning = _target(groups, target)
+    of_optimizer = Counter(runs[0].header.optimizer for runs in groups)
+    rows = [
+        Row(_label(header, with_rate=of_optimizer[header.optimizer] > 1), runs, tuple(_figures(run, value) for run in runs))
+        for runs in groups
+        for header in [runs[0].header]
+    ]
+    fastest = min((row.mean("seconds") or math.inf for row in rows if row.optimizer == REFERENCE), default=math.inf)
+    return TaskSummary(records[0].header.task, value, meaning, tuple(_with_saving(row, fastest) for row in rows))
 
 
-def _target(groups: list[list[Record]], metric: str, target: Target) -> tuple[float, str]:
+def auto_target(groups: Sequence[Sequence[Record]]) -> float:
+    """What every run of every competitor but outliers reaches: the worst run's best, rounded to the easier side.
+
+    An outlier's mean best has more than 1.5 times the error of the median competitor's: the loss itself for losses, 1/BLEU
+    for translations. A competitor with a run without any finite figure does not count.
+    """
+    kind = metric_of(groups[0][0])
+    bests = [[best for record in group if (best := best_metric(record)) is not None] for group in groups]
+    found = [values for values, group in zip(bests, groups, strict=True) if len(values) == len(group)]
+    if not found:
+        return math.nan
+    errors = [statistics.mean(map(kind.error, values)) for values in found]
+    limit = AUTO_SLACK * statistics.median(errors)
+    worst = kind.worst(best for values, error in zip(found, errors, strict=True) if error <= limit for best in values)
+    grains = round(worst / kind.grain, 6)
+    return round((math.floor(grains) if kind.higher_is_better else math.ceil(grains)) * kind.grain, 6)
+
+
+def _target(groups: Sequence[Sequence[Record]], target: Target) -> tuple[float, str]:
     own = groups[0][0].header.config.get("target")
     if target == "task" and own is not None:
         return own, "the task's own"
     if isinstance(target, float):
         return target, "given"
-    kind = METRICS[metric]
+    kind = metric_of(groups[0][0])
     meaning = (
         f"automatic: the worst run's best, eased to a multiple of {kind.grain_text}; "
         f"optimizers with over {AUTO_SLACK:g} times the median {kind.error_name} don't count"
     )
-    return auto_target(groups, metric), meaning
+    return auto_target(groups), meaning
 
 
-def _row(group: list[Record], target: float, *, with_rate: bool) -> Row:
-    header = group[0].header
-    hits = [hit for record in group if (hit := first_at_target(record, target))]
-    everyone = len(hits) == len(group)
-    return Row(
-        optimizer=header.optimizer,
-        label=_label(header, with_rate=with_rate),
-        runs=tuple(group),
-        reached=len(hits),
-        epochs=statistics.mean(epochs for epochs, _ in hits) if everyone else None,
-        seconds=statistics.mean(seconds for _, seconds in hits) if everyone else None,
-        epoch_seconds=_spread([epoch_seconds(record) for record in group]),
-        saved=None,
-        best=_best(group),
-        train_loss=_over_seeds(group, lambda record: record.epochs[-1].train_loss),
+def _figures(record: Record, target: float) -> Figures:
+    metric, epochs = metric_of(record), record.epochs
+    elapsed = list(accumulate(epoch.seconds for epoch in epochs))
+    hits = (at for at, epoch in enumerate(epochs) if epoch.metric is not None and metric.reached(epoch.metric, target))
+    hit = next(hits, None)
+    first = [epoch.train_loss for epoch in epochs[: max(1, len(epochs) // 5)]]
+    return Figures(
+        epochs=None if hit is None else epochs[hit].epoch,
+        seconds=None if hit is None else elapsed[hit],
+        epoch_seconds=elapsed[-1] / max(1, epochs[-1].step) * record.header.config["steps_an_epoch"],
+        best=best_metric(record),
+        train_loss=epochs[-1].train_loss,
+        first_loss=None if None in first else statistics.mean(loss for loss in first if loss is not None),
     )
 
 
@@ -151,44 +181,8 @@ def _label(header: Header, *, with_rate: bool) -> str:
     return f"{title} @{header.lr:g}{damping}" if with_rate else title
 
 
-def _with_savings(rows: list[Row]) -> Iterator[Row]:
-    """1 − LNGD's seconds to the target over the row's; of several rates of LNGD the fastest counts."""
-    own = min((row.seconds for row in rows if row.optimizer == REFERENCE and row.seconds), default=None)
-    return (row if row.optimizer == REFERENCE else replace(row, saved=_saved(own, row.seconds)) for row in rows)
-
-
-def _saved(own: float | None, other: float | None) -> float | None:
-    return 1 - own / other if own and other else None
-
-
-def first_at_target(record: Record, target: float) -> tuple[int, float] | None:
-    """Epochs and seconds of training until the metric first reaches the target."""
-    reached = metric_of(record).reached
-    elapsed = accumulate(epoch.seconds for epoch in record.epochs)
-    hits = (
-        (epoch.epoch, seconds)
-        for epoch, seconds in zip(record.epochs, elapsed, strict=True)
-        if epoch.metric is not None and reached(epoch.metric, target)
-    )
-    return next(hits, None)
-
-
-def epoch_seconds(record: Record) -> float:
-    """By the step, times a full epoch's steps: the last epoch of a run may be cut short."""
-    steps = record.epochs[-1].step
-    full = record.header.config["steps_an_epoch"]
-    return math.fsum(epoch.seconds for epoch in record.epochs) / max(1, steps) * full
-
-
-def _best(group: Sequence[Record]) -> Spread | None:
-    return _over_seeds(group, best_metric)
-
-
-def _over_seeds(group: Sequence[Record], figure: Callable[[Record], float | None]) -> Spread | None:
-    """None when one seed lacks the figure: a mean over the seeds that went well would flatter."""
-    values = [value for record in group if (value := figure(record)) is not None]
-    return _spread(values) if len(values) == len(group) else None
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+def _with_saving(row: Row, fastest: float) -> Row:
+    """Of several rates of LNGD the fastest counts."""
+    seconds = row.mean("seconds")
+    known = seconds and fastest < math.inf and row.optimizer != REFERENCE
+    return replace(row, saved=1 - fastest / seconds) if known and seconds else row

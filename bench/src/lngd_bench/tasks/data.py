@@ -21,18 +21,6 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 """A batch of images `[n, c, h, w]` → one of the same shape."""
 
 
-class BatchSource(Protocol):
-    """Training batches without end; its state is its position."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-    def __next__(self) -> Batch: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-    def close(self) -> None:
-        """Ends what loads ahead; the next batch, the same as without, begins it anew."""
-
-
 class Data(Protocol):
     """Training and evaluation samples of a task."""
 
@@ -47,14 +35,22 @@ class Data(Protocol):
     def held_out(self) -> Self:
         """A part of the training samples as evaluation set: tuning never sees what reports evaluate on."""
 
-    def batches(self, size: int, generator: torch.Generator) -> BatchSource: ...
+    def batches(self, size: int, generator: torch.Generator) -> "Batches":
+        """Training batches without end; their state is their position."""
+        return Batches(self, size, generator)
+
+    def deal(self, size: int, generator: torch.Generator) -> Sequence[Tensor]:
+        """The training rows of each batch of a pass."""
+
+    def batch(self, rows: Tensor, seed: int) -> Batch:
+        """`seed` is of the batch's own noise."""
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """The evaluation set in order."""
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(Data):
     """Samples in memory; the first axis of each tensor counts them.
 
     Attributes:
@@ -90,9 +86,6 @@ class Split:
         moved = {name: getattr(self, name).to(device) for name in ("train_x", "train_y", "test_x", "test_y")}
         return replace(self, **moved)
 
-    def batches(self, size: int, generator: torch.Generator) -> "Batches":
-        return Batches(self, size, generator)
-
     def chunks(self, size: int) -> Iterator[Batch]:
         return zip(self.test_x.split(size), self.test_y.split(size), strict=True)
 
@@ -104,16 +97,6 @@ class Split:
         return (self.augment(x, torch.Generator().manual_seed(seed)) if self.augment else x), self.train_y[rows]
 
 
-class Dealt(Protocol):
-    """Data whose passes are dealt out as rows."""
-
-    def deal(self, size: int, generator: torch.Generator) -> Sequence[Tensor]:
-        """The rows of each batch of a pass."""
-
-    def batch(self, rows: Tensor, seed: int) -> Batch:
-        """`seed` is of the batch's own noise."""
-
-
 class Batches:
     """A pass over the data after another, each dealt anew.
 
@@ -122,7 +105,7 @@ class Batches:
     position only.
     """
 
-    def __init__(self, data: Dealt, size: int, generator: torch.Generator) -> None:
+    def __init__(self, data: Data, size: int, generator: torch.Generator) -> None:
         self.data, self.size, self.generator = data, size, generator
         self.passes = 0
         self._start_pass()
@@ -148,7 +131,7 @@ class Batches:
         self.passes, self.taken = state["passes"], state["taken"]
 
     def close(self) -> None:
-        """Nothing is loaded ahead."""
+        """Ends what loads ahead, if anything does; the next batch, the same as without, begins it anew."""
 
     def _start_pass(self) -> None:
         self.before_pass = self.generator.get_state()
@@ -177,11 +160,7 @@ def held_out_size(train: int, test: int) -> int:
 
 
 def in_memory(data: Data) -> Split:
-    """For what needs all samples at once.
-
-    Raises:
-        BenchError: the task streams its samples.
-    """
+    """For what needs all samples at once; raises BenchError where the task streams them."""
     if not isinstance(data, Split):
         raise BenchError("this needs a task whose samples are in memory; this one streams them")
     return data

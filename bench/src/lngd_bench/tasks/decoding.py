@@ -1,12 +1,9 @@
 """Sentences out of a translation model: greedy and beam search, many sentences at once, a word of each at a time."""
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor, nn
 
-from lngd_bench.tasks.models.transformer import Transformer
-from lngd_bench.tasks.vocabulary import BEGIN, END, PAD
+from lngd_bench.tasks.models.transformer import BEGIN, END, PAD, Transformer
 
 LENGTH_PENALTY = 0.6  # α of Vaswani et al. 2017, sec. 6.1
 ROOM = 50  # tokens that a translation may have more than its source (same section)
@@ -15,20 +12,8 @@ FEW = 10
 NEVER = [PAD, BEGIN]  # no words of a translation
 
 
-Search = Callable[[Transformer, Tensor], list[list[int]]]
-"""Sources `[n, s]` → ids of each sentence, its end included where it came."""
-
-
-def search_with(beams: int) -> Search:
-    return greedy if beams == 1 else BeamSearch(beams)
-
-
 def translator(model: nn.Module) -> Transformer:
-    """The model itself, whatever is wrapped around it for compilation or averaging.
-
-    Raises:
-        TypeError: it is none.
-    """
+    """The model itself, whatever is wrapped around it for compilation or averaging; raises TypeError where it is none."""
     inner = getattr(model, "_orig_mod", getattr(model, "module", model))
     if isinstance(inner, Transformer):
         return inner
@@ -37,7 +22,7 @@ def translator(model: nn.Module) -> Transformer:
     return translator(inner)
 
 
-def longest(source: Tensor) -> int:
+def most_words(source: Tensor) -> int:
     """Tokens after which a translation ends in any case."""
     places = source.shape[1]
     return min(places + ROOM, int(LATEST * places) + FEW)
@@ -45,12 +30,12 @@ def longest(source: Tensor) -> int:
 
 @torch.no_grad()
 def greedy(model: Transformer, source: Tensor) -> list[list[int]]:
-    """The likeliest word at each place; ids of each sentence, the end included where it came."""
+    """The likeliest word at each place, from sources `[n, s]`; ids of each sentence, its end included where it came."""
     reading = model.read(source)
     word = source.new_full((len(source), 1), BEGIN)
     over = torch.zeros(len(source), dtype=torch.bool, device=source.device)
     written: list[Tensor] = []
-    for place in range(longest(source)):
+    for place in range(most_words(source)):
         logits, reading = model.continued(word, reading, place)
         logits[..., NEVER] = -torch.inf
         word = logits[:, -1].argmax(-1).masked_fill(over, PAD)[:, None]
@@ -58,95 +43,51 @@ def greedy(model: Transformer, source: Tensor) -> list[list[int]]:
         over |= word[:, 0] == END
         if over.all():
             break
-    return [_trimmed(row) for row in torch.cat(written, 1).tolist()]
+    return _sentences(torch.cat(written, 1))
 
 
-class BeamSearch:
+@torch.no_grad()
+def beam_search(model: Transformer, source: Tensor, beams: int) -> list[list[int]]:
     """The `beams` likeliest beginnings of each sentence at each place; of the ended ones the best by log p / length penalty.
 
-    An end counts where it is among the `beams` likeliest, so one beam is greedy search. The penalty is ((5 + length) / 6)^α
-    (Wu et al. 2016, eq. 14). A sentence is over when no beginning can beat its best end.
+    An end counts where it is among the `beams` likeliest, so one beam is greedy search. A sentence is over when no beginning
+    can beat its best end: scores only fall, and the mildest penalty is the longest sentence's.
     """
-
-    def __init__(self, beams: int, alpha: float = LENGTH_PENALTY) -> None:
-        self.beams, self.alpha = beams, alpha
-
-    @torch.no_grad()
-    def __call__(self, model: Transformer, source: Tensor) -> list[list[int]]:
-        reading = model.read(source.repeat_interleave(self.beams, 0))
-        state = _Beams.start(source, self.beams)
-        for place in range(longest(source)):
-            logits, reading = model.continued(state.written[..., -1].flatten()[:, None], reading, place)
-            log_p = logits[:, -1].log_softmax(-1).view(len(source), self.beams, -1)
-            state, parents = state.grown(log_p, self.penalty(place + 1))
-            if state.over(self.penalty(longest(source))):
-                break
-            reading = reading.at(parents)
-        return [_trimmed(row) for row in state.result().tolist()]
-
-    def penalty(self, length: int) -> float:
-        return ((5 + length) / 6) ** self.alpha
-
-
-class _Beams:
-    """`written` `[n, beams, t]` with log-probabilities `scores`, and the best ended row of each sentence with its figure."""
-
-    def __init__(self, written: Tensor, scores: Tensor, best: Tensor, figures: Tensor) -> None:
-        self.written, self.scores, self.best, self.figures = written, scores, best, figures
-
-    @classmethod
-    def start(cls, source: Tensor, beams: int) -> "_Beams":
-        """All beams are the beginning; all but one are impossible, so that the first step does not find it many times."""
-        n = len(source)
-        scores = torch.full((n, beams), -torch.inf, device=source.device)
-        scores[:, 0] = 0
-        written = source.new_full((n, beams, 1), BEGIN)
-        return cls(written, scores, source.new_full((n, 1), END), torch.full((n,), -torch.inf, device=source.device))
-
-    def grown(self, log_p: Tensor, penalty: float) -> tuple["_Beams", Tensor]:
-        """Every beginning with every word, the ended ones taken out, and which row each new one comes from."""
-        n, beams, words = log_p.shape
-        total = self.scores[..., None] + log_p
+    n, most = len(source), most_words(source)
+    sentence = torch.arange(n, device=source.device)
+    reading = model.read(source.repeat_interleave(beams, 0))
+    written = source.new_full((n, beams, most + 1), PAD)  # the beginning first
+    written[..., 0] = BEGIN
+    scores = torch.full((n, beams), -torch.inf, device=source.device)
+    scores[:, 0] = 0  # all beams are the same beginning: the first step must not find it many times
+    best, figures = written[:, 0], torch.full((n,), -torch.inf, device=source.device)
+    for place in range(1, most + 1):
+        logits, reading = model.continued(written[..., place - 1].reshape(-1, 1), reading, place - 1)
+        total = scores[..., None] + logits[:, -1].log_softmax(-1).view(n, beams, -1)
         total[..., NEVER] = -torch.inf
-        weakest = total.flatten(1).topk(beams).values[:, -1:]
-        ends = total[..., END]
-        ended = self._with_best_end(ends.masked_fill(ends < weakest, -torch.inf) / penalty)
+        ends, weakest = total[..., END], total.flatten(1).topk(beams).values[:, -1:]
+        figure, beam = (ends.masked_fill(ends < weakest, -torch.inf) / length_penalty(place)).max(1)
+        ended = written[sentence, beam]
+        ended[:, place] = END
+        best = torch.where((figure > figures)[:, None], ended, best)
+        figures = figures.maximum(figure)
         total[..., END] = -torch.inf
-        scores, place = total.flatten(1).topk(beams)
-        parent, word = place // words, place % words
-        before = self.written[torch.arange(n, device=place.device)[:, None], parent]
-        rows = parent + beams * torch.arange(n, device=place.device)[:, None]
-        return _Beams(torch.cat([before, word[..., None]], -1), scores, *ended), rows.flatten()
-
-    def over(self, mildest_penalty: float) -> bool:
-        """Scores only fall, and the mildest penalty is the longest sentence's."""
-        return bool((self.scores.max(1).values / mildest_penalty <= self.figures).all())
-
-    def result(self) -> Tensor:
-        """The best end; where no beginning has ended, the best beginning."""
-        best, rows = _same_length(self.best, self._rows(self.scores.argmax(1)))
-        never = self.figures == -torch.inf
-        return torch.where(never[:, None], rows, best)
-
-    def _rows(self, place: Tensor) -> Tensor:
-        """One beam of each sentence, without its beginning."""
-        return self.written[torch.arange(len(place), device=place.device), place][:, 1:]
-
-    def _with_best_end(self, figures: Tensor) -> tuple[Tensor, Tensor]:
-        figure, place = figures.max(1)
-        rows = nn.functional.pad(self._rows(place), (0, 1), value=END)
-        best, rows = _same_length(self.best, rows)
-        better = figure > self.figures
-        return torch.where(better[:, None], rows, best), torch.where(better, figure, self.figures)
+        scores, chosen = total.flatten(1).topk(beams)
+        parent, word = chosen // total.shape[-1], chosen % total.shape[-1]
+        written = written[sentence[:, None], parent]
+        written[..., place] = word
+        if (scores.max(1).values / length_penalty(most) <= figures).all():
+            break
+        reading = reading.at((parent + beams * sentence[:, None]).flatten())
+    never = figures == -torch.inf  # where no beginning has ended, the best beginning
+    return _sentences(torch.where(never[:, None], written[sentence, scores.argmax(1)], best)[:, 1:])
 
 
-def _same_length(*tensors: Tensor) -> list[Tensor]:
-    """Padded on the right to the longest."""
-    size = max(tensor.shape[1] for tensor in tensors)
-    return [nn.functional.pad(tensor, (0, size - tensor.shape[1]), value=PAD) for tensor in tensors]
+def length_penalty(length: int) -> float:
+    """((5 + length) / 6)^α (Wu et al. 2016, eq. 14)."""
+    return ((5 + length) / 6) ** LENGTH_PENALTY
 
 
-def _trimmed(row: Sequence[int]) -> list[int]:
-    """Without the padding after the end."""
-    row = list(row)
-    return row[: row.index(END) + 1] if END in row else [word for word in row if word != PAD]
+def _sentences(rows: Tensor) -> list[list[int]]:
+    """Without what follows the end."""
+    return [row[: row.index(END) + 1] if END in row else [word for word in row if word != PAD] for row in rows.tolist()]

@@ -8,54 +8,34 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from lngd_bench.errors import BenchError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training pixels, red, green, blue, from 0 to 1
 FORMATS = ("JPEG", "PNG")
-LARGEST = 2**26  # pixels of an image; ImageNet's largest has under 2²⁶, and a decoded one takes three bytes for each
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 TRIES = 10
 DRAWS = 4 * TRIES + 1  # area, aspect, left and top of each try, and whether to mirror
 RESIZED, CROPPED = 256, 224  # the evaluation's short side and the crop from it, kept in this proportion at every size
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, struct.error, zlib.error)  # of Pillow's readers
-BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 View = Callable[[Image.Image, int, Sequence[float]], Image.Image]
 """(image, size, DRAWS numbers in [0, 1)) → a square of that size."""
-
-
-class Box(NamedTuple):
-    """Whole pixels, right and bottom outside."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in whole pixels, the last two outside."""
 
 
 def decoded(path: Path) -> Image.Image:
-    """RGB, whatever the file's colours.
-
-    Raises:
-        BenchError: it can't be read, is no JPEG or PNG, is damaged, or has more than LARGEST pixels.
-    """
+    """RGB, whatever the file's colours; raises BenchError where it is no readable JPEG or PNG, or larger than Pillow's limit."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > LARGEST:
-                raise BenchError(f"{path}: {image.width}×{image.height} pixels, more than {LARGEST} are not decoded")
             return image.convert("RGB")
-    except BOMBS as error:
-        raise BenchError(f"{path}: more than {LARGEST} pixels are not decoded") from error
-    except UNREADABLE as error:
-        reason = "no JPEG or PNG image" if isinstance(error, UnidentifiedImageError) else f"damaged ({error})"
-        raise BenchError(f"{path}: {reason}; replace or remove it") from error
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        raise BenchError(f"{path}: no JPEG or PNG image, or damaged ({error}); replace or remove it") from error
 
 
 def training_view(image: Image.Image, size: int, draws: Sequence[float]) -> Image.Image:
@@ -78,35 +58,19 @@ def evaluation_view(image: Image.Image, size: int, _: Sequence[float] = ()) -> I
 def random_box(width: int, height: int, draws: Sequence[float]) -> Box:
     """The first of ten tries that fits into the image, else the largest part of a permitted aspect in its centre."""
     for start in range(0, 4 * TRIES, 4):
-        area, aspect, left, top = draws[start : start + 4]
-        w, h = _sides(width * height * _between(*AREA, area), ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** aspect)
+        share, stretch, left, top = draws[start : start + 4]
+        area = width * height * (AREA[0] + (AREA[1] - AREA[0]) * share)
+        aspect = ASPECT[0] * (ASPECT[1] / ASPECT[0]) ** stretch
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             x, y = int(left * (width - w + 1)), int(top * (height - h + 1))
-            return Box(x, y, x + w, y + h)
-    return _central_box(width, height)
-
-
-def as_bytes(image: Image.Image) -> Tensor:
-    """`[h, w, 3]`: a quarter of what the normalised image takes on its way to the device."""
-    return torch.from_numpy(np.array(image))
+            return x, y, x + w, y + h
+    w, h = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
+    x, y = (width - w) // 2, (height - h) // 2
+    return x, y, x + w, y + h
 
 
 def normalised(images: Tensor) -> Tensor:
     """Bytes `[n, h, w, 3]` → `[n, 3, h, w]`."""
     mean, std = (torch.tensor(values, device=images.device) for values in (MEAN, STD))
     return ((images / 255 - mean) / std).permute(0, 3, 1, 2)
-
-
-def _central_box(width: int, height: int) -> Box:
-    w = min(width, round(height * ASPECT[1]))
-    h = min(height, round(width / ASPECT[0]))
-    x, y = (width - w) // 2, (height - h) // 2
-    return Box(x, y, x + w, y + h)
-
-
-def _sides(area: float, aspect: float) -> tuple[int, int]:
-    return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-
-
-def _between(low: float, high: float, share: float) -> float:
-    return low + (high - low) * share

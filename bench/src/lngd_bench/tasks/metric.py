@@ -20,15 +20,15 @@ class Metric:
     """
 
     name: str
-    higher_is_better: bool
     heading: str
-    scale: float
     digits: int
-    unit: str
     error: Callable[[float], float]
     error_name: str
     grain: float
     grain_text: str
+    higher_is_better: bool = True
+    scale: float = 1
+    unit: str = ""
 
     @property
     def best(self) -> Callable[..., float]:
@@ -53,7 +53,6 @@ class Metric:
 METRICS: Mapping[str, Metric] = {
     "accuracy": Metric(
         name="accuracy",
-        higher_is_better=True,
         heading="best acc. %",
         scale=100,
         digits=2,
@@ -67,9 +66,7 @@ METRICS: Mapping[str, Metric] = {
         name="loss",
         higher_is_better=False,
         heading="best loss",
-        scale=1,
         digits=3,
-        unit="",
         error=lambda loss: loss,
         error_name="loss",
         grain=0.05,
@@ -77,11 +74,8 @@ METRICS: Mapping[str, Metric] = {
     ),
     "bleu": Metric(
         name="BLEU",
-        higher_is_better=True,
         heading="best BLEU",
-        scale=1,
         digits=2,
-        unit="",
         error=lambda bleu: 1 / max(bleu, 1e-3),
         error_name="1/BLEU",
         grain=0.5,

@@ -11,109 +11,71 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-Schedule = Callable[[int, int, float], float]
-"""(step, total steps, base rate) → multiplier; positive before `total`."""
-
 WARMUP_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Linear:
-    """1 − t/T."""
+class Schedule:
+    """(step, total steps, base rate) → multiplier, positive before `total`; `name` stands in records."""
+
+    name: str
+    formula: Callable[[int, int, float], float]
 
     def __call__(self, step: int, total: int, lr: float) -> float:
-        return (total - step) / total
+        return self.formula(step, total, lr)
 
     def __str__(self) -> str:
-        return "linear decay"
+        return self.name
 
 
-@dataclass(frozen=True)
-class Steps:
+def steps(parts: int = 5, factor: float = 0.1) -> Schedule:
     """×`factor` after each of `parts` equal parts of the run; the paper's CIFAR-10: ×0.1 every 40 of 200 epochs."""
-
-    parts: int = 5
-    factor: float = 0.1
-
-    def __call__(self, step: int, total: int, lr: float) -> float:
-        return self.factor ** (self.parts * step // total)
-
-    def __str__(self) -> str:
-        return f"×{self.factor:g} after each of {self.parts} parts"
+    return Schedule(f"×{factor:g} after each of {parts} parts", lambda step, total, _: factor ** (parts * step // total))
 
 
-@dataclass(frozen=True)
-class PaperCosine:
+def paper_cosine(floor: float = 0.001) -> Schedule:
     """α = c + ½ (α₀ − c)(1 + cos(2 · 0.47 π t/T)), c = 0.001: the paper's for SGD on ImageNet (appendix E.2)."""
 
-    floor: float = 0.001
+    def formula(step: int, total: int, lr: float) -> float:
+        return (floor + 0.5 * (lr - floor) * (1 + math.cos(2 * 0.47 * math.pi * step / total))) / lr
 
-    def __call__(self, step: int, total: int, lr: float) -> float:
-        return (self.floor + 0.5 * (lr - self.floor) * (1 + math.cos(2 * 0.47 * math.pi * step / total))) / lr
-
-    def __str__(self) -> str:
-        return "cosine"
+    return Schedule("cosine", formula)
 
 
-@dataclass(frozen=True)
-class Polynomial:
+def polynomial(power: int) -> Schedule:
     """(1 − t/T)^E, E ∈ {2, …, 6}: the paper's for Adam, K-FAC and LNGD on ImageNet (appendix E.2)."""
-
-    power: int
-
-    def __call__(self, step: int, total: int, lr: float) -> float:
-        return (1 - step / total) ** self.power
-
-    def __str__(self) -> str:
-        return f"(1 − t/T)^{self.power}"
+    return Schedule(f"(1 − t/T)^{power}", lambda step, total, _: (1 - step / total) ** power)
 
 
-@dataclass(frozen=True)
-class Warmed:
-    """A linear warm-up over a share of the steps; then another schedule has the steps that are left, or all of them.
+def inverse_root(share: float = WARMUP_SHARE) -> Schedule:
+    """√(w T / t) from the share w of the steps on (Vaswani et al. 2017, eq. 3, for any base rate)."""
+    return Schedule("inverse root", lambda step, total, _: min(1.0, math.sqrt(share * total / max(step, 1))))
 
-    Attributes:
-        restarts: the other schedule's time begins after the warm-up; otherwise it has gone on beneath it.
+
+def warmed(then: Schedule, share: float = WARMUP_SHARE, *, restarts: bool = True) -> Schedule:
+    """A linear warm-up over a share of the steps; then another schedule.
+
+    Its time begins after the warm-up with `restarts`; otherwise it has gone on beneath it.
     """
 
-    then: Schedule
-    share: float = WARMUP_SHARE
-    restarts: bool = True
-
-    def __call__(self, step: int, total: int, lr: float) -> float:
-        warmup = max(1, round(self.share * total))
+    def formula(step: int, total: int, lr: float) -> float:
+        warmup = max(1, round(share * total))
         if step < warmup:
             return (step + 1) / warmup
-        if self.restarts:
-            return self.then(step - warmup, max(1, total - warmup), lr)
-        return self.then(step, total, lr)
+        return then(step - warmup, max(1, total - warmup), lr) if restarts else then(step, total, lr)
 
-    def __str__(self) -> str:
-        return f"{100 * self.share:g} % warm-up, {self.then}"
+    return Schedule(f"{100 * share:g} % warm-up, {then}", formula)
 
 
-@dataclass(frozen=True)
-class InverseRoot:
-    """√(w T / t) from the share w of the steps on (Vaswani et al. 2017, eq. 3, for any base rate)."""
-
-    share: float = WARMUP_SHARE
-
-    def __call__(self, step: int, total: int, lr: float) -> float:
-        return min(1.0, math.sqrt(self.share * total / max(step, 1)))
-
-    def __str__(self) -> str:
-        return "inverse root"
-
-
-LINEAR = Warmed(Linear())
+LINEAR = warmed(Schedule("linear decay", lambda step, total, _: (total - step) / total))
 """The bench's own, the same for all competitors."""
 
 SCHEDULES: Mapping[str, Schedule] = {
     "linear": LINEAR,
-    "steps": Steps(),
-    "cosine": PaperCosine(),
-    **{f"polynomial-{power}": Polynomial(power) for power in (2, 3, 4, 5, 6)},
-    "inverse-root": Warmed(InverseRoot(), restarts=False),
+    "steps": steps(),
+    "cosine": paper_cosine(),
+    **{f"polynomial-{power}": polynomial(power) for power in (2, 3, 4, 5, 6)},
+    "inverse-root": warmed(inverse_root(), restarts=False),
 }
 """By the name that `--schedule` knows them by."""
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from lngd_bench.tasks.data import Data
+from lngd_bench.tasks.datasets.places import DataSet, check_data_dir
 from lngd_bench.tasks.execution import Execution
 from lngd_bench.tasks.metric import MetricName
 from lngd_bench.tasks.schedule import LINEAR, Schedule
@@ -26,6 +27,7 @@ class Task:
         metric: a name of METRICS, measured on the evaluation set: a share for `accuracy`, 0 to 100 for `bleu`.
         scale: `full` is the paper's, `here` fits two CPU cores, `tiny` a test.
         batch_unit: what `batch_size` counts; with tokens `epoch_steps` says how long an epoch is.
+        data_set: what `data` reads; None where it needs no files.
         samples: training samples used, the first of the data set's fixed order.
         epoch_steps: steps that count as an epoch where a pass over the samples would take too long.
         steps: total steps, which then replaces `epochs`.
@@ -51,6 +53,7 @@ class Task:
     data: Callable[[Path | None], Data]
     rates: Mapping[str, float]
     step_seconds: float
+    data_set: DataSet | None = None
     loss: Callable[[Tensor, Tensor], Tensor] = mean_cross_entropy
     evaluate: Callable[[nn.Module, Data], Score] = evaluate
     scoring: str = ""
@@ -93,25 +96,23 @@ class Task:
         schedule = self.schedules.get(optimizer, self.schedule)
         return replace(self, schedule=schedule, epochs=self.budgets.get(optimizer, self.epochs), schedules={}, budgets={})
 
+    def look_for_data(self, data_dir: Path | None = None) -> None:
+        """Reads none of it.
+
+        Raises:
+            BenchError: the named directory does not exist, or the data set is nowhere; the message says how to get it.
+        """
+        check_data_dir(data_dir)
+        if self.data_set:
+            self.data_set.found(data_dir)
+
     def for_tuning(self) -> "Task":
         return replace(self, **self.tuning)
 
     def config(self) -> dict[str, Any]:
         """What a run must have in common with its continuation, and mostly with the others of its table."""
-        names = (
-            "title",
-            "metric",
-            "batch_size",
-            "samples",
-            "steps_an_epoch",
-            "total_steps",
-            "weight_decay",
-            "target",
-            "note",
-            "scale",
-            "batch_unit",
-        )
-        own = {name: getattr(self, name) for name in names}
+        names = ("title", "metric", "batch_size", "samples", "steps_an_epoch", "total_steps", "weight_decay")
+        own = {name: getattr(self, name) for name in (*names, "target", "note", "scale", "batch_unit")}
         own |= {"schedule": str(self.schedule), "execution": str(self.execution)}
         return own | ({"interval": self.interval} if self.interval else {})
 
@@ -132,18 +133,15 @@ class Changes:
     execution: Mapping[str, Any] = field(default_factory=dict)
 
     def apply(self, task: Task) -> Task:
+        names = ("epochs", "steps", "epoch_steps", "batch_size", "schedule", "interval")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(
             task,
-            epochs=self.epochs or task.epochs,
+            **given,
             budgets={} if self.epochs else task.budgets,
-            steps=self.steps or task.steps,
-            epoch_steps=self.epoch_steps or task.epoch_steps,
+            schedules={} if self.schedule else task.schedules,
             samples=min(self.train_samples or task.samples, task.samples),
-            batch_size=self.batch_size or task.batch_size,
             rates={**task.rates, **self.rates},
             dampings={**task.dampings, **self.dampings},
-            schedule=self.schedule or task.schedule,
-            schedules={} if self.schedule else task.schedules,
-            interval=self.interval or task.interval,
             execution=replace(task.execution, **self.execution),
         )

@@ -1,30 +1,58 @@
-"""Translation as a task: pairs of sentences in batches of like length, label smoothing, BLEU.
+"""Translation as a task: a vocabulary that two languages share, batches of pairs of like length, label smoothing, BLEU.
 
 A batch holds as many pairs as fit into a number of tokens, padding counted, on its longer side. Pairs are put into batches by
 their length, the batches in random order, anew in every pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import torch
+from sacrebleu.metrics.bleu import BLEU
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from lngd_bench.clock import CPU
 from lngd_bench.errors import BenchError
-from lngd_bench.tasks.bleu import corpus_bleu
 from lngd_bench.tasks.data import Batch, Batches, Data, check_enough, held_out_size
 from lngd_bench.tasks.datasets.parallel_text import Pair, ParallelText
-from lngd_bench.tasks.decoding import search_with, translator
-from lngd_bench.tasks.models.transformer import Sentences
+from lngd_bench.tasks.decoding import beam_search, greedy, translator
+from lngd_bench.tasks.models.transformer import BEGIN, END, PAD, Sentences
 from lngd_bench.tasks.scoring import Score, evaluating, means, totals
-from lngd_bench.tasks.vocabulary import BEGIN, END, PAD, Vocabulary
 
 SMOOTHING = 0.1
 JITTER = 0.1  # of a length, in which order pairs are put into batches: no two passes have the same batches
+
+
+class Vocabulary:
+    """Byte-pair encoding: words of bytes, so that no text is unknown; ids 0, 1 and 2 are padding, beginning and end."""
+
+    def __init__(self, pairs: Sequence[Pair], size: int) -> None:
+        """From both sides of the training text; smaller than `size` only where the text has no more to merge."""
+        self.tokenizer = Tokenizer(models.BPE())
+        self.tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        self.tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=["<pad>", "<s>", "</s>"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+            min_frequency=2,
+        )
+        self.tokenizer.train_from_iterator((side for pair in pairs for side in pair), trainer)
+        self.tokenizer.encode_special_tokens = True  # a text that says </s> is text
+
+    def encoded(self, texts: Sequence[str]) -> list[Tensor]:
+        """Ids of each text, without beginning and end."""
+        return [torch.tensor(encoding.ids, dtype=torch.int32) for encoding in self.tokenizer.encode_batch_fast(list(texts))]
+
+    def decoded(self, rows: Iterable[Sequence[int]]) -> list[str]:
+        """Special ids left out."""
+        return [text.strip() for text in self.tokenizer.decode_batch([list(row) for row in rows])]
 
 
 @dataclass(frozen=True)
@@ -40,8 +68,8 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """A `Data` of pairs.
+class Corpus(Data):
+    """Pairs as ids.
 
     Attributes:
         references: the German lines of the evaluation pairs.
@@ -109,7 +137,9 @@ def _filled(order: Sequence[int], lengths: Sequence[int], size: int) -> Iterator
     yield rows
 
 
-def corpus(text: ParallelText, vocabulary: Vocabulary) -> Corpus:
+def corpus(text: ParallelText, size: int) -> Corpus:
+    """With a vocabulary of that size, learnt from the training part."""
+    vocabulary = Vocabulary(text.train, size)
     train, test = (_encoded(part, vocabulary) for part in (text.train, text.test))
     return Corpus(vocabulary, train, test, [german for _, german in text.test])
 
@@ -125,6 +155,13 @@ def smoothed_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=PAD, label_smoothing=SMOOTHING)
 
 
+def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
+    """BLEU, 0 to 100, by sacreBLEU: cased, 13a tokens, one reference; and the signature that says so (Post 2018)."""
+    metric = BLEU()
+    score = metric.corpus_score(list(hypotheses), [list(references)]).score
+    return score, str(metric.get_signature())
+
+
 def evaluator(*, beams: int, chunk: int = 128) -> Callable[[nn.Module, Data], Score]:
     """Loss without smoothing and accuracy by token; BLEU of greedy (`beams=1`) or beam search, none with `beams=0`."""
 
@@ -133,7 +170,7 @@ def evaluator(*, beams: int, chunk: int = 128) -> Callable[[nn.Module, Data], Sc
         assert isinstance(data, Corpus)
         with evaluating(model):
             loss, accuracy = means(model, data.chunks(chunk), _totals)
-            bleu = corpus_bleu(translations(model, data, beams, chunk), data.references).score if beams else None
+            bleu = corpus_bleu(translations(model, data, beams, chunk), data.references)[0] if beams else None
         return Score(loss, accuracy, bleu)
 
     return evaluate
@@ -141,8 +178,8 @@ def evaluator(*, beams: int, chunk: int = 128) -> Callable[[nn.Module, Data], Sc
 
 def translations(model: nn.Module, data: Corpus, beams: int, chunk: int) -> list[str]:
     """Of the evaluation sentences, in their order."""
-    search, translating = search_with(beams), translator(model)
-    return data.vocabulary.decoded([row for x, _ in data.chunks(chunk) for row in search(translating, x.source)])
+    search = greedy if beams == 1 else partial(beam_search, beams=beams)
+    return data.vocabulary.decoded([row for x, _ in data.chunks(chunk) for row in search(translator(model), x.source)])
 
 
 def _totals(outputs: Tensor, targets: Tensor) -> Tensor:

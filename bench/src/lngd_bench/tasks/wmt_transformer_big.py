@@ -5,16 +5,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lngd_bench.tasks.bleu import signature
-from lngd_bench.tasks.datasets.ende import load_ende
-from lngd_bench.tasks.datasets.number_words import load_number_words
-from lngd_bench.tasks.datasets.parallel_text import ParallelText
-from lngd_bench.tasks.datasets.wmt import load_wmt
+from lngd_bench.tasks.datasets.parallel_text import ENDE, WMT, ParallelText, load_number_words, read_directory
 from lngd_bench.tasks.models.transformer import BIG, Transformer
-from lngd_bench.tasks.schedule import PaperCosine, Polynomial, Warmed
+from lngd_bench.tasks.schedule import paper_cosine, polynomial, warmed
 from lngd_bench.tasks.task import Scale, Task
-from lngd_bench.tasks.translation import Corpus, corpus, evaluator, smoothed_cross_entropy
-from lngd_bench.tasks.vocabulary import Vocabulary
+from lngd_bench.tasks.translation import Corpus, corpus, corpus_bleu, evaluator, smoothed_cross_entropy
 
 VOCABULARY = 36560  # with it the network has the paper's 213.7 million parameters; the paper gives no number
 WARMUP = 4000 / 25000  # of the steps, Vaswani et al. 2017 have 4,000
@@ -24,12 +19,8 @@ HERE_EVALUATIONS = 500
 HERE_PAIRS = 19017
 
 
-def encoded(text: ParallelText, size: int) -> Corpus:
-    return corpus(text, Vocabulary.learnt(text.train, size))
-
-
 def _wmt(data_dir: Path | None) -> Corpus:
-    return encoded(load_wmt(data_dir), VOCABULARY)
+    return corpus(read_directory(WMT.found(data_dir)), VOCABULARY)
 
 
 def here(text: ParallelText) -> ParallelText:
@@ -39,12 +30,12 @@ def here(text: ParallelText) -> ParallelText:
 
 
 def _here(data_dir: Path | None) -> Corpus:
-    return encoded(here(load_ende(data_dir)), HERE_VOCABULARY)
+    return corpus(here(read_directory(ENDE.found(data_dir))), HERE_VOCABULARY)
 
 
 def _tiny(_: Path | None) -> Corpus:
     text = load_number_words()
-    return encoded(replace(text, test=text.test[:32]), 300)
+    return corpus(replace(text, test=text.test[:32]), 300)
 
 
 FULL = Task(
@@ -59,14 +50,15 @@ FULL = Task(
     batch_unit="tokens",
     samples=4500000,
     model=partial(Transformer, VOCABULARY, **BIG, dropout=0.3),
+    data_set=WMT,
     data=_wmt,
     loss=smoothed_cross_entropy,
     evaluate=evaluator(beams=4),
-    scoring=f"sacreBLEU {signature()}",
+    scoring=f"sacreBLEU {corpus_bleu(['a'], ['a'])[1]}",
     tuning={"metric": "loss", "evaluate": evaluator(beams=0), "scoring": ""},
     step_seconds=600.0,
-    schedule=Polynomial(2),
-    schedules={"sgd": Warmed(PaperCosine(), WARMUP, restarts=False), "adamw": Warmed(Polynomial(2), WARMUP, restarts=False)},
+    schedule=polynomial(2),
+    schedules={"sgd": warmed(paper_cosine(), WARMUP, restarts=False), "adamw": warmed(polynomial(2), WARMUP, restarts=False)},
     weight_decay=0.004,
     mean_over="token",
     target=32.0,
@@ -82,10 +74,11 @@ HERE = replace(
     batch_size=512,
     samples=HERE_PAIRS,
     model=partial(Transformer, HERE_VOCABULARY, width=128, heads=4, layers=2, inner=512, dropout=0.0),
+    data_set=ENDE,
     data=_here,
     evaluate=evaluator(beams=1),
     step_seconds=0.13,
-    schedule=Warmed(Polynomial(2), restarts=False),
+    schedule=warmed(polynomial(2), restarts=False),
     schedules={},
     target=None,
     # lngd tune wmt-transformer-big --optimizers sgd,adamw,muon-fp32,kfac,lngd,lngd-spectral --trials 3 --rounds 1 --steps 300
@@ -102,10 +95,10 @@ TINY = replace(
     batch_size=128,
     samples=500,
     model=partial(Transformer, 300, width=32, heads=2, layers=1, inner=64, dropout=0.1),
+    data_set=None,
     data=_tiny,
     step_seconds=0.02,
     rates={},
     note="an epoch is 3 steps, 32 evaluation pairs, greedy search",
 )
 SCALES: Mapping[Scale, Task] = {"full": FULL, "here": HERE, "tiny": TINY}
-TASK = HERE

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -16,8 +15,8 @@ from lngd_bench.errors import BenchError
 from lngd_bench.tasks.data import Data
 from lngd_bench.tasks.task import Task
 from lngd_bench.training.machine import header
-from lngd_bench.training.recorded import RecordedRun, discard_leftovers, recorded
-from lngd_bench.training.records import Epoch, Header, Record, partial_of, read_beginning, read_record
+from lngd_bench.training.recorded import RecordedRun, discard_checkpoint
+from lngd_bench.training.records import Epoch, Record, read_record, read_run
 from lngd_bench.training.train import RunSpec, warm_up
 
 Watch = Callable[[RunSpec, int], None]
@@ -79,20 +78,13 @@ def unfinished(specs: Sequence[RunSpec], out: Path, *, resume: bool) -> list[Run
 
 def _finished(spec: RunSpec, path: Path) -> bool:
     """A kill between a run's end and the removal of its checkpoint is made good here."""
-    try:
-        _check_settings(spec, read_record(path).header, path)
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        beginning = read_beginning(partial_of(path))
-        if beginning:
-            _check_settings(spec, beginning.header, partial_of(path))
+    found = read_run(path)
+    if found and found.header.config != spec.task.config():
+        raise BenchError(f"{path} was run with other settings ({found.header.config}): choose another --out")
+    if found is None or not found.finished:
         return False
-    discard_leftovers(path)
+    discard_checkpoint(path)
     return True
-
-
-def _check_settings(spec: RunSpec, found: Header, path: Path) -> None:
-    if found.config != spec.task.config():
-        raise BenchError(f"{path} was run with other settings ({found.config}): choose another --out")
 
 
 def race(specs: Sequence[RunSpec], place: Place, watch: Watch | None = None) -> Iterator[tuple[RunSpec, Epoch]]:
@@ -119,17 +111,14 @@ def _loaded(task: Task, place: Place) -> Data:
 def _heat(specs: list[RunSpec], data: Data, place: Place, watch: Watch | None) -> Iterator[tuple[RunSpec, Epoch]]:
     for spec in {spec.optimizer: spec for spec in specs}.values():
         warm_up(spec, data)
-    with ExitStack() as stack:
-        waiting = deque(stack.enter_context(_recorded(spec, data, place)) for spec in specs)
-        for run in (recorded_run.run for recorded_run in waiting):
-            run.learner.watch = partial(watch, run.spec) if watch else None
-        while waiting:
-            recorded_run = waiting.popleft()
-            row = recorded_run.epoch()
-            if not recorded_run.run.over:
-                waiting.append(recorded_run)
-            yield recorded_run.run.spec, row
-
-
-def _recorded(spec: RunSpec, data: Data, place: Place) -> AbstractContextManager[RecordedRun]:
-    return recorded(spec, data, place.out / spec.file_name, header(spec, place.device, place.command))
+    waiting = deque(
+        RecordedRun(spec, data, place.out / spec.file_name, header(spec, place.device, place.command)) for spec in specs
+    )
+    for run in (each.run for each in waiting):
+        run.learner.watch = partial(watch, run.spec) if watch else None
+    while waiting:
+        turn = waiting.popleft()
+        row = turn.epoch()
+        if not turn.run.over:
+            waiting.append(turn)
+        yield turn.run.spec, row

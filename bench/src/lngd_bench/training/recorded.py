@@ -1,110 +1,97 @@
-"""A run whose epochs are on the disk when they are reported: a kill at any moment costs the epoch under way, no more.
+"""A run whose epochs are kept as they end: a kill at any moment costs the epoch under way, no more.
 
-Two files belong to a run under way: its record, `*.jsonl.partial`, which grows by a line an epoch, and its checkpoint, which
-is replaced every epoch (`durable.replace`: a kill leaves the old or the new one, whole). Each step below is on the disk
-before the next begins:
-
-- To start a run: remove the checkpoint, empty the record, write its header.
-- After an epoch: add its line to the record, then replace the checkpoint.
-- After the last one: add its line and the end line, give the record its name, then remove the checkpoint.
-- To go on: cut the record to the epochs that the checkpoint knows, restore the run, and add lines again.
-
-So the record always holds at least the epochs of the checkpoint beside it, and the checkpoint is never of another run. What a
-kill leaves, whichever two steps it comes between, is one of these:
-
-- No checkpoint: the first epoch was under way; the run starts from scratch.
-- A record with as many epochs as the checkpoint: the run goes on.
-- A record with more (the next line, whole or torn, or the end line): what the checkpoint does not know is cut off and run
-  again. Cutting happens in place: a kill in it leaves the longer or the shorter record, and either is a case of this list.
-- A record with its name and a checkpoint: the run is finished, `discard_leftovers` removes the checkpoint.
+Beside the record of a run under way lies its checkpoint, which is replaced as a whole after every epoch. It holds the state of
+the run and all that has been recorded of it, so it alone decides where the run goes on; the record is then written again.
+A record with its name and a checkpoint is of a run that was killed in between: it is finished.
 """
 
+import io
+import struct
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
+from pickle import UnpicklingError  # the error only, which torch.load raises; nothing here unpickles by itself
 
-from lngd_bench import durable
+import torch
+
+from lngd_bench import archive
 from lngd_bench.tasks.data import Data
-from lngd_bench.training.checkpoint import MALFORMED, Checkpoint, UnusableCheckpointError, checkpoint_of, different, load, save
-from lngd_bench.training.records import Beginning, Epoch, Header, RecordWriter, partial_of, read_beginning
+from lngd_bench.training import records
+from lngd_bench.training.records import Epoch, Header
 from lngd_bench.training.train import Run, RunSpec
+
+MALFORMED = (
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(EOFError, struct.error, UnpicklingError),
+)
+"""What torch raises over content that it did not write, found with random changes of a file."""
+MAY_DIFFER = {"date", "command"}  # between a run and its continuation
 
 
 class RecordedRun:
-    """A run, its record and its checkpoint."""
+    """A run with its record and its checkpoint; it goes on where it was broken off.
 
-    def __init__(self, run: Run, writer: RecordWriter) -> None:
-        self.run, self.writer = run, writer
-        self.checkpoint = checkpoint_of(writer.path)
-
-    def epoch(self) -> Epoch:
-        """The next one, which no kill can take back."""
-        row = self.run.epoch()
-        self.writer.epoch(row)
-        if self.run.over:
-            self.writer.end()
-            durable.remove(self.checkpoint)
-        else:
-            save(Checkpoint(self.writer.header, self.run.state_dict()), self.checkpoint)
-        return row
-
-
-@contextmanager
-def recorded(spec: RunSpec, data: Data, path: Path, header: Header) -> Iterator[RecordedRun]:
-    """The run from where it was broken off, or from its beginning where nothing is left of it that can be gone on from.
+    Where its checkpoint can't be used, one warning says why and the run starts from scratch.
 
     Args:
         path: the record's final name.
         header: of a record begun now; a record that goes on keeps its own.
     """
-    durable.make_directory(path.parent)
-    try:
-        found = _restored(spec, data, path, header)
-    except UnusableCheckpointError as error:
-        warnings.warn(f"{checkpoint_of(path)}: {error}; this run starts from scratch", stacklevel=2)
-        found = None
-    if found is None:
-        discard_leftovers(path)
-    run, writer = found or (Run(spec, data), RecordWriter(path, header))
-    with writer:
-        yield RecordedRun(run, writer)
+
+    def __init__(self, spec: RunSpec, data: Data, path: Path, header: Header) -> None:
+        self.run, self.path, self.header = Run(spec, data), path, header
+        self.epochs: list[Epoch] = []
+        if checkpoint_of(path).exists():
+            try:
+                self._restore()
+            except MALFORMED as error:
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                warnings.warn(f"{checkpoint_of(path)} can't be used ({reason}); this run starts from scratch", stacklevel=2)
+                self.run, self.header, self.epochs = Run(spec, data), header, []
+                discard_checkpoint(path)
+        records.begin(path, self.header, self.epochs)
+
+    def epoch(self) -> Epoch:
+        """The next one, which no kill can take back."""
+        row = self.run.epoch()
+        self.epochs.append(row)
+        records.add(self.path, row)
+        if self.run.over:
+            records.end(self.path)
+            discard_checkpoint(self.path)
+        else:
+            self._save()
+        return row
+
+    def _save(self) -> None:
+        epochs = [asdict(epoch) for epoch in self.epochs]
+        buffer = io.BytesIO()
+        torch.save({"header": asdict(self.header), "epochs": epochs, "run": self.run.state_dict()}, buffer)
+        archive.put(checkpoint_of(self.path), buffer.getvalue())
+
+    def _restore(self) -> None:
+        """Nothing but tensors, numbers, strings and plain containers is unpickled.
+
+        Raises:
+            One of MALFORMED: the file is damaged, of another version, or of a run that need not go on bit-equal here.
+        """
+        found = torch.load(io.BytesIO(checkpoint_of(self.path).read_bytes()), map_location="cpu", weights_only=True)
+        former = Header(**found["header"])
+        for name in (field.name for field in fields(Header) if field.name not in MAY_DIFFER):
+            before, now = getattr(former, name), getattr(self.header, name)
+            if before != now:
+                raise ValueError(f"it was made with {name} {before}, now it is {now}")
+        self.epochs = [Epoch(**epoch) for epoch in found["epochs"]]
+        self.run.load_state_dict(found["run"])
+        self.header = former
 
 
-def discard_leftovers(path: Path) -> None:
-    """Removes the checkpoint beside a record, if there is one."""
-    durable.remove(checkpoint_of(path))
+def checkpoint_of(record: Path) -> Path:
+    """Not `*.jsonl*`, which are records."""
+    return record.with_suffix(".checkpoint")
 
 
-def _restored(spec: RunSpec, data: Data, path: Path, header: Header) -> tuple[Run, RecordWriter] | None:
-    """None where no epoch was finished.
-
-    Raises:
-        UnusableCheckpointError: there is a checkpoint, but this run can't go on from it.
-    """
-    checkpoint = load(checkpoint_of(path))
-    if checkpoint is None:
-        return None
-    beginning = read_beginning(partial_of(path))
-    if beginning is None or beginning.header != checkpoint.header:
-        raise UnusableCheckpointError(f"{partial_of(path).name} is not its record")
-    if difference := different(beginning.header, header):
-        raise UnusableCheckpointError(difference)
-    run = _loaded(checkpoint, spec, data)
-    return run, RecordWriter(path, beginning.header, _kept(beginning, run))
-
-
-def _loaded(checkpoint: Checkpoint, spec: RunSpec, data: Data) -> Run:
-    run = Run(spec, data)
-    try:
-        run.load_state_dict(checkpoint.run)
-    except MALFORMED as error:
-        raise UnusableCheckpointError(f"it does not fit this version of lngd ({type(error).__name__})") from error
-    return run
-
-
-def _kept(beginning: Beginning, run: Run) -> int:
-    """Bytes of the record up to the last epoch that the checkpoint knows."""
-    if run.over or run.epochs_done >= len(beginning.ends):
-        raise UnusableCheckpointError(f"it knows {run.epochs_done} epochs, its record {len(beginning.epochs)}")
-    return beginning.ends[run.epochs_done]
+def discard_checkpoint(record: Path) -> None:
+    """With what a kill has left of the next one."""
+    for path in record.parent.glob(f"{checkpoint_of(record).name}*"):
+        path.unlink()

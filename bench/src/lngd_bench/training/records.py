@@ -1,22 +1,28 @@
 """The record of a run: a JSON line that says what ran, one line an epoch, one that says it ended.
 
-Reports know nothing else.
+Reports know nothing else. A record has the name `*.jsonl.partial` until its run has ended, so a name is a promise.
 """
 
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lngd_bench import durable
+from lngd_bench import archive
 from lngd_bench.clock import Clock
 from lngd_bench.tasks.metric import METRICS, Metric
 
+if TYPE_CHECKING:
+    import pandas
+
 Line = TypeVar("Line", "Header", "Epoch")
+NEEDED = {"metric", "title", "note", "total_steps", "steps_an_epoch", "batch_size", "samples"}
+"""Of a header's configuration, what reports print or compute with."""
+UNREADABLE = (ValueError, TypeError, KeyError)
+"""What a file that is no record raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,64 +75,39 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run."""
+    """What is recorded of a run, which is over if `finished`."""
 
     header: Header
     epochs: tuple[Epoch, ...]
+    finished: bool = True
 
     @property
     def diverged(self) -> bool:
         return any(epoch.diverged for epoch in self.epochs)
 
 
-@dataclass(frozen=True)
-class Beginning:
-    """What a run that was broken off has recorded: its header and the epochs from the first on, whole lines only.
-
-    Attributes:
-        ends: where in the file the header and each epoch end, in bytes.
-    """
-
-    header: Header
-    epochs: tuple[Epoch, ...]
-    ends: tuple[int, ...]
+def begin(path: Path, header: Header, epochs: Iterable[Epoch] = ()) -> None:
+    """A partial record of the epochs that an earlier process has run, in the place of what is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_of(path).write_bytes(b"")
+    _add(path, "start", asdict(header))
+    for epoch in epochs:
+        add(path, epoch)
 
 
-class RecordWriter:
-    """Writes to `*.partial` and gives the file its name only when the run has ended, so a name is a promise.
+def add(path: Path, epoch: Epoch) -> None:
+    _add(path, "epoch", asdict(epoch))
 
-    Args:
-        keep: bytes of a partial file that stay; 0 starts a new one.
-    """
 
-    def __init__(self, path: Path, header: Header, keep: int = 0) -> None:
-        self.path, self.header, self.keep = path, header, keep
-        self.partial = partial_of(path)
+def end(path: Path) -> None:
+    """The record takes its name."""
+    _add(path, "end", {})
+    partial_of(path).replace(path)
 
-    def __enter__(self) -> Self:
-        durable.make_directory(self.path.parent)
-        self.file: TextIO = self.partial.open("a", encoding="utf-8")
-        self.file.truncate(self.keep)
-        if not self.keep:
-            self._line("start", asdict(self.header))
-        return self
 
-    def epoch(self, epoch: Epoch) -> None:
-        self._line("epoch", asdict(epoch))
-
-    def end(self) -> None:
-        self._line("end", {})
-        self.file.close()
-        durable.rename(self.partial, self.path)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.file.close()
-
-    def _line(self, event: str, content: Mapping[str, Any]) -> None:
-        """On disk before the next epoch starts: what a killed race has shown is never lost."""
-        self.file.write(json.dumps({"event": event, **content}, allow_nan=False) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
+def _add(path: Path, event: str, content: Mapping[str, Any]) -> None:
+    with partial_of(path).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"event": event, **content}, allow_nan=False) + "\n")
 
 
 def partial_of(record: Path) -> Path:
@@ -149,62 +130,117 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def read_record(path: Path) -> Record:
-    """One finished run.
+def read_runs(source: Path, *, below: bool = True) -> dict[str, Record]:
+    """The finished runs of a directory or an archive, by file name; every other file of records gives one warning.
+
+    `below`: files in folders of it count, too.
 
     Raises:
-        ValueError, TypeError, KeyError: the file is damaged or was not finished.
+        BenchError: there is no such directory or archive.
     """
-    lines = list(_lines(path))
-    events = [line.pop("event") for line in lines]
-    if events != ["start", *["epoch"] * (len(events) - 2), "end"]:
+    if source.is_dir():
+        paths = sorted(source.rglob("*.jsonl*") if below else source.glob("*.jsonl*"))
+        named = {path.relative_to(source).as_posix(): path for path in paths if path.suffix in (".jsonl", ".partial")}
+        files: Mapping[str, Sequence[dict[str, Any]]] = {name: _whole_lines(path) for name, path in named.items()}
+    else:
+        files = archive.read(source, below=below)
+    found = {name: _finished_or_warning(source / name, lines) for name, lines in files.items()}
+    return {name: record for name, record in found.items() if record}
+
+
+def read_records(source: Path) -> list[Record]:
+    """The finished runs that lie in a directory or an archive itself."""
+    return list(read_runs(source, below=False).values())
+
+
+def read_below(sources: Iterable[Path]) -> Iterator[tuple[Path, Record]]:
+    """The finished runs of directories and archives and of all that is in them, a file that is there twice once."""
+    seen = set()
+    for source in dict.fromkeys(source.resolve() for source in sources):
+        for name, record in read_runs(source).items():
+            if (path := (source / name).resolve()) not in seen:
+                seen.add(path)
+                yield path, record
+
+
+def frame(records: Mapping[str, Record]) -> "pandas.DataFrame":
+    """A row an epoch, for those who compute with records; pandas is imported here since it takes half a second."""
+    import pandas
+
+    run = ("task", "optimizer", "seed", "lr", "damping")
+    figures = ("epoch", "step", "train_loss", "eval_loss", "metric", "seconds", "diverged")
+    rows = (
+        [name, *(getattr(record.header, key) for key in run), *(getattr(epoch, key) for key in figures)]
+        for name, record in records.items()
+        for epoch in record.epochs
+    )
+    return pandas.DataFrame(rows, columns=["file", *run, *figures]).astype({"damping": float})
+
+
+def read_record(path: Path) -> Record:
+    """One finished run; raises one of UNREADABLE where the file is damaged or was not finished."""
+    return _finished(_whole_lines(path))
+
+
+def read_run(path: Path) -> Record | None:
+    """What is recorded of a run under that name or as a partial record; None where nothing is that can be read."""
+    for name in (path, partial_of(path)):
+        if name.exists():
+            try:
+                return _record(_whole_lines(name))
+            except UNREADABLE:
+                continue
+    return None
+
+
+def _finished_or_warning(path: Path, lines: Sequence[dict[str, Any]]) -> Record | None:
+    if path.suffix == ".partial":
+        warnings.warn(f"{path}: an unfinished run, not counted", stacklevel=4)
+        return None
+    try:
+        return _finished(lines)
+    except UNREADABLE as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        warnings.warn(f"{path}: not a readable record, not counted ({reason})", stacklevel=4)
+        return None
+
+
+def _finished(lines: Sequence[dict[str, Any]]) -> Record:
+    record = _record(lines)
+    if not record.finished:
+        raise ValueError("it has no end")
+    if not record.epochs:
+        raise ValueError("it has no epochs")
+    return record
+
+
+def _record(lines: Sequence[dict[str, Any]]) -> Record:
+    events = [line["event"] for line in lines]
+    finished = events[-1:] == ["end"]
+    if events != ["start", *["epoch"] * (len(events) - 1 - finished), *["end"] * finished]:
         raise ValueError("it has no beginning or no end")
-    return Record(_as(Header, lines[0]), tuple(_as(Epoch, line) for line in lines[1:-1]))
+    header = _as(Header, lines[0])
+    if missing := NEEDED - set(header.config):
+        raise KeyError(", ".join(sorted(missing)))
+    if header.config["metric"] not in METRICS:
+        raise ValueError(f"metric is {header.config['metric']!r}")
+    return Record(header, tuple(_as(Epoch, line) for line in lines[1 : len(lines) - finished]), finished)
 
 
-def read_run(path: Path) -> Record | Beginning | None:
-    """What is recorded of a run, finished or not; None where nothing is."""
-    try:
-        return read_record(path)
-    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
-        return read_beginning(partial_of(path))
-
-
-def read_beginning(partial: Path) -> Beginning | None:
-    """What a partial record holds before its first torn, damaged or unexpected line; None without so much as a header."""
-    if not partial.exists():
-        return None
-    texts = partial.read_bytes().splitlines(keepends=True)
-    header = _whole(texts[0], "start", Header) if texts else None
-    if header is None:
-        return None
-    epochs, ends = [], [len(texts[0])]
-    for number, text in enumerate(texts[1:], 1):
-        epoch = _whole(text, "epoch", Epoch)
-        if epoch is None or epoch.epoch != number:
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Those before the first that is no JSON object: a kill may have torn the last."""
+    lines: list[dict[str, Any]] = []
+    for text in path.read_bytes().splitlines():
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             break
-        epochs.append(epoch)
-        ends.append(ends[-1] + len(text))
-    return Beginning(header, tuple(epochs), tuple(ends))
-
-
-def _whole(text: bytes, event: str, kind: type[Line]) -> Line | None:
-    """None where a kill has torn the line, or it says something else."""
-    try:
-        line = json.loads(text)
-        return _as(kind, line) if text.endswith(b"\n") and line["event"] == event else None
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for text in path.read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
         if not isinstance(line, dict):
-            raise TypeError(f"a line is {type(line).__name__}, not an object")
-        yield line
+            break
+        lines.append(line)
+    return lines
 
 
-def _as(kind: type[Line], line: dict[str, Any]) -> Line:
+def _as(kind: type[Line], line: Mapping[str, Any]) -> Line:
     """Old versions leave out the fields that they do not know, new ones have defaults for those that old records lack."""
     return kind(**{field.name: line[field.name] for field in fields(kind) if field.name in line})

@@ -6,7 +6,7 @@ no report uses.
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lngd_bench.competitors.optimizers import OPTIMIZERS
@@ -25,8 +25,8 @@ PAPER_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 """The paper's grid of α (sec. 4)."""
 
 Runner = Callable[[Sequence[RunSpec]], None]
-Points = Mapping[str, list[tuple[float, float | None]]]
-"""(rate, damping) by optimizer."""
+Point = tuple[float, float | None]
+"""Rate and damping, None for the optimizer's default."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Grid:
             return [rounded(self.best_rated.rate * FACTOR ** (self.edge * step)) for step in range(1, count + 1)]
         return _between(rates[position - 1 : position + 2], count)
 
-    def dampings(self, count: int) -> list[tuple[float, float | None]]:
+    def dampings(self, count: int) -> list[Point]:
         """So many more trials: other dampings at the best rate, or other rates where the optimizer has no damping."""
         default = OPTIMIZERS[self.optimizer].damping
         if default is None:
@@ -122,10 +122,6 @@ def grid_around(customary: float, trials: int) -> list[float]:
     return [rounded(customary * FACTOR ** (index - (trials - 1) // 2)) for index in range(trials)]
 
 
-def best_metric_judge(task: Task) -> Judge:
-    return Judge(best_metric, METRICS[task.metric].higher_is_better)
-
-
 @dataclass(frozen=True)
 class Budget:
     """How many trials; the same for every optimizer.
@@ -160,17 +156,30 @@ def tune(
 
     `run` makes the runs that it is given, or finds them done. Without a judge, the best metric over the epochs counts.
     """
-    chosen = judge or best_metric_judge(task)
-    points: Points = {name: [(rate, None) for rate in budget.first(name)] for name in optimizers}
-    grids = grids_of(_measured(task, points, seeds, place, run), optimizers, chosen)
+    chosen = judge or Judge(best_metric, METRICS[task.metric].higher_is_better)
+    points: dict[str, list[Point]] = {name: [(rate, None) for rate in budget.first(name)] for name in optimizers}
+
+    def measured() -> list[Grid]:
+        specs = [
+            RunSpec(task.of(name), name, rate, seed, damping)
+            for seed in range(FIRST_SEED, FIRST_SEED + seeds)
+            for name in points
+            for rate, damping in dict.fromkeys(points[name])
+        ]
+        run(specs)
+        return grids_of(records_of(specs, place.out), optimizers, chosen)
+
+    grids = measured()
     for _ in range(budget.rounds):
         if not any(grid.edge for grid in grids):
             break
-        points = {grid.optimizer: [*points[grid.optimizer], *((rate, None) for rate in grid.further())] for grid in grids}
-        grids = grids_of(_measured(task, points, seeds, place, run), optimizers, chosen)
+        for grid in grids:
+            points[grid.optimizer] += [(rate, None) for rate in grid.further()]
+        grids = measured()
     if budget.dampings:
-        points = {grid.optimizer: [*points[grid.optimizer], *grid.dampings(budget.dampings)] for grid in grids}
-        grids = grids_of(_measured(task, points, seeds, place, run), optimizers, chosen)
+        for grid in grids:
+            points[grid.optimizer] += grid.dampings(budget.dampings)
+        grids = measured()
     return grids
 
 
@@ -186,26 +195,16 @@ def grids_of(records: Sequence[Record], optimizers: Sequence[str], judge: Judge)
     return [_grid(name, [record for record in records if record.header.optimizer == name], judge) for name in optimizers]
 
 
-def _measured(task: Task, points: Points, seeds: int, place: Place, run: Runner) -> list[Record]:
-    specs = [
-        RunSpec(task.of(name), name, rate, seed, damping)
-        for seed in range(FIRST_SEED, FIRST_SEED + seeds)
-        for name in points
-        for rate, damping in dict.fromkeys(points[name])
-    ]
-    run(specs)
-    return records_of(specs, place.out)
-
-
 def _grid(name: str, records: list[Record], judge: Judge) -> Grid:
-    points = sorted(
-        {(record.header.lr, record.header.damping) for record in records}, key=lambda point: (point[0], point[1] or 0)
-    )
-    trials = (_trial(point, [r for r in records if (r.header.lr, r.header.damping) == point], judge) for point in points)
-    return Grid(name, tuple(trials), judge.higher_is_better)
+    runs: dict[Point, list[Record]] = {}
+    for record in records:
+        runs.setdefault((record.header.lr, record.header.damping), []).append(record)
+    points = sorted(runs, key=lambda point: (point[0], point[1] or 0))
+    trials = tuple(Trial(rate, _mean(runs[rate, damping], judge), damping) for rate, damping in points)
+    return Grid(name, trials, judge.higher_is_better)
 
 
-def _trial(point: tuple[float, float | None], records: list[Record], judge: Judge) -> Trial:
+def _mean(records: list[Record], judge: Judge) -> float | None:
     figures = [figure for record in records if (figure := judge.figure(record)) is not None]
     whole = len(figures) == len(records) and not any(record.diverged for record in records)
-    return Trial(point[0], statistics.mean(figures) if whole else None, point[1])
+    return statistics.mean(figures) if whole else None

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from lngd_bench.cli import options
 from lngd_bench.cli.names import names_listed, tasks_named
-from lngd_bench.cli.plain_table import plain_table
 from lngd_bench.cli.running import command_line, console, make_directory
 from lngd_bench.errors import BenchError
+from lngd_bench.report.tables import plain_table
 from lngd_bench.studies.gaussian import records as gaussian_records
 from lngd_bench.studies.gaussian.drawing import draw, pictured
 from lngd_bench.studies.gaussian.figure import Sample, Stage, layers_of, observe

@@ -1,60 +1,65 @@
 """`lngd overhead`: what a step of each method costs in time and memory beside SGD's, measured and on paper."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
+from lngd.optimizer import NaturalGradient
+from lngd_bench import archive
 from lngd_bench.cli.names import names_listed
 from lngd_bench.cli.running import command_line, console, make_directory
 from lngd_bench.errors import BenchError
-from lngd_bench.studies.overhead.asdl import takes
-from lngd_bench.studies.overhead.machine import Machine, calibrated
-from lngd_bench.studies.overhead.overhead import ASDL, DEFAULT_METHODS, METHODS
-from lngd_bench.studies.overhead.prediction import predict
-from lngd_bench.studies.overhead.records import Found, append, found_events, pages, started
-from lngd_bench.studies.overhead.run import Plan, run
-from lngd_bench.studies.overhead.show import show, show_predictions
+from lngd_bench.studies.overhead.anatomy import breakdown, parameter_count, peak_bytes, state_bytes
+from lngd_bench.studies.overhead.on_paper import Prediction, Work, calibrated, predict
+from lngd_bench.studies.overhead.report import HEADINGS, Found, append, as_markdown, costs, draw, pages, stages, started
+from lngd_bench.studies.overhead.timing import ASDL, DEFAULT_METHODS, METHODS, Trainee, asdl_takes, interval, trainee_of
 from lngd_bench.studies.overhead.workloads import NETWORKS, Workload
+from lngd_bench.studies.results import MISSING, leave, number, records_at, text
 
-CUSTOMARY = ",".join(name for name in DEFAULT_METHODS if name in METHODS)
+STUDY = "overhead"
+PAPER_STAGES = ("measure", "refresh", "precondition", "orthogonalise", "rate", "apply")
 
 
 def overhead(
     *,
     models: Annotated[str, typer.Option("--models", "--model", metavar="NAME,…", help=f"Of {', '.join(NETWORKS)}.")] = "resnet18",
-    batch: Annotated[str, typer.Option(metavar="N,…", help="Samples a step. [default: each model's own]")] = "",
-    methods: Annotated[str, typer.Option(metavar="NAME,…", help=f"Of {', '.join(METHODS)}.")] = CUSTOMARY,
+    batch: Annotated[str, typer.Option(metavar="N,…", help="Samples a step.", show_default="each model's own")] = "",
+    methods: Annotated[str, typer.Option(metavar="NAME,…", help=f"Of {', '.join(METHODS)}.")] = ",".join(DEFAULT_METHODS),
     rounds: Annotated[int, typer.Option(min=1, help="Curvature intervals of each method.")] = 2,
-    width: Annotated[int | None, typer.Option(min=1, help="Of the model. [default: that of the real one]")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Of the model.", show_default="the real one's")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     peak: Annotated[bool, typer.Option(help="Peak memory too, of a process for each method.")] = True,
     predict_only: Annotated[bool, typer.Option("--predict", help="On paper only, without training.")] = False,
-    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Print the tables of an earlier run again.")] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where records, tables and chart go; they add up.")] = Path(
-        "runs/overhead"
-    ),
+    report: Annotated[
+        Path | None, typer.Option(metavar="PATH", exists=True, help="Measure nothing; show these records again.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where overhead.jsonl.gz, .md and .png are.")] = Path("runs/overhead"),
 ) -> None:
     """Time whole curvature intervals of each method beside SGD steps, weigh what it keeps, and show where the time goes."""
-    if report is not None:
-        show(pages(report), report)
+    if report:
+        _show(records_at(report, STUDY), report if report.is_dir() else report.parent)
         return
     torch.set_num_threads(threads)
     workloads = _workloads(names_listed("model", models, NETWORKS), batch, width)
-    plan = Plan(names_listed("method", methods, dict.fromkeys(METHODS)), rounds, peak)
+    names = names_listed("method", methods, dict.fromkeys(METHODS))
     console.print("calibrating …", markup=False)
-    machine = calibrated()
-    console.print(str(machine), markup=False)
+    second = calibrated()
+    speeds = "products {:.1f}, convolutions {:.1f}, factorisations {:.1f} Gop/s, memory {:.1f} GB/s"
+    console.print(speeds.format(*(1e-9 * part for part in second)), markup=False)
     if predict_only:
-        show_predictions({workload.title: predict(workload, plan.methods, machine) for workload in workloads})
+        for workload in workloads:
+            _show_prediction(workload.title, predict(workload, names, second))
         return
     make_directory(out)
+    records = out / f"{STUDY}{archive.ENDING}"
     for workload in workloads:
-        _measure(plan, workload, machine, out / workload.file_name)
-    show(pages(out), out)
+        _measure_all(workload, names, second, records, rounds=rounds, peak=peak)
+    _show(records, out)
 
 
 def _workloads(names: list[str], batch: str, width: int | None) -> list[Workload]:
@@ -71,20 +76,59 @@ def _batches(name: str, listed: str) -> Iterator[int]:
         yield int(word)
 
 
-def _measure(plan: Plan, workload: Workload, machine: Machine, path: Path) -> None:
-    """One model and batch, into its file."""
-    if ASDL in plan.methods and not takes(workload.model(), len(workload.network.inputs(2))):
-        plan = replace(plan, methods=[name for name in plan.methods if name != ASDL])
+def _measure_all(workload: Workload, methods: Sequence[str], second: Work, path: Path, *, rounds: int, peak: bool) -> None:
+    """Every method of one model and batch in its turn, built, timed, weighed and freed, into the archive."""
+    if ASDL in methods and not asdl_takes(workload):
+        methods = [name for name in methods if name != ASDL]
         console.print(f"{workload.title}: {ASDL} takes no grouped convolutions and one input only; it is left out", markup=False)
-    console.print(f"{workload.title}: {', '.join(plan.methods)}; {plan.rounds} rounds", markup=False)
-    append(path, started(workload, plan.rounds, command_line()) | {"calibration": asdict(machine)})
-    predictions = predict(workload, plan.methods, machine)
-    for found in run(plan, workload):
-        if found.method in predictions:
-            found.predicted = predictions[found.method].ratio
-        append(path, found_events(found))
-        console.print(_said(found), markup=False)
+    console.print(f"{workload.title}: {', '.join(methods)}; {rounds} rounds", markup=False)
+    calibration = {"calibration": second._asdict(), "rounds": rounds, "command": command_line()}
+    append(path, workload.file_name, started(workload, **calibration))
+    predictions = predict(workload, methods, second)
+    reference = Trainee(workload, "sgd")
+    reference.warm_up()
+    for method in methods:
+        found = _measured(method, workload, reference, rounds)
+        gc.collect()
+        if peak:
+            found.peak_bytes = peak_bytes(workload, method)
+        if method in predictions:
+            found.predicted = predictions[method].ratio
+        append(path, workload.file_name, {"event": "method", **asdict(found)})
+        console.print(f"  {method}: {', '.join(f'{each.ratio:.2f}' for each in found.intervals)} × SGD", markup=False)
 
 
-def _said(found: Found) -> str:
-    return f"  {found.method}: {', '.join(f'{interval.ratio:.2f}' for interval in found.intervals)} × SGD"
+def _measured(method: str, workload: Workload, reference: Trainee, rounds: int) -> Found:
+    trainee = trainee_of(workload, method)
+    trainee.warm_up()
+    intervals = [interval(trainee, reference, number) for number in range(rounds)]
+    kept, count = state_bytes(trainee), parameter_count(trainee.model)
+    times = breakdown(trainee) if isinstance(trainee.optimizer, NaturalGradient) else {}
+    return Found(method, intervals, kept, count, stages=times)
+
+
+def _show(source: Path, out: Path) -> None:
+    """Prints every page and writes the three files."""
+    found = [page for page in pages(source) if page.methods]
+    if not found:
+        raise BenchError(f"{source} has no records of lngd overhead")
+    for page in found:
+        _print(f"\n{page.caption}\n{text(HEADINGS, costs(page))}")
+        if page.profiled:
+            _print(f"\n{text(*stages(page))}")
+    _print("\n" + leave(out, STUDY, archive.read(source), as_markdown(found), draw(found)))
+
+
+def _show_prediction(title: str, found: Mapping[str, Prediction]) -> None:
+    """A method a row: the ratio, SGD's step, and what each stage adds, in milliseconds."""
+    headings = ("optimizer", "ratio", "network", "SGD", *PAPER_STAGES)
+    rows = []
+    for method, prediction in found.items():
+        times = [number(prediction.stages[stage]) if stage in prediction.stages else MISSING for stage in PAPER_STAGES]
+        rows.append([Found(method).title, number(prediction.ratio), number(prediction.network), number(prediction.sgd), *times])
+    _print(f"\n{title}, on paper; milliseconds\n{text(headings, rows)}")
+
+
+def _print(words: str) -> None:
+    """Nothing cut where the terminal is narrow."""
+    console.print(words, markup=False, soft_wrap=True)

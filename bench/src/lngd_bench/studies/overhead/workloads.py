@@ -2,19 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from lngd_bench.tasks.models.gpt import GPT
+from lngd_bench.tasks.models.gpt import GPT, ViT
 from lngd_bench.tasks.models.mlp import mlp
 from lngd_bench.tasks.models.mobilenet import V1, MobileNet
-from lngd_bench.tasks.models.resnet import ResNet
-from lngd_bench.tasks.models.resnet18 import ResNet18
-from lngd_bench.tasks.models.resnet50 import ResNet50
+from lngd_bench.tasks.models.resnet import ResNet, ResNet18, ResNet50
 from lngd_bench.tasks.models.transformer import Sentences, Transformer
-from lngd_bench.tasks.models.vit import ViT
 from lngd_bench.tasks.task import MeanOver
 
 CLASSES = 10
@@ -25,6 +22,20 @@ HEAD = 64
 Inputs = tuple[Any, ...]
 
 
+class Trainable(Protocol):
+    """A model and the batch it sees at every step."""
+
+    @property
+    def mean_over(self) -> MeanOver:
+        """What the loss is a mean over."""
+
+    def model(self) -> nn.Module:
+        """A new one."""
+
+    def batch_of_data(self) -> tuple[Inputs, Tensor]:
+        """Inputs and targets."""
+
+
 @dataclass(frozen=True)
 class Network:
     """A row.
@@ -33,16 +44,16 @@ class Network:
         build: the model of a width.
         width: that of the real thing.
         inputs: what the model is called with, for n samples.
-        outputs: the shape of a sample's targets, which are classes.
         batches: customary numbers of samples a step; a sequence is a sample.
+        outputs: the shape of a sample's targets, which are classes.
     """
 
     title: str
     build: Callable[[int], nn.Module]
     width: int
     inputs: Callable[[int], Inputs]
-    outputs: tuple[int, ...]
     batches: tuple[int, ...]
+    outputs: tuple[int, ...] = ()
 
 
 def images(channels: int, size: int) -> Callable[[int], Inputs]:
@@ -55,44 +66,38 @@ def sequences(count: int) -> Callable[[int], Inputs]:
     return lambda n: torch.randint(VOCABULARY, (count, n, TOKENS), generator=torch.Generator().manual_seed(0)).unbind()
 
 
-def _heads(width: int) -> int:
-    return max(1, width // HEAD)
+def _gpt(width: int) -> nn.Module:
+    return GPT(VOCABULARY, TOKENS, width, heads=max(1, width // HEAD), layers=6)
 
 
-def _mobilenet(width: int) -> MobileNet:
+def _transformer(width: int) -> nn.Module:
+    return Transformer(VOCABULARY, width=width, heads=max(1, width // HEAD), layers=6, inner=4 * width)
+
+
+def _pairs(n: int) -> Inputs:
+    return (Sentences(*(tokens.clamp(min=1) for tokens in sequences(2)(n))),)
+
+
+def _mobilenet(width: int) -> nn.Module:
     return MobileNet([(channels * width // 32, stride) for channels, stride in V1], stem=width)
 
 
 NETWORKS: Mapping[str, Network] = {
-    "mlp": Network("MLP 784-1024-1024-10", lambda w: mlp(784, w, w, CLASSES), 1024, images(1, 28), (), (128, 1024)),
-    "resnet": Network("ResNet, 3 blocks, 28×28", lambda w: ResNet((w, 2 * w, 4 * w)), 16, images(1, 28), (), (128,)),
-    "resnet18": Network("ResNet-18, 32×32", ResNet18, 64, images(3, 32), (), (32, 128)),
-    "resnet18-28": Network("ResNet-18, 28×28", lambda w: ResNet18(w, channels=1), 64, images(1, 28), (), (128,)),
-    "resnet50": Network("ResNet-50, 64×64", ResNet50, 64, images(3, 64), (), (32,)),
-    "gpt": Network(
-        "GPT, 6 layers of 384",
-        lambda w: GPT(VOCABULARY, TOKENS, w, heads=_heads(w), layers=6),
-        384,
-        sequences(1),
-        (TOKENS,),
-        (8, 32),
-    ),
-    "transformer": Network(
-        "Transformer base, 6+6 layers of 512",
-        lambda w: Transformer(VOCABULARY, width=w, heads=_heads(w), layers=6, inner=4 * w),
-        512,
-        lambda n: (Sentences(*(tokens.clamp(min=1) for tokens in sequences(2)(n))),),
-        (TOKENS,),
-        (8,),
-    ),
-    "vit": Network("ViT-S, 32×32", lambda w: ViT(width=w, heads=_heads(w)), 384, images(3, 32), (), (32,)),
-    "mobilenet": Network("MobileNet, 32×32", _mobilenet, 32, images(3, 32), (), (128,)),
+    "mlp": Network("MLP 784-1024-1024-10", lambda w: mlp(784, w, w, CLASSES), 1024, images(1, 28), (128, 1024)),
+    "resnet": Network("ResNet, 3 blocks, 28×28", lambda w: ResNet((w, 2 * w, 4 * w)), 16, images(1, 28), (128,)),
+    "resnet18": Network("ResNet-18, 32×32", ResNet18, 64, images(3, 32), (32, 128)),
+    "resnet18-28": Network("ResNet-18, 28×28", lambda w: ResNet18(w, channels=1), 64, images(1, 28), (128,)),
+    "resnet50": Network("ResNet-50, 64×64", ResNet50, 64, images(3, 64), (32,)),
+    "gpt": Network("GPT, 6 layers of 384", _gpt, 384, sequences(1), (8, 32), (TOKENS,)),
+    "transformer": Network("Transformer base, 6+6 layers of 512", _transformer, 512, _pairs, (8,), (TOKENS,)),
+    "vit": Network("ViT-S, 32×32", lambda w: ViT(width=w, heads=max(1, w // HEAD)), 384, images(3, 32), (32,)),
+    "mobilenet": Network("MobileNet, 32×32", _mobilenet, 32, images(3, 32), (128,)),
 }
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A model and the batch it sees at every step."""
+    """A model of NETWORKS and the batch it sees at every step."""
 
     name: str
     width: int
@@ -100,12 +105,10 @@ class Workload:
 
     @property
     def network(self) -> Network:
-        """Its row."""
         return NETWORKS[self.name]
 
     @property
     def mean_over(self) -> MeanOver:
-        """What the loss is a mean over."""
         return "token" if self.network.outputs else "batch"
 
     @property
@@ -127,6 +130,5 @@ class Workload:
             return self.network.build(self.width)
 
     def batch_of_data(self) -> tuple[Inputs, Tensor]:
-        """Inputs and targets."""
         shape = (self.batch, *self.network.outputs)
         return self.network.inputs(self.batch), (torch.arange(torch.Size(shape).numel()) % CLASSES).view(shape)

@@ -6,32 +6,33 @@ seeds from 1000 on, at the full schedule, and stay for the shorter ones. Reporte
 own evaluation samples, of which the first `evaluations` count.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeVar
 
 from torch import nn
 
-from lngd_bench.competitors.optimizers import OPTIMIZERS
+from lngd_bench import archive
 from lngd_bench.tasks import TASKS
 from lngd_bench.tasks.data import Data, in_memory
 from lngd_bench.tasks.datasets.python_source import CONTEXT, VOCABULARY
 from lngd_bench.tasks.models.gpt import GPT
 from lngd_bench.tasks.task import Task
-from lngd_bench.training.collected import read_records
 from lngd_bench.training.race import Place
-from lngd_bench.training.records import Epoch, Record, metric_of
+from lngd_bench.training.records import Epoch, Header, Record, metric_of
 from lngd_bench.training.train import RunSpec
-from lngd_bench.training.tune import Budget, Grid, Judge, Runner, grids_of, tune
+from lngd_bench.training.tune import Budget, Grid, Judge, grids_of, tune
 
 TUNING = "tuning"
 TUNING_SEEDS = 1
 EXTENSIONS = 1
 """Rounds of two further rates for all, if the best rate of one is at its grid's edge."""
-WANTED = ("sgd", "adamw", "muon-fp32", "soap", "shampoo", "kfac", "lngd", "lngd-spectral")
-COMPETITORS = tuple(name for name in WANTED if name in OPTIMIZERS)
+COMPETITORS = ("sgd", "adamw", "muon-fp32", "soap", "shampoo", "kfac", "lngd", "lngd-spectral")
+Line = TypeVar("Line", Header, Epoch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class Size:
     fractions: tuple[float, ...] = (0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0)
 
     def full(self) -> Task:
+        """On the full schedule."""
         task = TASKS[self.task]
         return replace(
             task,
@@ -72,32 +74,27 @@ class Size:
         )
 
 
-def sizes(rows: Sequence[Size]) -> Mapping[str, Size]:
-    return {row.task: row for row in rows}
-
-
 # Targets: AdamW at the best of its rates 0.002, 0.004 and 0.008 (fashion-mobilenet also 0.016 and 0.032), seed 1000, held-out
 # training samples, full schedule; what it has between 60 and 70 % of the steps, rounded. Set before any comparison.
-SIZES = sizes(
-    [
-        Size(task="fashion-mlp", steps=400, epoch_steps=40, train_samples=12800, evaluations=2500, target=0.84),
-        Size(task="fashion-cnn", steps=120, epoch_steps=12, train_samples=12800, evaluations=2000, target=0.81),
-        Size(task="fashion-resnet", steps=120, epoch_steps=12, train_samples=12800, evaluations=2500, target=0.82),
-        Size(task="mnist-cnn", steps=300, epoch_steps=30, train_samples=4000, evaluations=1000, target=0.955),
-        Size(
-            task="stdlib-charlm",
-            steps=200,
-            epoch_steps=20,
-            train_samples=6400,
-            evaluations=128,
-            target=2.58,
-            model=partial(GPT, VOCABULARY, CONTEXT, 64, heads=4, layers=2),
-            title="GPT with 2 layers of width 64 on Python source, characters",
-        ),
-        Size(task="fashion-vit", steps=120, epoch_steps=12, train_samples=12800, evaluations=2000, target=0.72),
-        Size(task="fashion-mobilenet", steps=120, epoch_steps=12, train_samples=12800, evaluations=2000, target=0.81),
-    ]
+ROWS = (
+    Size(task="fashion-mlp", steps=400, epoch_steps=40, train_samples=12800, evaluations=2500, target=0.84),
+    Size(task="fashion-cnn", steps=120, epoch_steps=12, train_samples=12800, evaluations=2000, target=0.81),
+    Size(task="fashion-resnet", steps=120, epoch_steps=12, train_samples=12800, evaluations=2500, target=0.82),
+    Size(task="mnist-cnn", steps=300, epoch_steps=30, train_samples=4000, evaluations=1000, target=0.955),
+    Size(
+        task="stdlib-charlm",
+        steps=200,
+        epoch_steps=20,
+        train_samples=6400,
+        evaluations=128,
+        target=2.58,
+        model=partial(GPT, VOCABULARY, CONTEXT, 64, heads=4, layers=2),
+        title="GPT with 2 layers of width 64 on Python source, characters",
+    ),
+    Size(task="fashion-vit", steps=120, epoch_steps=12, train_samples=12800, evaluations=2000, target=0.72),
+    Size(task="fashion-mobilenet", steps=120, epoch_steps=12, train_samples=12800, evaluations=2000, target=0.81),
 )
+SIZES: Mapping[str, Size] = {row.task: row for row in ROWS}
 
 
 def scheduled(full: Task, fraction: float) -> Task:
@@ -124,27 +121,41 @@ class Comparison:
     place: Place
     run: Callable[[Sequence[RunSpec], Place], None]
 
-    def fill(self, size: Size) -> list[Grid]:
+    def fill(self, size: Size) -> None:
         """All runs of one task that the directory lacks: the trials, then every schedule at the rates that they chose."""
         full = size.full()
-        grids = self._tuned(full)
-        rates = {grid.optimizer: grid.best.rate for grid in grids}
+        rates = {grid.optimizer: grid.best.rate for grid in self._tuned(full)}
         for fraction in sorted(size.fractions, reverse=True):
             task = scheduled(full, fraction)
             specs = [RunSpec(task, name, rates[name], seed) for seed in range(self.seeds) for name in self.optimizers]
             self.run(specs, replace(self.place, out=folder(self.place.out, full.name, fraction)))
-        return grids
 
     def _tuned(self, full: Task) -> list[Grid]:
         """With every trial that the directory has, those of an earlier search too: the report judges by all of them."""
         place = replace(self.place, out=folder(self.place.out, full.name), held_out=True)
-        run: Runner = partial(self._run_in, place)
         budget = Budget(rates=self.trials, rounds=EXTENSIONS)
+        run = partial(self._run_in, place)
         tune(full, self.optimizers, budget=budget, seeds=TUNING_SEEDS, place=place, run=run, judge=SOONEST)
-        return grids_of(read_records(place.out), self.optimizers, SOONEST)
+        return grids_of(list(records_of(archive.read(place.out)).values()), self.optimizers, SOONEST)
 
     def _run_in(self, place: Place, specs: Sequence[RunSpec]) -> None:
         self.run(specs, place)
+
+
+def records_of(files: Mapping[str, archive.Lines]) -> dict[str, Record]:
+    """The finished runs among files of records; one that is none gives a warning."""
+    found = {}
+    for name, lines in files.items():
+        if [line.get("event") for line in lines] == ["start", *["epoch"] * (len(lines) - 2), "end"] and len(lines) > 2:
+            found[name] = Record(_as(Header, lines[0]), tuple(_as(Epoch, line) for line in lines[1:-1]))
+        else:
+            warnings.warn(f"{name}: not the record of a finished run, not counted", stacklevel=2)
+    return found
+
+
+def _as(kind: type[Line], line: Mapping[str, Any]) -> Line:
+    """Old records lack what has a default, new ones may have more."""
+    return kind(**{field.name: line[field.name] for field in fields(kind) if field.name in line})
 
 
 def steps_to_target(record: Record) -> float | None:
@@ -154,30 +165,21 @@ def steps_to_target(record: Record) -> float | None:
     no evaluation was finite.
     """
     target, sign = record.header.config["target"], _sign(record)
-    known = [epoch for epoch in record.epochs if epoch.metric is not None]
+    known = [(epoch.step, epoch.metric) for epoch in record.epochs if epoch.metric is not None]
     if not known:
         return None
-    if crossing := next(_crossings(known, target, sign), None):
-        return crossing
-    short = min(abs(epoch.metric - target) for epoch in known if epoch.metric is not None)
+    if sign * known[0][1] >= sign * target:
+        return float(known[0][0])
+    for (step, metric), (later, better) in pairwise(known):
+        if sign * metric < sign * target <= sign * better:
+            return step + (later - step) * (target - metric) / (better - metric)
+    short = min(abs(metric - target) for _, metric in known)
     return record.header.config["total_steps"] * (1 + short / abs(target))
 
 
 def reached(record: Record, metric: float | None) -> bool:
     """Whether a value of the record's metric is at its target or better."""
     return metric is not None and _sign(record) * metric >= _sign(record) * record.header.config["target"]
-
-
-def _crossings(epochs: Sequence[Epoch], target: float, sign: int) -> Iterator[float]:
-    first = epochs[0]
-    assert first.metric is not None
-    if sign * first.metric >= sign * target:
-        yield float(first.step)
-    for before, after in pairwise(epochs):
-        assert before.metric is not None
-        assert after.metric is not None
-        if sign * before.metric < sign * target <= sign * after.metric:
-            yield before.step + (after.step - before.step) * (target - before.metric) / (after.metric - before.metric)
 
 
 def _sign(record: Record) -> int:

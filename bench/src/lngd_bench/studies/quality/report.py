@@ -1,4 +1,4 @@
-"""What the records of a quality directory say: seconds to the target in two ways, and ratios with their intervals.
+"""What the records of a quality comparison say: seconds to the target in two ways, and ratios with their intervals.
 
 The paper's way counts seconds until a run on the full schedule first reaches the target; an optimizer has a figure where
 every seed does. The honest way takes the shortest schedule whose *final* metric reaches the target in the median over seeds;
@@ -7,24 +7,24 @@ its seconds are those of the whole run, for nobody knows at a first crossing tha
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from pathlib import Path
+from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
 
+from lngd_bench import archive
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
-from lngd_bench.studies.quality.quality import SOONEST, TUNING, reached
-from lngd_bench.training.collected import read_records
+from lngd_bench.studies.quality.quality import SOONEST, TUNING, reached, records_of
 from lngd_bench.training.records import Header, Record
-from lngd_bench.training.tune import Grid, Trial, grids_of
+from lngd_bench.training.tune import Grid, grids_of
 
 Way = Literal["paper", "honest"]
-Verdict = Literal["win", "tie", "loss"]
 
 WAYS: tuple[Way, ...] = ("paper", "honest")
 FAMILY = tuple(name for name in OPTIMIZERS if name.startswith("lngd") and name != "lngd-paper")
@@ -58,13 +58,18 @@ class Standing:
 
     @property
     def title(self) -> str:
-        return OPTIMIZERS[self.optimizer].title if self.optimizer in OPTIMIZERS else self.optimizer
+        return OPTIMIZERS[self.optimizer].title
 
-    @cached_property
+    @property
     def full(self) -> Mapping[int, Record]:
+        """The runs on the full schedule."""
         return self.schedules[max(self.schedules)]
 
     @property
+    def runs(self) -> list[Record]:
+        return [run for runs in self.schedules.values() for run in runs.values()]
+
+    @cached_property
     def seeds(self) -> list[int]:
         """Those of which every schedule has a run."""
         return sorted(set.intersection(*(set(runs) for runs in self.schedules.values())))
@@ -77,9 +82,9 @@ class Standing:
     @property
     def customary(self) -> float | None:
         """The figure of the customary rate over the best one's, both from the trials: what tuning gained."""
-        rate = OPTIMIZERS[self.optimizer].customary if self.optimizer in OPTIMIZERS else None
-        found = next((trial for trial in self.grid.trials if trial.rate == rate), None)
-        return _quotient(found, self.grid.best)
+        figures = {trial.rate: trial.metric for trial in self.grid.trials}
+        found, best = figures.get(OPTIMIZERS[self.optimizer].customary), self.grid.best.metric
+        return None if found is None or best is None else found / best
 
     def seconds(self, way: Way, seeds: Sequence[int]) -> float:
         """Mean over the seeds, which may repeat; infinite where the target is not reached."""
@@ -90,11 +95,18 @@ class Standing:
         if way == "paper":
             return [crossing(self.full[seed]) for seed in seeds]
         steps = self.shortest(seeds)
-        return [whole(self.schedules[steps][seed]) if steps else math.inf for seed in seeds]
+        return [math.fsum(epoch.seconds for epoch in self.schedules[steps][s].epochs) if steps else math.inf for s in seeds]
 
     def shortest(self, seeds: Sequence[int]) -> int | None:
-        """Steps of the shortest schedule whose final metric reaches the target in the median over the seeds."""
-        return next((steps for steps in sorted(self.schedules) if _mostly([self.schedules[steps][s] for s in seeds])), None)
+        """Steps of the shortest schedule whose final metric reaches the target in the median over the seeds.
+
+        The median of an even number is the worse of the two in the middle.
+        """
+        for steps in sorted(self.schedules):
+            runs = [self.schedules[steps][seed] for seed in seeds]
+            if 2 * sum(reached(run, run.epochs[-1].metric) for run in runs) > len(runs):
+                return steps
+        return None
 
 
 @dataclass(frozen=True)
@@ -119,8 +131,6 @@ class Ratio:
     """Our seconds over theirs on one task, with a bootstrap interval over seeds; infinite seconds are a target not reached."""
 
     task: str
-    pair: Pair
-    way: Way
     ours: Standing
     theirs: Standing
     seconds: tuple[float, float]
@@ -133,7 +143,7 @@ class Ratio:
         return ours / theirs if math.isfinite(ours + theirs) else None
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Literal["win", "tie", "loss"]:
         """A target that we miss is a loss, whoever else does; one that only they miss a win."""
         ours, theirs = self.seconds
         if not math.isfinite(ours):
@@ -144,21 +154,45 @@ class Ratio:
         return "win" if ours < theirs else "loss"
 
 
-def read_quality(directory: Path) -> list[TaskQuality]:
+def own_files(files: Mapping[str, archive.Lines]) -> dict[str, archive.Lines]:
+    """Those that lie where a comparison puts them: TASK/tuning or TASK/schedule-…"""
+    places = {name: PurePath(name).parts for name in files}
+    return {
+        "/".join(parts): files[name]
+        for name, parts in places.items()
+        if len(parts) == 3 and (parts[1] == TUNING or parts[1].startswith("schedule-"))
+    }
+
+
+def tasks_in(files: Mapping[str, archive.Lines]) -> list[TaskQuality]:
     """Every task with finished runs, in the order of their names.
 
     Raises:
         BenchError: there is none.
     """
-    found = [task for folder in sorted(directory.iterdir()) if folder.is_dir() and (task := _task(folder))]
-    if not found:
-        raise BenchError(f"{directory} holds no finished comparison; lngd quality --out {directory} makes one")
-    return found
+    trials: dict[str, list[Record]] = defaultdict(list)
+    runs: dict[str, list[Record]] = defaultdict(list)
+    for name, record in records_of(files).items():
+        task, place, _ = name.split("/")
+        (trials if place == TUNING else runs)[task].append(record)
+    rows = {task: tuple(_standings(trials[task], runs[task])) for task in sorted(runs)}
+    if not any(rows.values()):
+        raise BenchError("no finished comparison there; lngd quality makes one")
+    return [TaskQuality(task, found) for task, found in rows.items() if found]
 
 
-def ratios(tasks: Sequence[TaskQuality], pair: Pair, way: Way) -> list[Ratio]:
-    """One a task that both sides have run on."""
-    return [ratio for task in tasks if (ratio := _ratio(task, pair, way))]
+def _standings(trials: Sequence[Record], runs: Sequence[Record]) -> Iterator[Standing]:
+    """Of the optimizers whose runs at the tuned rate have a seed in common on all schedules."""
+    lengths = sorted({run.header.config["total_steps"] for run in runs})
+    names = [name for name in OPTIMIZERS if any(trial.header.optimizer == name for trial in trials)]
+    for grid in grids_of(trials, names, SOONEST):
+        schedules: dict[int, dict[int, Record]] = {steps: {} for steps in lengths}
+        for run in runs:
+            if (run.header.optimizer, run.header.lr) == (grid.optimizer, grid.best.rate):
+                schedules[run.header.config["total_steps"]][run.header.seed] = run
+        standing = Standing(grid.optimizer, grid, schedules)
+        if standing.seeds:
+            yield standing
 
 
 def crossing(run: Record) -> float:
@@ -171,28 +205,9 @@ def crossing(run: Record) -> float:
     return math.inf
 
 
-def whole(run: Record) -> float:
-    """Seconds of training of all epochs."""
-    return math.fsum(epoch.seconds for epoch in run.epochs)
-
-
-def final(run: Record) -> float | None:
-    """The last epoch's metric; None where the run diverged."""
-    return run.epochs[-1].metric
-
-
-def bootstrap(ratio: Callable[[Sequence[int]], float], seeds: Sequence[int]) -> tuple[float, float]:
-    """The middle 95 % of the ratio over resamples of the seeds, all of them where they are few."""
-    values = sorted(ratio(drawn) for drawn in _resamples(seeds))
-    cut = int((1 - COVERAGE) / 2 * len(values))
-    return values[cut], values[-1 - cut]
-
-
-def _resamples(seeds: Sequence[int]) -> Iterator[Sequence[int]]:
-    if len(seeds) ** len(seeds) <= RESAMPLES:
-        return product(seeds, repeat=len(seeds))
-    draws = np.random.default_rng(0).integers(len(seeds), size=(RESAMPLES, len(seeds)))
-    return ([seeds[index] for index in drawn] for drawn in draws)
+def ratios(tasks: Sequence[TaskQuality], pair: Pair, way: Way) -> list[Ratio]:
+    """One a task that both sides have run on."""
+    return [ratio for task in tasks if (ratio := _ratio(task, pair, way))]
 
 
 def _ratio(task: TaskQuality, pair: Pair, way: Way) -> Ratio | None:
@@ -205,33 +220,15 @@ def _ratio(task: TaskQuality, pair: Pair, way: Way) -> Ratio | None:
         mine, other = ours.seconds(way, drawn), theirs.seconds(way, drawn)
         return 1.0 if math.isinf(mine) and math.isinf(other) else mine / other
 
-    seconds = ours.seconds(way, seeds), theirs.seconds(way, seeds)
-    return Ratio(task.task, pair, way, ours, theirs, seconds, bootstrap(of, seeds))
+    return Ratio(task.task, ours, theirs, (ours.seconds(way, seeds), theirs.seconds(way, seeds)), bootstrap(of, seeds))
 
 
-def _mostly(runs: Sequence[Record]) -> bool:
-    """The median of an even number is the worse of the two in the middle."""
-    return 2 * sum(reached(run, final(run)) for run in runs) > len(runs)
-
-
-def _quotient(one: Trial | None, best: Trial) -> float | None:
-    if one is None or one.metric is None or best.metric is None:
-        return None
-    return one.metric / best.metric
-
-
-def _task(folder: Path) -> TaskQuality | None:
-    trials = read_records(folder / TUNING)
-    runs = [run for schedule in sorted(folder.glob("schedule-*")) for run in read_records(schedule)]
-    names = [name for name in OPTIMIZERS if any(trial.header.optimizer == name for trial in trials)]
-    rows = tuple(row for grid in grids_of(trials, names, SOONEST) if (row := _standing(grid, runs)))
-    return TaskQuality(folder.name, rows) if rows else None
-
-
-def _standing(grid: Grid, runs: Sequence[Record]) -> Standing | None:
-    """None where the runs at the tuned rate do not have a seed in common on all schedules."""
-    own = [run for run in runs if (run.header.optimizer, run.header.lr) == (grid.optimizer, grid.best.rate)]
-    lengths = sorted({run.header.config["total_steps"] for run in runs})
-    schedules = {steps: {r.header.seed: r for r in own if r.header.config["total_steps"] == steps} for steps in lengths}
-    standing = Standing(grid.optimizer, grid, schedules)
-    return standing if schedules and standing.seeds else None
+def bootstrap(ratio: Callable[[Sequence[int]], float], seeds: Sequence[int]) -> tuple[float, float]:
+    """The middle 95 % of the ratio over resamples of the seeds, all of them where they are few."""
+    resamples: Iterable[Sequence[int]] = product(seeds, repeat=len(seeds))
+    if len(seeds) ** len(seeds) > RESAMPLES:
+        draws = np.random.default_rng(0).integers(len(seeds), size=(RESAMPLES, len(seeds)))
+        resamples = ([seeds[index] for index in drawn] for drawn in draws)
+    values = sorted(map(ratio, resamples))
+    cut = int((1 - COVERAGE) / 2 * len(values))
+    return values[cut], values[-1 - cut]

@@ -13,9 +13,9 @@ import typer
 import lngd
 from lngd.step_size import Directions
 from lngd.types import Vector
-from lngd_bench.cli.plain_table import plain_table
 from lngd_bench.cli.running import console, make_directory
 from lngd_bench.errors import BenchError
+from lngd_bench.report.tables import plain_table
 from lngd_bench.studies.theory import quadratic, sweep
 from lngd_bench.studies.theory.figures import Family, draw_theorem_1, draw_theorem_2
 from lngd_bench.studies.theory.proof import demanded_width, extremes, printed_c

@@ -1,8 +1,12 @@
-"""CIFAR-10 in its binary distribution: found where the user or `lngd data fetch` put it, read into one tensor, standardised.
+"""CIFAR-10 in its binary distribution: six files of records, a label byte and the red, green and blue planes of 32×32 pixels.
 
-The other distribution of the same images is made of pickles, which can run code, and is not read.
+Found as the archive, which nobody unpacks, or as its folder. The other distribution of the same images is made of pickles,
+which can run code, and is not read.
 """
 
+import math
+import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,18 +15,31 @@ from torch import Tensor
 
 from lngd_bench.errors import BenchError
 from lngd_bench.tasks.data import Split
-from lngd_bench.tasks.datasets import cifar10_files
-from lngd_bench.tasks.datasets.cifar10_files import FILES, FOLDER, PIXELS, TRAIN
-from lngd_bench.tasks.datasets.download import Download, Progress, silent
-from lngd_bench.tasks.datasets.places import cached, first_that, listed, places
+from lngd_bench.tasks.datasets.places import DataSet
 
-ARCHIVE = "cifar-10-binary.tar.gz"
-URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
-SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-LARGEST = 170_052_171  # bytes of the archive
-LEAST_DEVIATION = 1.0  # of 255; the photographs have 60 in each colour
+ARCHIVE, FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
+FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
+RECORDS = 10_000  # of each file
+PIXELS = (3, 32, 32)
 CHUNK = 1000  # images whose squares are in memory at once
-INSTALL = "lngd data fetch cifar-10"
+
+
+def _form(place: Path) -> Path | None:
+    """The directory with the six files, or the archive, where the place is either or holds either."""
+    whole = (path for path in (place, place / FOLDER) if all((path / name).is_file() for name in FILES))
+    archive = place / ARCHIVE
+    return next(whole, archive if archive.is_file() else None)
+
+
+CIFAR10 = DataSet(
+    name="cifar-10",
+    title="50,000 + 10,000 images 32×32",
+    license="none stated",
+    command="lngd data fetch cifar-10",
+    is_in=lambda place: _form(place) is not None,
+    url="https://www.cs.toronto.edu/~kriz/",
+    hashes={ARCHIVE: "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
+)
 
 
 def load_cifar10_split(data_dir: Path | None = None) -> Split:
@@ -31,72 +48,46 @@ def load_cifar10_split(data_dir: Path | None = None) -> Split:
     Each colour has zero mean and unit variance over the training set.
 
     Raises:
-        BenchError: it is nowhere, or a file is missing, damaged, or of another size.
+        BenchError: it is nowhere, or damaged.
     """
-    found = _found(data_dir)
-    if found is None:
-        raise BenchError(f"{_missing(data_dir)}. Get it with: {INSTALL}")
-    x, y = _read(found)
-    training = cifar10_files.RECORDS * len(TRAIN)
-    _standardise(x, x[:training], found)
+    found = _form(CIFAR10.found(data_dir))
+    assert found
+    x, y = torch.empty(len(FILES) * RECORDS, *PIXELS), torch.empty(len(FILES) * RECORDS, dtype=torch.int64)
+    for name, rows in _rows(found):  # floats in their final place: a second copy would take 600 MB
+        part = slice(FILES.index(name) * RECORDS, (FILES.index(name) + 1) * RECORDS)
+        x[part], y[part] = rows[:, 1:].unflatten(1, PIXELS), rows[:, 0]
+    training = len(x) - RECORDS
+    _standardise(x, x[:training])
     return Split(x[:training], y[:training], x[training:], y[training:])
 
 
-def place(data_dir: Path | None = None) -> str | None:
-    """The directory or archive it would be read from."""
-    found = _found(data_dir)
-    return str(found) if found else None
+def _rows(found: Path) -> Iterator[tuple[str, Tensor]]:
+    """Bytes `[records, 1 + pixels]` of each file."""
+    missing = set(FILES)
+    try:
+        for name, content in _contents(found):
+            missing.discard(name)
+            yield name, torch.frombuffer(bytearray(content), dtype=torch.uint8).view(RECORDS, 1 + math.prod(PIXELS))
+    except (OSError, EOFError, RuntimeError, ValueError, tarfile.TarError, zlib.error) as error:
+        raise BenchError(f"{found}: damaged ({error}); remove it and get it again with: {CIFAR10.command}") from error
+    if missing:
+        raise BenchError(f"{found} lacks {', '.join(sorted(missing))}: it is not CIFAR-10's binary distribution")
 
 
-def fetch(url: str | None = None, into: Path | None = None, progress: Progress = silent) -> Iterator[Path]:
-    """Download the archive, checked before it takes its name.
-
-    Raises:
-        BenchError: the address can't be read, or what it holds is something else.
-    """
-    yield Download(url or URL, SHA256, LARGEST).into((into or cached("cifar-10")) / ARCHIVE, progress)
-
-
-def _read(found: Path) -> tuple[Tensor, Tensor]:
-    """All images and labels. A file's pixels become floats in their final place: a second copy would take 600 MB."""
-    records = cifar10_files.RECORDS
-    x = torch.empty(len(FILES) * records, *PIXELS)
-    y = torch.empty(len(FILES) * records, dtype=torch.int64)
-    for name, rows in cifar10_files.read(found):
-        start = FILES.index(name) * records
-        y[start : start + records] = rows[:, 0]
-        x[start : start + records] = rows[:, 1:].unflatten(1, PIXELS)
-    return x, y
+def _contents(found: Path) -> Iterator[tuple[str, bytes]]:
+    """Of the archive in its own order, in one pass."""
+    if found.is_dir():
+        yield from ((name, (found / name).read_bytes()) for name in FILES)
+        return
+    with tarfile.open(found) as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.name in {f"{FOLDER}/{name}" for name in FILES} else None
+            if file:
+                yield Path(member.name).name, file.read()
 
 
-def _standardise(x: Tensor, training: Tensor, found: Path) -> None:
+def _standardise(x: Tensor, training: Tensor) -> None:
     """In place, by colour. `torch.std` needs five times as long, and squares of all images at once 600 MB."""
     x.sub_(training.mean((0, 2, 3), keepdim=True))
     squares = torch.stack([part.square().sum((0, 2, 3)) for part in training.split(CHUNK)]).double().sum(0)
-    std = (squares / (training[:, 0].numel() - 1)).sqrt()
-    if (std < LEAST_DEVIATION).any():
-        raise BenchError(f"{found}: one of the three colours is the same in all pixels, so this is not CIFAR-10")
-    x.div_(std.float().view(-1, 1, 1))
-
-
-def _places(data_dir: Path | None) -> list[Path]:
-    """Directories that may be the data set, may hold its folder, or its archive."""
-    return list(dict.fromkeys([*places(FOLDER, data_dir), *places("cifar-10", data_dir), cached("")]))
-
-
-def _found(data_dir: Path | None) -> Path | None:
-    candidates = [path / inner for path in _places(data_dir) for inner in (".", FOLDER, ARCHIVE)]
-    return first_that(lambda path: path.is_file() if path.name == ARCHIVE else not _lacking(path), candidates)
-
-
-def _lacking(directory: Path) -> list[Path]:
-    return [directory / name for name in FILES if not (directory / name).is_file()]
-
-
-def _missing(data_dir: Path | None) -> str:
-    """A directory with some of the files is not read, but named."""
-    directories = [path / inner for path in _places(data_dir) for inner in (".", FOLDER)]
-    begun = first_that(lambda path: len(_lacking(path)) < len(FILES), directories)
-    if begun:
-        return f"{_lacking(begun)[0]} is missing: CIFAR-10 has {len(FILES)} files"
-    return f"CIFAR-10 ({FOLDER}/ or {ARCHIVE}) is in none of {listed(_places(data_dir))}"
+    x.div_((squares / (training[:, 0].numel() - 1)).sqrt().float().view(-1, 1, 1))

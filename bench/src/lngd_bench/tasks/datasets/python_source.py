@@ -9,39 +9,34 @@ from torch import Tensor
 
 from lngd_bench.errors import BenchError
 from lngd_bench.tasks.data import Split
+from lngd_bench.tasks.datasets.places import DataSet
 
 CONTEXT = 128  # characters a sample
 VOCABULARY = 128  # ASCII
 TRAIN_CHARACTERS = 4_000_000
 HELD_OUT_CHARACTERS = 200_000
 HELD_OUT_EVERY = 16  # one file in so many is held out, whole: no function stands on both sides
-LEFT_OUT = {
-    "site-packages",
-    "dist-packages",
-    "test",
-    "tests",
-    "encodings",
-    "idlelib",
-    "lib2to3",
-    "pydoc_data",
-    "turtledemo",
-}
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "encodings", "idlelib", "lib2to3", "pydoc_data", "turtledemo"}
+STDLIB = Path(sysconfig.get_path("stdlib"))
+PYTHON_SOURCE = DataSet(
+    name="python-source",
+    title="4 MB of the standard library",
+    license="PSF",
+    command="comes with Python",
+    is_in=STDLIB.__eq__,
+    system=(STDLIB,),
+)
 
 
-def load_python_source(data_dir: Path | None = None) -> Split:
+def load_python_source(_: Path | None = None) -> Split:
     """Windows of 128 characters `[n, 128]`, targets shifted by one; 31,249 to train, 1,562 of other files to evaluate.
 
-    The text depends on Python's version, so runs compare within one version. `data_dir` is not used.
+    The text depends on Python's version, so runs compare within one version.
     """
-    del data_dir
-    files = list(_sources(Path(sysconfig.get_path("stdlib"))))
+    files = list(_sources(STDLIB))
     held_out = files[::HELD_OUT_EVERY]
     training = [text for index, text in enumerate(files) if index % HELD_OUT_EVERY]
     return Split(*_windows(training, TRAIN_CHARACTERS), *_windows(held_out, HELD_OUT_CHARACTERS))
-
-
-def place(_: Path | None = None) -> str | None:
-    return sysconfig.get_path("stdlib")
 
 
 def _sources(root: Path) -> Iterator[bytes]:

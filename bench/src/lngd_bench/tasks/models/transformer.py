@@ -12,8 +12,7 @@ from torch.nn import functional
 
 BASE = {"width": 512, "heads": 8, "layers": 6, "inner": 2048}
 BIG = {"width": 1024, "heads": 16, "layers": 6, "inner": 4096}
-PAD = 0  # the id of padding, which no position attends to
-
+PAD, BEGIN, END = range(3)  # ids that every vocabulary begins with; no position attends to padding
 
 Memory = tuple[Tensor, Tensor]
 """Keys and values `[n, heads, s, d / heads]`."""
