@@ -330,7 +330,9 @@ class Capture:
             return output
         layer, x = self.layers[name], layer_input(args, kwargs)
         if x.dim() < layer.batched_dims:
-            layer.check_batch(x, name)
+            if module.training:
+                layer.check_batch(x, name)
+            return output  # a look at one sample
         if name in self._choosy and (reason := layer.refuses_call(args, kwargs)):
             self.refused[name] = reason
             return output
