@@ -159,9 +159,10 @@ def draw(lines: Sequence[Mapping[str, Any]], blocks: FisherBlocks) -> Figure:
     figure = Figure(figsize=(1.65 * len(layers) + 0.6, 7.3), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1, 2.6), squeeze=False)[:, 0]
     panels = {"exact F": blocks.exact} | {name: _at_best_scale(blocks, name)[0] for name in blocks.factors}
-    first = _brightest(blocks)
-    windows = {name: _window(panel, blocks) for name, panel in panels.items()}
-    _images(above, above.subplots(1, len(panels)), windows, (first, first + 2 * blocks.outputs))
+    windows, tops = {name: _window(panel, blocks) for name, panel in panels.items()}, above.subplots(1, len(panels))
+    _images(above, tops, windows, (0, 2 * blocks.outputs))
+    for top in tops:
+        top.set(xticks=[], yticks=[])
     above.suptitle(f"{blocks.title}:\nthe two neighbouring inputs with the largest trace, at the best scale", fontsize=10)
     axes = below.subplots(len(METRICS), len(layers), sharex=True, sharey="row", squeeze=False)
     for line, (metric, label) in enumerate(METRICS.items()):

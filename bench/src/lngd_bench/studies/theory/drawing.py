@@ -23,7 +23,7 @@ Family = Mapping[int, Quadratics]
 
 def draw(families: Mapping[str, Family], gains: Sequence[float], runs: Sequence[Run]) -> Figure:
     """Above: gains of block-diagonal models, what a full H does to them, the gain over a run. Below: errors against the bound."""
-    figure = Figure(figsize=(9.6, 6), layout="constrained")
+    figure = Figure(figsize=(9.3, 5.8), layout="constrained")
     (distribution, outside, along), (proof, rated, factor) = figure.subplots(2, 3)
     for style, (name, family) in zip(("-", "--"), families.items(), strict=True):
         for colour, (layers, models) in zip(COLOURS, family.items(), strict=False):
