@@ -147,17 +147,6 @@ def test_with_large_damping_every_damped_direction_is_the_gradient():
         assert row.gradient_cosine == pytest.approx(1)
 
 
-@pytest.mark.parametrize("damping", [0.0, -1.0, math.nan, math.inf])
-def test_a_damping_that_is_no_positive_number_is_refused(damping):
-    with pytest.raises(ValueError, match=r"damping is .*: a number greater than 0 is needed"):
-        next(compare(*problem(), damping))
-
-
-def test_an_unknown_method_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="method is 'kfac': LNGD, LNGD-lr, K-FAC"):
-        approximate(problem()[0], "0", "kfac", Damping(0.1))
-
-
 def test_a_layer_that_no_output_depends_on_is_named():
     model = mlp(4, 5, CLASSES)
     nn.init.zeros_(model[2].weight)

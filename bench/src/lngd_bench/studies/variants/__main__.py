@@ -24,7 +24,7 @@ from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.results import MISSING, markdown, text
 from lngd_bench.studies.variants import changes, defaults, lengths, norms
-from lngd_bench.studies.variants.runs import Line, add, read
+from lngd_bench.studies.variants.runs import Line, add
 from lngd_bench.tasks import TASKS
 
 
@@ -90,7 +90,7 @@ def main(words: Sequence[str]) -> None:
     file, path = f"{given.name}.jsonl", given.out / f"{given.name}{archive.ENDING}"
     for line in add(path, file, runs):
         print(json.dumps(line), flush=True)
-    said = page(given.name, read(path, file), f"python -m lngd_bench.studies.variants {shlex.join(words)}")
+    said = page(given.name, archive.read(path)[file], f"python -m lngd_bench.studies.variants {shlex.join(words)}")
     archive.put(path.with_name(f"{given.name}.md"), said.encode())
     print(f"\n{said}\nWritten: {path}, {path.with_name(f'{given.name}.md')}")
 

@@ -16,7 +16,7 @@ from lngd.curvature import LNGDBlock, LNGDKroneckerBlock
 from lngd.linalg import Damping
 from lngd_bench.studies.quality.quality import SIZES, scheduled
 from lngd_bench.studies.results import MISSING, markdown
-from lngd_bench.studies.variants.runs import Wanted, last_epoch
+from lngd_bench.studies.variants.runs import Wanted, built, last_epoch
 
 SEEDS = (1000, 1001)
 TASKS = {"fashion-cnn": 0.35, "fashion-vit": 0.35}
@@ -76,11 +76,7 @@ def wanted(tasks: Sequence[str], seeds: Sequence[int], steps: int | None) -> Ite
             for lr in rates:
                 for seed in seeds:
                     about = {"task": name, "steps": task.steps, "variant": variant, "lr": lr, "seed": seed}
-                    yield Wanted(about, partial(_measured, task, build, lr, seed))
-
-
-def _measured(task: Any, build: Callable[..., Any], lr: float, seed: int) -> Any:
-    return last_epoch(task, lambda model, s: build(model, lr=s.lr, mean_over=s.mean_over), lr, seed)
+                    yield Wanted(about, partial(last_epoch, task, built(build), lr, seed))
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import lngd
 from lngd.methods import Method
 from lngd_bench.competitors.optimizers import OPTIMIZERS
-from lngd_bench.studies.variants.runs import Wanted, last_epoch
+from lngd_bench.studies.variants.runs import Wanted, built, last_epoch
 from lngd_bench.tasks import TASKS
 
 SEED = 1000  # apart from those of the reports
@@ -35,18 +35,12 @@ def wanted(given: argparse.Namespace) -> Iterator[Wanted]:
             options["step_size"] = lngd.KLClip(kl_clip)
         if reverted:
             options[reverted.partition(".")[0]] = _as_in_the_paper(options, reverted)
-        build = partial(METHODS[given.method], **options)
+        build = built(partial(METHODS[given.method], **options))
         if given.baseline:
-            options = {}
+            build, options = OPTIMIZERS[given.baseline].build, {}
         task = replace(TASKS[name], steps=given.steps, epoch_steps=100)
         about = {"task": name, "steps": given.steps, "optimizer": given.baseline or given.method.lower(), "lr": lr, **options}
-        yield Wanted(about, partial(_measured, task, build, lr, given.baseline))
-
-
-def _measured(task: Any, build: Any, lr: float, baseline: str | None) -> Any:
-    if baseline:
-        return last_epoch(task, OPTIMIZERS[baseline].build, lr, SEED)
-    return last_epoch(task, lambda model, s: build(model, lr=s.lr, mean_over=s.mean_over), lr, SEED)
+        yield Wanted(about, partial(last_epoch, task, build, lr, SEED))
 
 
 def _schedule(method: str, every: int) -> lngd.Schedule:

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from lngd_bench import archive
 from lngd_bench.competitors.optimizers import OPTIMIZERS, Competitor, Setting
-from lngd_bench.errors import BenchError
 from lngd_bench.tasks.data import Data
 from lngd_bench.tasks.task import Task
 from lngd_bench.training.records import Epoch
@@ -24,6 +23,11 @@ FOUND = ("train_loss", "metric", "diverged", "date")
 """Of a line, beside what identifies the run."""
 Line = dict[str, Any]
 Build = Callable[[nn.Module, Setting], Optimizer]
+
+
+def built(method: Callable[..., Optimizer]) -> Build:
+    """One of this library's methods with the runner's rate."""
+    return lambda model, setting: method(model, lr=setting.lr, mean_over=setting.mean_over)
 
 
 def last_epoch(task: Task, build: Build, lr: float, seed: int, data: Data | None = None) -> Epoch:
@@ -54,11 +58,3 @@ def add(path: Path, file: str, wanted: Iterable[Wanted]) -> Iterator[Line]:
         lines.append({**about, **end, "date": datetime.now(UTC).isoformat(timespec="seconds")})
         archive.write(path, files)
         yield lines[-1]
-
-
-def read(path: Path, file: str) -> list[Line]:
-    """Raises BenchError where the archive has no such file."""
-    lines = archive.read(path).get(file)
-    if not lines:
-        raise BenchError(f"{path} has no {file}")
-    return lines
