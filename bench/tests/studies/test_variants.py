@@ -41,6 +41,16 @@ def test_lengths_follows_a_run_step_by_step(capsys: pytest.CaptureFixture[str]) 
     assert all(float(row[3]) > 0 for row in rows[2:])
 
 
+def test_without_psi_every_block_whitens_by_its_inputs_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(32, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 3))
+    optimizer = changes.SpectralWithoutPsi(model)
+    F.cross_entropy(model(torch.randn(6, 32, 4, 4)), torch.randint(0, 3, (6,))).backward()
+    optimizer.step()
+    blocks = optimizer.blocks.values()
+    assert {type(block) for block in blocks} == {changes.NoPsiKronecker, changes.NoPsiDense}
+    assert all((block.psi_inverse == 1).all() for block in blocks)
+
+
 def test_the_table_of_variants_has_the_better_rate() -> None:
     line = {"task": "fashion-cnn", "variant": "LNGD", "seed": 0}
     lines = [

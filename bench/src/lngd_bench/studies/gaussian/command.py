@@ -32,7 +32,7 @@ def gaussian(
     task: Annotated[str, typer.Option(metavar="TASK", help="A task of lngd race.")] = "fashion-resnet",
     steps: Annotated[int, typer.Option(min=1, help="Training steps with LNGD before the layers are looked at.")] = 300,
     layers: Annotated[
-        str | None, typer.Option(metavar="NAME,…", help="Layers by module name. [those at one and two thirds of the depth]")
+        str | None, typer.Option(metavar="NAME,…", help="Layers by module name, else those at one and two thirds of the depth.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 0,
     data_dir: options.DataDir = None,

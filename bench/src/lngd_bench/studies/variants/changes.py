@@ -37,7 +37,9 @@ class NoPsiDense(LNGDBlock):
 class NoPsiKronecker(LNGDKroneckerBlock):
     """Ψ = I, of a convolution."""
 
-    refresh = NoPsiDense.refresh
+    def refresh(self, damping: Damping) -> None:
+        super().refresh(damping)
+        self.psi_inverse = torch.ones_like(self.psi_inverse)
 
 
 class SpectralWithoutPsi(SpectralLNGD):
