@@ -85,7 +85,7 @@ def theory(
 
 def _line(run: Run) -> dict[str, Any]:
     """An infinite width is null, and so is the error of a recursion that has diverged."""
-    shares = [finite(float(f"{share:.4g}")) for share in run.shares.tolist()]
+    shares = [finite(float(f"{share:.3g}")) for share in run.shares.tolist()]
     return _finite({"event": "run", **asdict(run), "shares": shares, **asdict(run.verdict)})
 
 

@@ -23,7 +23,7 @@ Family = Mapping[int, Quadratics]
 
 def draw(families: Mapping[str, Family], gains: Sequence[float], runs: Sequence[Run]) -> Figure:
     """Above: gains of block-diagonal models, what a full H does to them, the gain over a run. Below: errors against the bound."""
-    figure = Figure(figsize=(9.3, 5.8), layout="constrained")
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
     (distribution, outside, along), (proof, rated, factor) = figure.subplots(2, 3)
     for style, (name, family) in zip(("-", "--"), families.items(), strict=True):
         for colour, (layers, models) in zip(COLOURS, family.items(), strict=False):
@@ -71,14 +71,14 @@ def _worst_factor(axes: Axes) -> None:
     spread = values.max() / values.min()
     cosine = 4 * spread / (1 + spread) ** 2
     exact = limits(X.T @ X / 2, torch.tensor(len(X) / 2), K).exact
-    axes.plot(alphas, np.square(1 - alphas[:, None] * values).max(1), color=COLOURS[0], label="update of the proof")
-    axes.plot(alphas, 1 - (2 * alphas - alphas**2) * cosine, color=COLOURS[2], label="with the rate of eq. 12")
-    axes.plot(alphas, 1 - alphas, "--", color="0.2", label="1 − α, what the theorem needs")
+    axes.plot(alphas, np.square(1 - alphas[:, None] * values).max(1), color=COLOURS[0], label="proof's update")
+    axes.plot(alphas, 1 - (2 * alphas - alphas**2) * cosine, color=COLOURS[2], label="with eq. 12")
+    axes.plot(alphas, 1 - alphas, "--", color="0.2", label="1 − α, needed")
     axes.axvline(exact, color="0.35", linewidth=1, linestyle=":")
     axes.annotate(f" α = {exact:.3f}", (exact, 0.03), color="0.2", fontsize=9)
     axes.set(ylim=(0, 1.5), xlim=(0, 1))
     axes.legend(frameon=False, fontsize=7, loc="upper right")
-    _label(axes, "m → ∞, seed 0: worst factor of a step", "α", "‖y − v‖² after / before")
+    _label(axes, "m → ∞: worst factor of a step", "α", "‖y − v‖² after / before")
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:
