@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from lngd.layers import adapter_of
-from lngd_bench.studies.gaussian.normality import Normality, normality, normality_of_columns
+from lngd_bench.studies.gaussian.normality import Normality, PerSample, normality, normality_of_columns
 
 STAGES = ("pre-activation", "output")
 
@@ -35,7 +35,7 @@ class Stage:
     stage: str
     coordinate: Sample
     norm: Sample
-    every: dict[str, Tensor]
+    every: Mapping[str, PerSample]
 
 
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
