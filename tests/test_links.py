@@ -10,7 +10,6 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 IDEA = re.compile(
     r"^\| (?P<idea>.+?) \| \[`(?P<file>[^`]+)`\]\(src/lngd/(?P<path>[^)]+)\), (?P<names>.+?)(?:;.*)? \|$", re.MULTILINE
 )
-BESIDE = ("bench", "cli", "diagnostics")
 IDEAS = ("Φ and Ψ", "d = ", "layer-wise g", "λ", "eq. 14", "α_l", "dᵀFd", "momentum", "THOR")
 
 
@@ -33,8 +32,5 @@ def test_each_idea_of_the_paper_is_found_in_the_readme_by_the_name_of_its_functi
 
 def test_the_map_in_contributing_has_a_line_for_each_file_of_the_core():
     page = (ROOT / "CONTRIBUTING.md").read_text()
-    core = [
-        path for path in (ROOT / "src" / "lngd").rglob("*.py") if path.relative_to(ROOT / "src" / "lngd").parts[0] not in BESIDE
-    ]
-    files = {path.name for path in core if path.name != "__init__.py"}
+    files = {path.name for path in (ROOT / "src" / "lngd").rglob("*.py") if path.name != "__init__.py"}
     assert [name for name in sorted(files) if not re.search(rf"─ {re.escape(name)} +\S", page)] == []
