@@ -9,7 +9,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 CASES ?= 10000
 SEED ?= 0
-RECORD ?= docs/results/fuzz/record.json
+RECORD ?= results/fuzz.json
 
 FINDINGS = $(wildcard findings/*.sh)
 
