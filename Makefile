@@ -3,18 +3,27 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
+# Processes of the tests. Each of them computes with one thread.
+JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
 CASES ?= 10000
 SEED ?= 0
-RECORD ?= docs/results/fuzz/record.json
+RECORD ?= results/fuzz.json
 
-.PHONY: race test compatibility fuzz lint format clean
+FINDINGS = $(wildcard findings/*.sh)
+
+.PHONY: race test test-all compatibility fuzz findings lint format clean
 
 race: $(READY)
 	$(BIN)/lngd race --default
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/compatibility
-	JAXTYPING_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/compatibility
+	$(PYTEST) -m "not slow and not browser"
+
+# The rest: the whole tables, compilers, processes, a browser, many random cases.
+test-all: $(READY)
+	$(PYTEST) -m "slow or browser"
 
 compatibility: $(READY)
 	JAXTYPING_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/compatibility -k test_cell --write-page docs/compatibility.md
@@ -23,11 +32,20 @@ compatibility: $(READY)
 fuzz: $(READY)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.run --cases $(CASES) --seed $(SEED) --out $(RECORD)
 
+# What surprised us about other people's software: is it still so? Each downloads what it pins; no test runs them.
+findings:
+	@changed=; for finding in $(FINDINGS); do \
+		echo "== $$finding"; \
+		bash "$$finding" || changed="$$changed $$finding"; \
+	done; \
+	if [ -n "$$changed" ]; then echo "changed:$$changed"; exit 1; fi; \
+	echo "none has changed"
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src tests
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs src tests bench findings
 
 format: $(READY)
 	$(BIN)/ruff format .

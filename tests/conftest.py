@@ -3,6 +3,7 @@
 The public constructors stay outside: they answer wrong values themselves, and an `int` is a `float` to them.
 """
 
+import gc
 import inspect
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,12 @@ if not config.jaxtyping_disable:
         kind.__init__ = inspect.unwrap(kind.__init__)
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: tests that look for garbage need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,21 @@ def mlp(*widths: int, activation: Callable[[], nn.Module] = nn.Tanh, dtype: torc
     return nn.Sequential(*layers[:-1]).to(dtype)
 
 
+def convolutional() -> nn.Sequential:
+    """Layers with and without groups, with and without biases, and AdamW's part; the same weights at every call."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)),
+        nn.Conv2d(1, 4, 2, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(4, 4, 2, groups=2, bias=False),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+
+
 def curved(model: nn.Module) -> list[dict[str, Any]]:
     """Groups that ask for curvature, which embeddings have on request only."""
     return [{"params": list(model.parameters()), "curvature": True}]
@@ -38,6 +53,12 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y:
     loss.backward()
     optimizer.step()
     return loss.detach()
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterable[int]) -> None:
+    """One batch of 16 a step, another at every step."""
+    for step in steps:
+        train_step(model, optimizer, *batch(16, 4, seed=step, dtype=torch.float32))
 
 
 def expected_square(segment: Callable[[Tensor], Tensor], s: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from lngd import LNGD, Layerwise, LNGDLr
 from lngd.capture import spread
 from recorded import Recorded
 from reference import batch, expected_square, factors, mlp, train_step, with_ones
+from tiers import tiered
 
 DOUBLE = torch.float64
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -145,7 +146,7 @@ BETWEEN = {
 }
 
 
-@pytest.mark.parametrize("name", BETWEEN)
+@tiered("name", BETWEEN, ("BatchNorm2d", "softmax"))
 def test_sampling_is_exact_on_average_whatever_lies_between_two_layers(name):
     between = BETWEEN[name].double()
     model, (x, y) = conv_net(between, 3).double(), batch(4, 2, 4, 4)
@@ -394,6 +395,7 @@ def test_a_checkpointed_forward_that_we_run_again_leaves_running_averages_alone(
     assert all(torch.equal(buffers[0][name], buffers[1][name]) for name in buffers[0])
 
 
+@pytest.mark.slow
 def test_a_thousand_constructions_leave_no_hook_and_no_object_behind():
     model, (x, y) = mlp(4, 5, 3, dtype=torch.float32), batch(8, 4, dtype=torch.float32)
     objects = []

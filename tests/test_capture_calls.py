@@ -16,6 +16,7 @@ from lngd import KFAC, LNGD, FisherType, NGPlus, Schedule, SpectralLNGD
 from lngd.sampling import Call
 from recorded import Recorded, layers_of, same
 from reference import batch, differences, mlp, snapshot, train_step
+from tiers import tiered
 
 METHODS = {"LNGD": LNGD, "SpectralLNGD": SpectralLNGD, "KFAC": KFAC, "NGPlus": NGPlus}
 every_fisher = pytest.mark.parametrize("fisher", FisherType)
@@ -336,10 +337,10 @@ RUNS: dict[str, Run] = {
 
 
 @pytest.mark.parametrize("disturbed", [False, True])
-@pytest.mark.parametrize("parts", [1, 2])
+@tiered("parts", [1, 2], [2])
 @pytest.mark.parametrize("how", ["non-reentrant", "reentrant"])
 @every_fisher
-@every_method
+@tiered("kind", METHODS)
 def test_checkpointing_the_whole_model_gives_the_same_bits(kind, fisher, how, parts, disturbed):
     """Micro-batches and evaluation between forward and backward included; both kinds of step."""
     runs, (x, y) = [], batch(8, 4, dtype=torch.float32)

@@ -20,7 +20,10 @@ from lngd import KFAC, LNGD, LayerwiseRate, NGPlus, Schedule
 from lngd.optimizer import NaturalGradient
 from reference import batch, differences, mlp, snapshot, through_a_file, train_step
 
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own: a compiled block's input
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),  # torch's own: a compiled block's input
+]
 METHODS = {"LNGD": LNGD, "KFAC": KFAC, "NGPlus": NGPlus}
 every_method = pytest.mark.parametrize("kind", METHODS)
 OFTEN = {"schedule": Schedule(curvature_every=3, inverse_every=3, ramp=False)}

@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from lngd import LNGD, PAPER, LNGDSample
+from tiers import tiered
 
 TRAIN, BATCH = 1400, 64
 OFTEN = {"schedule": replace(PAPER["schedule"], curvature_every=20, inverse_every=20)}
@@ -65,7 +66,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], torch.opti
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@tiered("case", CASES, ("LNGD, MLP", "LNGD, conv net with BatchNorm"))
 def test_digits_are_learnt_in_a_few_epochs(case, digits):
     build, optimizer, epochs, least = CASES[case]
     model = build()

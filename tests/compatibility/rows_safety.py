@@ -180,10 +180,11 @@ def huge_inputs(method: type[Method]) -> None:
 )
 def cholesky_failure(method: type[Method]) -> None:
     options = {"damping": 0.0, "factors": Factors(damping_bounds=(0.0, math.inf)), "decay": 0.0, "schedule": 1}
-    run, data, said = start(method, dying(), **options), batches(6, 4, n=32), []
+    (x, y), (other, labels), *more = batches(6, 4, n=32)
+    run, said = start(method, dying(), **options), []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run.steps(data[:2])
+        run.steps([(x, y), (10 * other, labels)])  # far from the first, or THOR settles on the inverse that it has
         block = run.optimizer.blocks["0"]
         assert block.ready
         kept = {name: getattr(block, name).clone() for name in block.inverses if name.endswith(("_inverse", "_basis"))}
@@ -192,7 +193,7 @@ def cholesky_failure(method: type[Method]) -> None:
             run.model[0].bias.fill_(-100.0)
         caught.clear()
         try:
-            run.steps(data[2:])
+            run.steps(more)
         except RuntimeError as error:
             said.append(str(error))
     said += [str(w.message) for w in caught]

@@ -9,11 +9,15 @@ import pytest
 from compatibility.cells import CELLS, FILES, ROWS
 from compatibility.page import PAGE, render, tables
 from compatibility.table import METHODS, REGISTERED
+from tiers import THREE
 
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize(("row", "method"), CELLS, ids=["-".join(cell) for cell in CELLS])
+COLUMNS = [pytest.param(*cell, id="-".join(cell), marks=[pytest.mark.slow] * (cell[1] not in THREE)) for cell in CELLS]
+
+
+@pytest.mark.parametrize(("row", "method"), COLUMNS)
 def test_cell(row: str, method: str):
     ROWS[row].check(METHODS[method])
 
@@ -35,6 +39,7 @@ def test_the_page_shows_a_cell_that_failed():
     assert f"{len(CELLS) - 1} of {len(CELLS)} cells pass" in render(outcomes)
 
 
+@pytest.mark.slow
 def test_a_partial_run_writes_no_page(tmp_path: Path):
     page = tmp_path / "page.md"
     command = [

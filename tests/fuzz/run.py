@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("docs/results/fuzz/record.json"))
+    parser.add_argument("--out", type=Path, default=Path("results/fuzz.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     record = long_run(arguments.cases, arguments.seed)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lngd import LNGD, PAPER, Schedule
 from reference import batch, differences, mlp, snapshot, through_a_file, train_step
+from tiers import tiered
 
 SOON = {"schedule": 3}
 PAPER_SOON = {"schedule": replace(PAPER["schedule"], curvature_every=3, inverse_every=3)}
@@ -88,7 +89,7 @@ FELL_BACK = "ignore:layer 'borrowed'. AdamW trains it from now on"
 
 @pytest.mark.filterwarnings(FELL_BACK)
 @pytest.mark.parametrize("stop", [1, 12])
-@pytest.mark.parametrize("recipe", RECIPES)
+@tiered("recipe", RECIPES, ("default", "inverses apart", "paper often"))
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_resumed_run_is_bit_equal(kind, recipe, stop):
     model = MODELS[kind]()

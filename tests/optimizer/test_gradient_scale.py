@@ -12,6 +12,7 @@ from lngd import EKFAC, KFAC, LNGD, LayerwiseRate, NGPlus, Schedule
 from lngd.optimizer import NaturalGradient
 from lngd.optimizer.guards import GROWTH_INTERVAL, INITIAL, GradientScale
 from reference import batch, differences, mlp, snapshot
+from tiers import tiered
 
 METHODS = {
     "LNGD": LNGD,
@@ -205,7 +206,7 @@ SCALED = {
 
 
 @pytest.mark.parametrize("scaling", SCALED)
-@pytest.mark.parametrize("method", ALL)
+@tiered("method", ALL)
 def test_a_run_at_a_loss_scale_is_the_run_without(method, scaling):
     runs = []
     for step in (by_a_scaler(1.0), SCALED[scaling]):
@@ -224,7 +225,7 @@ COUNTS = ("skipped", "loss_scale", "since_growth")
 """What the scaler's history may change."""
 
 
-@pytest.mark.parametrize("order", ["zero_grad first", "zero_grad after the forward"])
+@tiered("order", ["zero_grad first", "zero_grad after the forward"], ("zero_grad first",))
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("when", [0, 1, 3])
 @pytest.mark.parametrize(

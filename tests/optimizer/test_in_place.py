@@ -8,6 +8,7 @@ from torch import nn
 import lngd
 from lngd.optimizer import NaturalGradient
 from reference import batch
+from tiers import tiered
 
 METHODS = [name for name, kind in vars(lngd).items() if isinstance(kind, type) and issubclass(kind, NaturalGradient)]
 MOMENTA = ["gradient", "nesterov", "update"]
@@ -23,7 +24,7 @@ def without_biases() -> nn.Module:
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("momentum_on", MOMENTA)
-@pytest.mark.parametrize("method", METHODS)
+@tiered("method", METHODS)
 def test_a_step_leaves_every_gradient_as_it_was(method, momentum_on, momentum):
     model, (x, y) = without_biases(), batch(16, 4, dtype=torch.float32)
     schedule = lngd.Schedule(curvature_every=2, inverse_every=3)

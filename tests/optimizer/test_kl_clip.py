@@ -13,11 +13,12 @@ from lngd.linalg import Damping
 from lngd.optimizer import NaturalGradient
 from lngd.step_size import Averages, Directions
 from reference import Branches, batch, mlp, train_step
+from tiers import tiered
 
 DOUBLE = torch.float64
 METHODS = {"LNGD": LNGD, "LNGDLr": LNGDLr, "KFAC": KFAC, "EKFAC": EKFAC, "TKFAC": TKFAC, "NGPlus": NGPlus, "THOR": THOR}
 EVERY_STEP = {"damping": 0.3, "schedule": 1, "warmup": 0, "keep_norms": False}
-every_method = pytest.mark.parametrize("kind", METHODS)
+every_method = tiered("kind", METHODS)
 
 
 def move(slope: float, lr: float = 1.0) -> Directions:

@@ -13,12 +13,13 @@ import lngd
 from lngd.optimizer import NaturalGradient
 from reference import curved, differences, snapshot, through_a_file
 from syncs import UNTIL_ORDINARY, CountSyncs
+from tiers import tiered
 
 METHODS = {
     name: getattr(lngd, name)
     for name in ("LNGD", "SpectralLNGD", "LNGDSample", "LNGDLr", "KFAC", "EKFAC", "TKFAC", "NGPlus", "THOR")
 }
-every_method = pytest.mark.parametrize("kind", METHODS)
+every_method = tiered("kind", METHODS)
 
 
 def words() -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lngd
 from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, Factors, FisherType, KLClip, LNGDLr, LNGDSample, NGPlus, Schedule, SpectralLNGD
 from lngd.optimizer import NaturalGradient
-from reference import batch, differences, mlp, snapshot, through_a_file, train_step, with_ones
+from reference import batch, convolutional, differences, mlp, snapshot, through_a_file, train, train_step, with_ones
 from syncs import UNTIL_ORDINARY, CountSyncs
 
 DOUBLE, SINGLE = torch.float64, torch.float32
@@ -36,27 +36,7 @@ def plain() -> nn.Module:
     return mlp(4, 6, 5, 3, dtype=SINGLE)
 
 
-def convolutional() -> nn.Module:
-    """Curvature with and without groups, and a fallback."""
-    torch.manual_seed(1)
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 2, 2)),
-        nn.Conv2d(1, 4, 2, padding=1),
-        nn.BatchNorm2d(4),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(4, 4, 2, groups=2, bias=False),
-        nn.Tanh(),
-        nn.Flatten(),
-        nn.Linear(16, 3),
-    )
-
-
 MODELS: dict[str, Callable[[], nn.Module]] = {"plain": plain, "convolutional": convolutional}
-
-
-def run(model: nn.Module, optimizer: NaturalGradient, steps: range) -> None:
-    for step in steps:
-        train_step(model, optimizer, *batch(16, 4, seed=step, dtype=SINGLE))
 
 
 def learnable(n: int = 64) -> tuple[Tensor, Tensor]:
@@ -100,7 +80,7 @@ def test_what_the_signature_shows_is_what_is_used(kind):
     for options in ({}, shown):
         net = plain()
         optimizer = METHODS[kind](net, generator=torch.Generator().manual_seed(0), **options)
-        run(net, optimizer, range(3))
+        train(net, optimizer, range(3))
         runs.append(snapshot(net, optimizer))
     assert differences(*runs) == []
 
@@ -151,15 +131,15 @@ SCHEDULES = {
 def test_a_resumed_run_is_bit_equal(kind, schedule, stop):
     net = convolutional()
     optimizer = METHODS[kind](net, **SCHEDULES[schedule])
-    run(net, optimizer, range(stop))
+    train(net, optimizer, range(stop))
     weights, state = copy.deepcopy(net.state_dict()), through_a_file(optimizer.state_dict())
-    run(net, optimizer, range(stop, stop + 4))
+    train(net, optimizer, range(stop, stop + 4))
     torch.manual_seed(99)
     resumed = convolutional()
     resumed.load_state_dict(weights)
     again = METHODS[kind](resumed, generator=torch.Generator().manual_seed(1234), **SCHEDULES[schedule])
     again.load_state_dict(state)
-    run(resumed, again, range(stop, stop + 4))
+    train(resumed, again, range(stop, stop + 4))
     assert differences(snapshot(net, optimizer), snapshot(resumed, again)) == []
 
 
@@ -168,16 +148,16 @@ def test_what_was_measured_before_loading_is_forgotten(kind):
     """A forward to try the model out, before the checkpoint is read."""
     net = plain()
     optimizer = METHODS[kind](net, schedule=Schedule(curvature_every=2, inverse_every=4))
-    run(net, optimizer, range(4))
+    train(net, optimizer, range(4))
     weights, state = copy.deepcopy(net.state_dict()), through_a_file(optimizer.state_dict())
-    run(net, optimizer, range(4, 6))
+    train(net, optimizer, range(4, 6))
     resumed = plain()
     again = METHODS[kind](resumed, schedule=Schedule(curvature_every=2, inverse_every=4))
     x, y = batch(16, 4, seed=77, dtype=SINGLE)
     F.cross_entropy(resumed(x), y).backward()
     resumed.load_state_dict(weights)
     again.load_state_dict(state)
-    run(resumed, again, range(4, 6))
+    train(resumed, again, range(4, 6))
     assert differences(snapshot(net, optimizer), snapshot(resumed, again)) == []
 
 
@@ -188,8 +168,8 @@ MISMATCHES = [(kind, other) for kind in METHODS for other in METHODS if kind != 
 def test_a_checkpoint_of_another_method_is_refused_and_changes_nothing(kind, other):
     foreign, net = plain(), plain()
     foreign_optimizer, optimizer = METHODS[other](foreign), METHODS[kind](net)
-    run(foreign, foreign_optimizer, range(1))
-    run(net, optimizer, range(2))
+    train(foreign, foreign_optimizer, range(1))
+    train(net, optimizer, range(2))
     before = snapshot(net, optimizer)
     with pytest.raises(ValueError, match=f"made with method={other}, this optimizer has {kind}"):
         optimizer.load_state_dict(through_a_file(foreign_optimizer.state_dict()))
@@ -199,8 +179,8 @@ def test_a_checkpoint_of_another_method_is_refused_and_changes_nothing(kind, oth
 def test_a_checkpoint_with_blocks_of_another_size_is_refused_and_changes_nothing():
     foreign, net = plain(), plain()
     foreign_optimizer, optimizer = THOR(foreign, factors=2), THOR(net, factors=3)
-    run(foreign, foreign_optimizer, range(2))
-    run(net, optimizer, range(3))
+    train(foreign, foreign_optimizer, range(2))
+    train(net, optimizer, range(3))
     before = snapshot(net, optimizer)
     with pytest.raises(ValueError, match=r"parameter '0\.weight'"):
         optimizer.load_state_dict(through_a_file(foreign_optimizer.state_dict()))
@@ -294,7 +274,7 @@ def test_the_forward_of_a_measuring_step_waits_for_nothing(kind):
 def test_the_summary_counts_the_bytes_of_curvature(kind, model):
     net = MODELS[model]()
     optimizer = METHODS[kind](net)
-    run(net, optimizer, range(2))
+    train(net, optimizer, range(2))
     held = sum(t.numel() * t.element_size() for block in optimizer.blocks.values() for t in block.tensors().values())
     assert abs(optimizer.summary().state_bytes - held) <= 16 * len(optimizer.blocks)
 
@@ -340,7 +320,7 @@ def test_groups_have_options_of_their_own_and_what_is_frozen_stays(kind):
     groups = [{"params": net[0].weight, "lr": 0.0}, {"params": net[2].parameters(), "damping": 3.0, "decay": 0.5}]
     optimizer = METHODS[kind](net, groups, schedule=1, keep_norms=False)
     before = copy.deepcopy(net.state_dict())
-    run(net, optimizer, range(3))
+    train(net, optimizer, range(3))
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"2.weight", "2.bias"}
     assert set(optimizer.blocks) == {"0", "2"}
@@ -379,10 +359,10 @@ def test_a_layer_does_not_move_before_it_was_measured(kind):
     """Its gradient is no direction of the method, and lr is no rate for it."""
     net = Late()
     optimizer = METHODS[kind](net)
-    run(net, optimizer, range(6))
+    train(net, optimizer, range(6))
     net.use_late, before = True, net.late.weight.detach().clone()
     for step in range(6, 9):
-        run(net, optimizer, range(step, step + 1))
+        train(net, optimizer, range(step, step + 1))
         assert optimizer.blocks["late"].ready or torch.equal(before, net.late.weight)
     assert optimizer.blocks["late"].ready
     assert not torch.equal(before, net.late.weight)

@@ -41,5 +41,6 @@ def refused(rank: int, store: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_several_processes_are_refused(tmp_path: Path):
     torch.multiprocessing.spawn(refused, (str(tmp_path / "store"),), nprocs=2)

@@ -19,7 +19,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from lngd import EKFAC, KFAC, LNGD, PAPER, THOR, TKFAC, LNGDLr, LNGDSample, NGPlus, SpectralLNGD
-from reference import batch, differences, snapshot, through_a_file, train_step
+from reference import batch, convolutional, differences, snapshot, through_a_file, train
+from tiers import THREE, tiered
 
 METHODS = [LNGD, SpectralLNGD, LNGDSample, LNGDLr, KFAC, EKFAC, TKFAC, NGPlus, THOR]
 SINGLE = torch.float32
@@ -30,33 +31,13 @@ RECIPES: dict[str, tuple[type, dict[str, Any]]] = {
     "a sum": (LNGD, {"mean_over": "none"}),
     "without norms": (KFAC, {"keep_norms": False}),
 }
-every_recipe = pytest.mark.parametrize("recipe", RECIPES)
-
-
-def net(dtype: torch.dtype = SINGLE) -> nn.Sequential:
-    """Layers with and without groups, with and without biases, a large kernel, and AdamW's part."""
-    torch.manual_seed(1)
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 2, 2)),
-        nn.Conv2d(1, 4, 2, padding=1),
-        nn.BatchNorm2d(4),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(4, 4, 2, groups=2, bias=False),
-        nn.Tanh(),
-        nn.Flatten(),
-        nn.Linear(16, 3),
-    ).to(dtype)
+every_recipe = tiered("recipe", RECIPES, (*THREE, "the paper's"))
 
 
 def build(recipe: str, **more: Any) -> tuple[nn.Sequential, torch.optim.Optimizer]:
     method, options = RECIPES[recipe]
-    model = net()
+    model = convolutional()
     return model, method(model, **{"generator": torch.Generator().manual_seed(3), **options, **more})
-
-
-def run(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
-    for step in steps:
-        train_step(model, optimizer, *batch(16, 4, seed=step, dtype=SINGLE))
 
 
 def form(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -71,7 +52,7 @@ def form(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 @every_recipe
 def test_all_of_a_layer_stands_in_the_state_of_its_weight_and_only_averages_in_that_of_its_bias(recipe):
     model, optimizer = build(recipe)
-    run(model, optimizer, range(3))
+    train(model, optimizer, range(3))
     for name, block in optimizer.blocks.items():
         module = model.get_submodule(name)
         own = optimizer.state[module.weight]
@@ -88,21 +69,21 @@ def test_the_state_has_its_names_shapes_and_dtypes_from_the_start(recipe):
     model, optimizer = build(recipe)
     before = form(optimizer)
     for step in range(6):
-        run(model, optimizer, range(step, step + 1))
+        train(model, optimizer, range(step, step + 1))
         assert form(optimizer) == before
 
 
 @every_recipe
 def test_the_state_dict_is_all_that_a_run_needs_and_loads_with_weights_only(recipe):
     model, optimizer = build(recipe)
-    run(model, optimizer, range(4))
+    train(model, optimizer, range(4))
     saved = optimizer.state_dict()
     assert set(saved) == {"state", "param_groups"}
     other, resumed = build(recipe, generator=torch.Generator().manual_seed(99))
     other.load_state_dict(model.state_dict())
     resumed.load_state_dict(through_a_file(saved))
     for m, o in ((model, optimizer), (other, resumed)):
-        run(m, o, range(4, 9))
+        train(m, o, range(4, 9))
     assert differences(snapshot(model, optimizer), snapshot(other, resumed)) == []
 
 
@@ -116,14 +97,14 @@ every_option = pytest.mark.parametrize("options", [PLAIN, FLAT, FULL], ids=["pla
 @every_recipe
 def test_a_run_resumes_bit_equal_through_torchs_state_dict_api(recipe, options, stop):
     model, optimizer = build(recipe)
-    run(model, optimizer, range(stop))
+    train(model, optimizer, range(stop))
     saved = copy.deepcopy(get_optimizer_state_dict(model, optimizer, options=options))
     weights = copy.deepcopy(model.state_dict())
-    run(model, optimizer, range(stop, stop + 4))
+    train(model, optimizer, range(stop, stop + 4))
     other, resumed = build(recipe, generator=torch.Generator().manual_seed(99))
     other.load_state_dict(weights)
     set_optimizer_state_dict(other, resumed, saved, options=options)
-    run(other, resumed, range(stop, stop + 4))
+    train(other, resumed, range(stop, stop + 4))
     assert differences(snapshot(model, optimizer), snapshot(other, resumed)) == []
 
 
@@ -132,16 +113,16 @@ def test_a_run_resumes_bit_equal_through_torchs_state_dict_api(recipe, options, 
 @every_recipe
 def test_a_run_resumes_bit_equal_through_files_of_distributed_checkpoints(recipe, options, tmp_path: Path):
     model, optimizer = build(recipe)
-    run(model, optimizer, range(4))
+    train(model, optimizer, range(4))
     held = {"model": get_model_state_dict(model), "optimizer": get_optimizer_state_dict(model, optimizer, options=options)}
     dcp.save(held, checkpoint_id=tmp_path, no_dist=True)
-    run(model, optimizer, range(4, 8))
+    train(model, optimizer, range(4, 8))
     other, resumed = build(recipe, generator=torch.Generator().manual_seed(99))
     place = {"model": get_model_state_dict(other), "optimizer": get_optimizer_state_dict(other, resumed, options=options)}
     dcp.load(place, checkpoint_id=tmp_path, no_dist=True)
     set_model_state_dict(other, place["model"])
     set_optimizer_state_dict(other, resumed, place["optimizer"], options=options)
-    run(other, resumed, range(4, 8))
+    train(other, resumed, range(4, 8))
     assert differences(snapshot(model, optimizer), snapshot(other, resumed)) == []
 
 
@@ -189,7 +170,7 @@ def test_asking_changes_nothing_whenever_it_comes(recipe, asking):
 def test_a_step_without_a_rate_and_without_a_gradient_leaves_everything_as_it_was(recipe, stop, lr):
     """torch's own way of asking an optimizer for its state makes such a step."""
     model, optimizer = build(recipe, weight_decay=0.1)
-    run(model, optimizer, range(stop))
+    train(model, optimizer, range(stop))
     before, rates = snapshot(model, optimizer), [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -205,7 +186,7 @@ def test_a_step_without_a_rate_and_without_a_gradient_leaves_everything_as_it_wa
 
 def test_a_step_at_rate_zero_with_a_gradient_is_a_step():
     model, optimizer = build("LNGD", lr=0.0)
-    run(model, optimizer, range(2))
+    train(model, optimizer, range(2))
     assert optimizer.stats()["steps"] == 2
     assert optimizer.blocks["1"].ready
 
@@ -219,10 +200,10 @@ def pickled(pair: tuple[nn.Module, torch.optim.Optimizer]) -> tuple[nn.Module, t
 @every_recipe
 def test_a_copy_of_model_and_optimizer_goes_on_bit_equal_and_alone(recipe, stop, copying):
     model, optimizer = build(recipe)
-    run(model, optimizer, range(stop))
+    train(model, optimizer, range(stop))
     other, copied = copying((model, optimizer))
-    run(model, optimizer, range(stop, stop + 4))
-    run(other, copied, range(stop, stop + 4))
+    train(model, optimizer, range(stop, stop + 4))
+    train(other, copied, range(stop, stop + 4))
     assert differences(snapshot(model, optimizer), snapshot(other, copied)) == []
     ours = {value.data_ptr() for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)}
     theirs = {value.data_ptr() for state in copied.state.values() for value in state.values() if isinstance(value, Tensor)}
@@ -231,7 +212,7 @@ def test_a_copy_of_model_and_optimizer_goes_on_bit_equal_and_alone(recipe, stop,
 
 def test_hooks_on_saving_see_the_whole_and_may_change_what_is_saved():
     model, optimizer = build("LNGD")
-    run(model, optimizer, range(2))
+    train(model, optimizer, range(2))
     seen: list[str] = []
 
     def before(_optimizer: torch.optim.Optimizer) -> None:
@@ -255,7 +236,7 @@ def test_hooks_on_saving_see_the_whole_and_may_change_what_is_saved():
 
 def test_hooks_on_loading_see_the_whole_and_what_they_change_is_loaded():
     model, optimizer = build("LNGD")
-    run(model, optimizer, range(3))
+    train(model, optimizer, range(3))
     other, resumed = build("LNGD")
     seen: list[Any] = []
 
@@ -277,12 +258,12 @@ def test_hooks_on_loading_see_the_whole_and_what_they_change_is_loaded():
     assert {"phi", "psi", "phi_inverse", "average", "kappa"} <= seen[0]
     assert seen[1] == (3.0, 7.0, True)
     assert (resumed.param_groups[0]["lr"], resumed.param_groups[0]["damping"]) == (0.125, 5.0)
-    run(other, resumed, range(1))
+    train(other, resumed, range(1))
 
 
 def test_a_hook_on_loading_may_repair_a_checkpoint_that_would_be_refused_and_may_spoil_one():
     model, optimizer = build("LNGD")
-    run(model, optimizer, range(2))
+    train(model, optimizer, range(2))
     saved = through_a_file(optimizer.state_dict())
     del saved["state"][0]["psi"]
     other, resumed = build("LNGD")
@@ -306,5 +287,5 @@ def test_hooks_around_a_step_run_around_it():
     seen: list[float] = []
     optimizer.register_step_pre_hook(lambda o, *_: seen.append(o.stats()["steps"]))
     optimizer.register_step_post_hook(lambda o, *_: seen.append(o.stats()["steps"]))
-    run(model, optimizer, range(2))
+    train(model, optimizer, range(2))
     assert seen == [0, 1, 1, 2]

@@ -13,6 +13,7 @@ from lngd import LNGD, PAPER, Schedule
 from lngd.optimizer import NaturalGradient
 from reference import batch, differences, snapshot
 from syncs import UNTIL_ORDINARY, CountSyncs, as_on_an_accelerator
+from tiers import THREE, tiered
 
 METHODS = {name: (kind, {}) for name, kind in vars(lngd).items() if isinstance(kind, type) and issubclass(kind, NaturalGradient)}
 RECIPES: dict[str, tuple[type, dict[str, Any]]] = {
@@ -22,7 +23,7 @@ RECIPES: dict[str, tuple[type, dict[str, Any]]] = {
     "Nesterov with decay": (LNGD, {"momentum_on": "nesterov", "weight_decay": 0.1}),
     "a momentum of the update with decay": (lngd.KFAC, {"momentum_on": "update", "weight_decay": 0.1}),
 }
-every_recipe = pytest.mark.parametrize("recipe", RECIPES)
+every_recipe = tiered("recipe", RECIPES, (*THREE, "the paper's"))
 SKIPPED = "ignore:a gradient or a statistic was not finite"
 COUNTS = ("steps", "skipped", "measuring", "owed", "portions", "since_growth", "generator")
 AVERAGED = ("num_batches_tracked", "running_mean", "running_var")

@@ -300,6 +300,7 @@ print(json.dumps([(each.filename, each.lineno, str(each.message)) for each in ca
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["", "import torch._dynamo"])
 def test_every_warning_points_to_the_line_of_the_user_who_caused_it(tmp_path, first):
     """In a process of its own: the shape checks of these tests lie between the core's functions."""

@@ -12,9 +12,7 @@ from lngd_bench.studies.fisher.compare import (
     APPROXIMATIONS,
     Comparison,
     approximate,
-    best_scale,
     compare,
-    cosine,
     exact_direction,
     matrix_errors,
     outputwise_error,
@@ -40,15 +38,7 @@ def rows(damping: float = 0.1) -> dict[tuple[str, str], Comparison]:
     return {(row.layer, row.method): row for row in compare(*problem(), damping)}
 
 
-def test_a_block_has_no_error_against_itself():
-    errors = matrix_errors(positive(6), positive(6))
-    assert (errors.error, errors.diagonal_error) == (0.0, 0.0)
-    assert errors.scaled_error == pytest.approx(0, abs=1e-12)
-    assert errors.scaled_diagonal_error == pytest.approx(0, abs=1e-12)
-    assert (errors.scale, errors.trace_ratio) == (pytest.approx(1), 1.0)
-
-
-@pytest.mark.parametrize("c", [0.5, 3.0])
+@pytest.mark.parametrize("c", [0.5, 1.0, 3.0])
 def test_a_wrong_scale_is_all_raw_error(c):
     errors = matrix_errors(c * positive(6), positive(6))
     assert errors.error == pytest.approx(abs(c - 1))
@@ -69,13 +59,6 @@ def test_errors_of_two_by_two_matrices_done_by_hand():
     assert errors.trace_ratio == pytest.approx(6 / 4)
 
 
-def test_no_other_scale_is_better_than_the_best():
-    one, other = positive(5), positive(5, seed=1)
-    best = best_scale(one, other)
-    distance = [(c * one - other).norm().item() for c in (best, 0.99 * best, 1.01 * best)]
-    assert distance[0] == min(distance)
-
-
 def test_nothing_is_best_scaled_to_nothing():
     errors = matrix_errors(torch.zeros(3, 3, dtype=torch.float64), positive(3))
     assert (errors.error, errors.scaled_error, errors.scale, errors.trace_ratio) == (1.0, 1.0, 0.0, 0.0)
@@ -94,20 +77,6 @@ def test_the_exact_direction_solves_the_damped_system():
     torch.testing.assert_close((exact + shift) @ direction.flatten(), gradient.flatten())
 
 
-def test_the_exact_direction_is_solved_group_by_group():
-    exact, gradient = positive(6, group=(2,)), torch.randn(2, 2, 3, dtype=torch.float64)
-    expected = [exact_direction(exact[group], gradient[group], Damping(0.5)) for group in range(2)]
-    torch.testing.assert_close(exact_direction(exact, gradient, Damping(0.5)), torch.stack(expected))
-
-
-def test_the_cosine_is_of_whole_matrices():
-    x = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert cosine(x, 3 * x) == pytest.approx(1)
-    assert cosine(x, x.flip(0)) == 0
-    assert cosine(x, torch.tensor([[1.0, 0.0], [0.0, 0.0]])) == pytest.approx(math.sqrt(0.5))
-    assert math.isnan(cosine(x, torch.zeros(2, 2)))
-
-
 @every_method
 def test_a_row_compares_the_methods_block_with_the_exact_one(method):
     curvature, y = problem()
@@ -121,24 +90,12 @@ def test_a_row_compares_the_methods_block_with_the_exact_one(method):
         assert found == pytest.approx(expected.item())
 
 
-def test_every_layer_meets_every_method():
-    assert set(rows()) == {(layer, method) for layer in ("0", "2", "4") for method in APPROXIMATIONS}
-
-
 @pytest.mark.parametrize("method", ["K-FAC", "EKFAC", "TKFAC"])
 def test_one_sample_of_two_classes_leaves_kronecker_methods_without_error(method):
     """F = E[ggᵀ] ⊗ aaᵀ. With two classes E[ggᵀ] has rank one, so even EKFAC's eigenbasis holds all of it."""
     x, y = batch(1, 4, classes=2)
     for row in compare(ExactCurvature(mlp(4, 5, 2), x), y, 0.1):
         if row.method == method:
-            assert row.error == pytest.approx(0, abs=1e-10)
-
-
-def test_one_sample_of_a_linear_model_is_exact_for_lngd_with_gaussian_labels():
-    x = batch(1, 4)[0]
-    curvature = ExactCurvature(nn.Linear(4, CLASSES).double(), x, "gaussian")
-    for row in compare(curvature, curvature.outputs + 1, 0.1):
-        if row.method in ("LNGD", "LNGD-lr"):
             assert row.error == pytest.approx(0, abs=1e-10)
 
 
@@ -188,17 +145,6 @@ def test_with_large_damping_every_damped_direction_is_the_gradient():
     for row in rows(damping=1e9).values():
         assert row.cosine == pytest.approx(1)
         assert row.gradient_cosine == pytest.approx(1)
-
-
-@pytest.mark.parametrize("damping", [0.0, -1.0, math.nan, math.inf])
-def test_a_damping_that_is_no_positive_number_is_refused(damping):
-    with pytest.raises(ValueError, match=r"damping is .*: a number greater than 0 is needed"):
-        next(compare(*problem(), damping))
-
-
-def test_an_unknown_method_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="method is 'kfac': LNGD, LNGD-lr, K-FAC"):
-        approximate(problem()[0], "0", "kfac", Damping(0.1))
 
 
 def test_a_layer_that_no_output_depends_on_is_named():

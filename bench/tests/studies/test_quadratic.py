@@ -96,24 +96,11 @@ def test_the_theorem_holds_for_the_random_models_and_coupling_is_what_breaks_it(
     torch.testing.assert_close(models.coupled(1).curvature, models.curvature)
 
 
-@FAMILIES
-def test_random_models_have_downhill_directions_and_a_positive_definite_curvature(family):
-    models = family(200, 3, 4, generator(1))
-    assert models.slopes.min() > 0
-    assert torch.linalg.eigvalsh(models.curvature).min() > 0
-
-
 def test_layers_that_do_the_same_overshoot_as_often_as_there_are_layers():
     """Four layers whose steps change the outputs alike: each takes the whole way, together they go four times too far."""
     models = Quadratics(torch.ones(4, dtype=torch.float64), torch.ones(4, 4, dtype=torch.float64))
     torch.testing.assert_close(decrease(models, layer_rates(models)), torch.tensor(-4.0, dtype=torch.float64))
     torch.testing.assert_close(decrease(models.coupled(0), layer_rates(models)), torch.tensor(2.0, dtype=torch.float64))
-
-
-def test_both_rates_come_from_the_diagonal_blocks_whatever_couples_the_layers():
-    models = least_squares(20, 3, 2, generator(3))
-    torch.testing.assert_close(layer_rates(models), layer_rates(models.coupled(0)))
-    torch.testing.assert_close(single_rate(models), single_rate(models.coupled(0)))
 
 
 def test_the_gain_from_measured_curvatures_is_the_gain_of_the_models():

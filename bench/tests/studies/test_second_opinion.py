@@ -47,7 +47,7 @@ def blocks(operator: GGNLinearOperator | KFACLinearOperator, model: nn.Module) -
 def test_the_exact_fisher_block_is_the_gauss_newton_block(kind):
     model, x, y = case(kind)
     expected = blocks(GGNLinearOperator(model, LOSS, list(model.parameters()), [(x, y)]), model)
-    exact = ExactCurvature(model, x, "categorical")
+    exact = ExactCurvature(model, x)
     for name, block in expected.items():
         torch.testing.assert_close(exact.fisher(name), block)
 

@@ -1,54 +1,33 @@
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
+from lngd_bench import archive
+from lngd_bench.cli.app import app
 from lngd_bench.errors import BenchError
-from lngd_bench.studies.theory.command import theory
-
-app = typer.Typer()
-app.command()(theory)
-
-TINY = ["--widths", "8,40", "--seeds", "2", "--steps", "3", "--run-steps", "2"]
 
 
 def run(*words: str) -> str:
-    result = CliRunner().invoke(app, list(words), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
+    return CliRunner().invoke(app, ["theory", *words], catch_exceptions=False).output
 
 
-def test_the_command_prints_narrow_tables_and_draws_both_figures(tmp_path: Path) -> None:
-    printed = run(*TINY, "--out", str(tmp_path / "new"))
-    for name in ("theorem-1.png", "theorem-2.png"):
-        assert (tmp_path / "new" / name).read_bytes().startswith(b"\x89PNG")
-        assert name in printed
-    tables, _, _ = printed.partition("Written")
-    assert max(map(len, tables.splitlines())) <= 80
-    assert "mnist-mlp with LNGD, 2 steps: gain" in tables
-    assert "0 steps below 1" in tables
-    first_cells = [line.split()[0] for line in tables.splitlines() if line.split()]
+def test_the_command_says_for_each_width_where_the_bound_holds(tmp_path: Path) -> None:
+    printed = run("--widths", "8,40", "--seeds", "2", "--steps", "3", "--run-steps", "2", "--out", str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"theory.md", "theory.png", "theory.jsonl.gz"}
+    assert "mnist-mlp with LNGD, 2 steps: gain" in printed
+    assert "0 steps below 1" in printed
+    first_cells = [line.split()[0] for line in printed.splitlines() if line.split()]
     assert [first_cells.count(width) for width in ("8", "40", "∞")] == [5, 5, 3]
+    lines = archive.read(tmp_path / "theory.jsonl.gz")["theory.jsonl"]
+    runs = [line for line in lines if line["event"] == "run"]
+    assert len(runs) == 3 * 2 * 2 * 5  # widths and ∞, seeds, rates, α
+    kept = sum(line["first"] is None for line in runs if (line["width"], line["alpha"], line["rate"]) == (40, 0.1, "none"))
+    row = next(line for line in printed.splitlines() if line.startswith("40 "))
+    assert row.split()[2] == f"{kept}/2"
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--widths", "16,x"], "--widths 16,x: give whole numbers from 1"),
-        (["--widths", ","], "separated by commas"),
-        (["--widths", "0"], "give whole numbers from 1"),
-        (["--seeds", "0"], "--seeds 0: give a whole number of 1 or more"),
-        (["--steps", "-1"], "--steps -1"),
-        (["--run-steps", "0"], "--run-steps 0"),
-    ],
-)
-def test_a_wrong_value_is_answered_with_what_is_allowed(tmp_path: Path, words: list[str], message: str) -> None:
-    with pytest.raises(BenchError, match=message):
-        run(*words, "--out", str(tmp_path))
-
-
-def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(BenchError, match="choose another directory"):
-        run(*TINY, "--out", str(tmp_path / "file"))
+@pytest.mark.parametrize("widths", ["16,x", ",", "0"])
+def test_wrong_widths_are_answered_with_what_is_allowed(tmp_path: Path, widths: str) -> None:
+    with pytest.raises(BenchError, match=f"--widths {widths}: give whole numbers from 1"):
+        run("--widths", widths, "--out", str(tmp_path))

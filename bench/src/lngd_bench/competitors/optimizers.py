@@ -113,4 +113,4 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "lngd-spectral": _family("Spectral LNGD", lngd.SpectralLNGD, 0.02, 1.8),
     "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0, damping=lngd.PAPER["damping"]),
 }
-DEFAULT_OPTIMIZERS = "sgd,adamw,muon,lngd"  # as the command line writes them
+DEFAULT_OPTIMIZERS = "sgd,adamw,muon,lngd,lngd-spectral"  # as the command line writes them

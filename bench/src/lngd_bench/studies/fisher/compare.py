@@ -5,7 +5,6 @@ what differs is the approximation and nothing else. LNGD's layer-wise Fisher and
 a learning rate takes it up. So errors come in two kinds, of F̂ as it is and of cF̂ with the c that brings it nearest to F.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,24 +20,19 @@ from lngd_bench.studies.fisher.exact import ExactCurvature, Pairs
 THOR_SPLIT = 10  # half a layer of 20 units; THOR's own 128 would leave so small a factor whole
 
 
-@dataclass(frozen=True)
-class Approximation:
-    """A block and the (a, g) that it is measured on."""
-
-    block: Callable[[], CurvatureBlock]
-    pairs: Callable[[ExactCurvature, str], Pairs]
-
-
-APPROXIMATIONS: Mapping[str, Approximation] = {
-    "LNGD": Approximation(LNGDBlock, ExactCurvature.layerwise_pairs),
-    "LNGD-lr": Approximation(LNGDBlock, ExactCurvature.label_pairs),
-    "K-FAC": Approximation(KFACBlock, ExactCurvature.label_pairs),
-    "EKFAC": Approximation(EKFACBlock, ExactCurvature.label_pairs),
-    "TKFAC": Approximation(TKFACBlock, ExactCurvature.label_pairs),
-    "THOR": Approximation(partial(THORBlock, THOR_SPLIT), ExactCurvature.label_pairs),
-    "NG+": Approximation(NGPlusBlock, ExactCurvature.label_pairs),
+APPROXIMATIONS: Mapping[str, tuple[Callable[[], CurvatureBlock], Callable[[ExactCurvature, str], Pairs]]] = {
+    "LNGD": (LNGDBlock, ExactCurvature.layerwise_pairs),
+    "LNGD-lr": (LNGDBlock, ExactCurvature.label_pairs),
+    "K-FAC": (KFACBlock, ExactCurvature.label_pairs),
+    "EKFAC": (EKFACBlock, ExactCurvature.label_pairs),
+    "TKFAC": (TKFACBlock, ExactCurvature.label_pairs),
+    "THOR": (partial(THORBlock, THOR_SPLIT), ExactCurvature.label_pairs),
+    "NG+": (NGPlusBlock, ExactCurvature.label_pairs),
 }
-"""LNGD-lr is LNGD's block on back-propagated g, as in the paper's ablation: only where g comes from separates the two."""
+"""A block and the (a, g) that it is measured on.
+
+LNGD-lr is LNGD's block on back-propagated g, as in the paper's ablation: only where g comes from separates the two.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,25 +81,16 @@ def compare(curvature: ExactCurvature, y: Tensor, damping: float) -> Iterator[Co
         damping: relative to the mean eigenvalue.
 
     Raises:
-        ValueError: damping is not a positive number, y doesn't fit, or a layer's exact block is zero.
+        ValueError: y doesn't fit, or a layer's exact block is zero.
     """
-    if not (math.isfinite(damping) and damping > 0):
-        raise ValueError(f"damping is {damping}: a number greater than 0 is needed")
     for name in curvature.layers:
         yield from _compare_layer(curvature, name, curvature.gradient(name, y), Damping(damping))
 
 
 def approximate(curvature: ExactCurvature, name: str, method: str, damping: Damping) -> CurvatureBlock:
-    """The method's block for a layer, measured and inverted.
-
-    Raises:
-        ValueError: no such method.
-    """
-    if method not in APPROXIMATIONS:
-        raise ValueError(f"method is {method!r}: {', '.join(APPROXIMATIONS)} are allowed")
-    approximation = APPROXIMATIONS[method]
-    a, g = approximation.pairs(curvature, name)
-    block = approximation.block()
+    """The method's block for a layer, measured and inverted."""
+    build, pairs = APPROXIMATIONS[method]
+    block, (a, g) = build(), pairs(curvature, name)
     block.update(block.measure(a, g), decay=0.0)
     block.refresh(damping)
     block.update(block.measure(a, g), decay=0.0)  # EKFAC measures its scales in the basis of the refresh

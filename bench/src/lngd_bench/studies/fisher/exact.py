@@ -3,7 +3,8 @@
 Everything is made from explicit per-sample Jacobians in float64, in evaluation mode (a layer that mixes samples, like BatchNorm,
 has no per-sample Jacobian), and nothing is sampled. Conventions: the classes are the model's last output dimension and every
 dimension between the first and the last is a position, whose labels are independent given the input: a sample's log-likelihood
-is the sum over its positions. Blocks are means over samples, row-major with outputs first, as `GradientMatrix.flatten(-2)` is.
+is the sum over its positions of a softmax's log p(y|z). Blocks are means over samples, row-major with outputs first, as
+`GradientMatrix.flatten(-2)` is.
 """
 
 import copy
@@ -16,9 +17,9 @@ from torch.func import functional_call, jacrev, vmap
 
 from lngd.layers import Layer, adapter_of
 from lngd.types import Activations, Dense, GradientMatrix, Gradients, written_out
-from lngd_bench.studies.fisher.likelihoods import LIKELIHOODS, Outputs
 
 Pairs = tuple[Activations, Gradients]
+Outputs = Float[Tensor, "n ... c"]
 
 
 class ExactCurvature:
@@ -26,18 +27,14 @@ class ExactCurvature:
 
     Args:
         x: `[n, …]`, the inputs that blocks are means over.
-        likelihood: "categorical" (outputs are logits), "bernoulli" (logits of yes) or "gaussian" (unit variance).
 
     Raises:
-        ValueError: no such likelihood; no samples; outputs that are not finite or have no class dimension; no supported layer.
+        ValueError: no samples; outputs that are not finite or have no class dimension; no supported layer.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, likelihood: str = "categorical") -> None:
-        if likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood is {likelihood!r}: {' or '.join(map(repr, LIKELIHOODS))} are allowed")
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
         if x.dim() < 2 or not len(x):
             raise ValueError(f"x has shape {tuple(x.shape)}: a batch dimension with at least one sample and one more are needed")
-        self.likelihood = LIKELIHOODS[likelihood]
         self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
         self.x = x.double() if x.is_floating_point() else x
         self.layers = dict(_layers(self.model))
@@ -51,17 +48,6 @@ class ExactCurvature:
         """F = E_x E_{y~p}[vec(∇log p) vec(∇log p)ᵀ], the expectation over labels done class by class."""
         rows = torch.einsum("kntc,...ntcw->...knw", self._scores(), self.jacobian(name)).flatten(-3, -2)
         return rows.mT @ rows / rows.shape[-2]
-
-    def empirical_fisher(self, name: str, y: Tensor) -> Dense:
-        """E_x[vec(∇log p) vec(∇log p)ᵀ] at given labels."""
-        rows = torch.einsum("ntc,...ntcw->...nw", self._residual(y), self.jacobian(name))
-        return rows.mT @ rows / len(self.x)
-
-    def gauss_newton(self, name: str) -> Dense:
-        """E_x[Jᵀ H J], H the Hessian of −log p in the outputs; equal to the Fisher matrix for these likelihoods."""
-        jacobian, hessian = self.jacobian(name), self.likelihood.hessian(_by_position(self.outputs))
-        weighted = torch.einsum("ntcd,...ntdw->...ntcw", hessian, jacobian)
-        return jacobian.flatten(-4, -2).mT @ weighted.flatten(-4, -2) / len(self.x)
 
     def layerwise_fisher(self, name: str) -> Dense:
         """E[Σₛ E(g gᵀ) ⊗ a aᵀ] with g = Jᵩᵀε (LNGD eq. 3 before off-diagonal entries are left out). Sequential models only."""
@@ -113,11 +99,20 @@ class ExactCurvature:
         return self.layers[name]
 
     def _residual(self, y: Tensor) -> Float[Tensor, "n s c"]:
-        return _by_position(self.likelihood.residual(self.outputs, y))
+        """r = −∇_z log p(y|z) = p − e_y at given labels."""
+        z = self.outputs
+        if y.shape != z.shape[:-1] or y.is_floating_point():
+            raise ValueError(f"y is {y.dtype} of shape {tuple(y.shape)}: class numbers of shape {tuple(z.shape[:-1])} are needed")
+        if y.min() < 0 or y.max() >= z.shape[-1]:
+            raise ValueError(f"y reaches from {y.min()} to {y.max()}: the model has the classes 0 to {z.shape[-1] - 1}")
+        return _by_position(z.softmax(-1) - nn.functional.one_hot(y, z.shape[-1]))
 
     def _scores(self) -> Float[Tensor, "k n s c"]:
-        """Values of r, at one position each and zero elsewhere: the mean of their outer products is E[r rᵀ]."""
-        scores = self.likelihood.support(_by_position(self.outputs))
+        """√(k·p_y) (p − e_y) for each class y and position, zero at the others: the mean of their outer products is E[r rᵀ]."""
+        p = _by_position(self.outputs).softmax(-1)
+        classes = p.shape[-1]
+        weights = (classes * p).sqrt().movedim(-1, 0).unsqueeze(-1)
+        scores = weights * (p - torch.eye(classes, dtype=p.dtype, device=p.device).reshape(classes, 1, 1, classes))
         positions = scores.shape[-2]
         alone = positions**0.5 * torch.eye(positions, dtype=scores.dtype, device=scores.device)
         return torch.einsum("kntc,pt->pkntc", scores, alone).flatten(0, 1)

@@ -1,15 +1,18 @@
 """The paper's Figs. 1, 5 and 6 from what `lngd fisher` and `lngd gaussian` have recorded, without training anything again."""
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
+from lngd_bench import archive
 from lngd_bench.errors import BenchError
-from lngd_bench.studies.fisher import blocks as fisher_blocks
-from lngd_bench.studies.fisher.command import draw_blocks
-from lngd_bench.studies.fisher.figure_records import FigureRecord
-from lngd_bench.studies.gaussian import records as gaussian_records
+from lngd_bench.studies.fisher import drawing as fisher
+from lngd_bench.studies.gaussian import drawing as gaussian
+
+DOTS_PER_INCH = 110
 
 
 @dataclass(frozen=True)
@@ -17,46 +20,44 @@ class Redrawn:
     """A figure.
 
     Attributes:
-        draw: from the directory of the record into another.
+        study: the command that records it, after `lngd`.
+        figure: from a directory or an archive.
     """
 
-    record: FigureRecord
-    draw: Callable[[Path, Path], Path]
+    number: str
+    study: str
+    figure: Callable[[Path], Figure]
 
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """Where a record is looked for, under the working directory."""
-        return Path("docs/results", self.record.command), Path("runs", self.record.command)
-
-
-def _blocks(number: str, records: Path, out: Path) -> Path:
-    return draw_blocks(number, fisher_blocks.read_blocks(records), out)
-
-
-def _gaussian(records: Path, out: Path) -> Path:
-    from lngd_bench.studies.gaussian.drawing import draw
-
-    pictures, title = gaussian_records.read(records)
-    return draw(pictures, out / gaussian_records.PICTURE, title)
+    def draw(self, records: Path, out: Path) -> Path:
+        """`out` is a PNG's name, or a directory or a file beside which it goes as figure-N.png."""
+        beside = out if out.is_dir() else out.parent
+        path = out if out.suffix == ".png" else beside / f"figure-{self.number}.png"
+        picture = io.BytesIO()
+        self.figure(records).savefig(picture, format="png", dpi=DOTS_PER_INCH, facecolor="white")
+        archive.put(path, picture.getvalue())
+        return path
 
 
 REDRAWN: Mapping[str, Redrawn] = {
-    "1": Redrawn(fisher_blocks.RECORD, partial(_blocks, "1")),
-    "5": Redrawn(fisher_blocks.RECORD, partial(_blocks, "5")),
-    "6": Redrawn(gaussian_records.RECORD, _gaussian),
+    one.number: one
+    for one in (
+        Redrawn("1", fisher.STUDY, lambda records: fisher.figure_1(fisher.read_blocks(records))),
+        Redrawn("5", fisher.STUDY, lambda records: fisher.figure_5(fisher.read_blocks(records))),
+        Redrawn("6", gaussian.STUDY, lambda records: gaussian.draw(gaussian.read(records))),
+    )
 }
 """By the figure's number."""
 
 
 def place_of(number: str) -> Path:
-    """The first place with a record.
+    """The first archive with its record, under the working directory.
 
     Raises:
         BenchError: there is none.
     """
-    redrawn, record = REDRAWN[number], REDRAWN[number].record
-    for place in redrawn.places:
-        if (place / record.file).is_file():
+    study = REDRAWN[number].study
+    places = [Path(place, f"{study}{archive.ENDING}") for place in ("results", f"runs/{study}")]
+    for place in places:
+        if place.is_file():
             return place
-    places = " or ".join(map(str, redrawn.places))
-    raise BenchError(f"no {record.file} in {places}: name its directory, or make one with lngd {record.command}")
+    raise BenchError(f"no {' or '.join(map(str, places))}: name the records, or make some with lngd {study}")

@@ -1,23 +1,19 @@
 """`lngd gaussian`: the paper's Fig. 6 on a task of the benchmark."""
 
-import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from lngd_bench.cli import options
 from lngd_bench.cli.names import names_listed, tasks_named
 from lngd_bench.cli.running import command_line, console, make_directory
 from lngd_bench.errors import BenchError
-from lngd_bench.report.tables import plain_table
-from lngd_bench.studies.gaussian import records as gaussian_records
-from lngd_bench.studies.gaussian.drawing import draw, pictured
-from lngd_bench.studies.gaussian.figure import Sample, Stage, layers_of, observe
-from lngd_bench.studies.gaussian.records import aggregates
+from lngd_bench.studies.gaussian.drawing import FILE, STUDY, draw, record
+from lngd_bench.studies.gaussian.outputs import Stage, layers_of, observe
+from lngd_bench.studies.results import MISSING, leave, text
 from lngd_bench.tasks.data import Split, in_memory
 from lngd_bench.tasks.scoring import EVALUATION_CHUNK, Score
 from lngd_bench.tasks.task import Changes
@@ -26,18 +22,17 @@ from lngd_bench.training.race import rate_of
 from lngd_bench.training.randomness import PrivateRandomness
 from lngd_bench.training.train import DivergenceError, Learner, RunSpec
 
-WIDTH = 100
-MISSING = "–"
-WRITTEN = f"Where {gaussian_records.PICTURE} and {gaussian_records.FILE} go."
+SAMPLE = ("layer", "stage", "sample", "skew", "ex.kurt.", "KS", "KS > 0", "zeros %", "p")
+COORDINATES = ("layer", "stage", "coordinates", "constant", "KS", "< 0.05 %", "KS > 0", "< 0.05 %")
 
 
 def gaussian(
     *,
-    out: Annotated[Path, typer.Option(metavar="DIR", help=WRITTEN)] = Path("runs/gaussian"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where gaussian.md, .png and .jsonl.gz go.")] = Path("runs/gaussian"),
     task: Annotated[str, typer.Option(metavar="TASK", help="A task of lngd race.")] = "fashion-resnet",
     steps: Annotated[int, typer.Option(min=1, help="Training steps with LNGD before the layers are looked at.")] = 300,
     layers: Annotated[
-        str | None, typer.Option(metavar="NAME,…", help="Layers by module name. [those at one and two thirds of the depth]")
+        str | None, typer.Option(metavar="NAME,…", help="Layers by module name, else those at one and two thirds of the depth.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of initial weights and batches.")] = 0,
     data_dir: options.DataDir = None,
@@ -46,30 +41,65 @@ def gaussian(
     """Draw the paper's Fig. 6: are the outputs of layers Gaussian over the samples?"""
     if threads:
         torch.set_num_threads(threads)
-    spec = _spec(task, steps, seed)
+    chosen = Changes(steps=steps).apply(tasks_named([task])[0])
+    spec = RunSpec(chosen, "lngd", rate_of(chosen, "lngd"), seed)
     split = in_memory(spec.task.data(data_dir)).first(spec.task.samples)
     names = _layers_named(layers, spec)
+    make_directory(out)
     learner, score = _trained(spec, split)
     inputs = [x for x, _ in split.chunks(EVALUATION_CHUNK)]
     stages = [stage for name in names for stage in _observed(learner, inputs, name)]
-    console.print(
-        f"{spec.task.title}, LNGD, {steps} steps, evaluation accuracy {100 * score.accuracy:.1f} %; {len(split.test_x)} samples",
-        markup=False,
-        soft_wrap=True,
+    lines = record(header(spec, torch.device("cpu"), command_line()), score.accuracy, stages)
+    tables = shown(lines)
+    console.print(tables, markup=False, soft_wrap=True)
+    console.print(leave(out, STUDY, {FILE: lines}, page(lines), draw(lines)), soft_wrap=True, markup=False)
+
+
+def page(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The numbers with their origin, of a record."""
+    start = lines[0]
+    return (
+        f"`{start['command']}`, {start['date'][:10]}, torch {start['torch']}.\n\n"
+        "# Are the outputs of layers Gaussian?\n\n"
+        f"![Histograms of layers and the distances of all their coordinates]({STUDY}.png)\n\n"
+        f"```\n{shown(lines)}\n```\n\n"
+        "KS: the Kolmogorov–Smirnov distance to the normal with the samples' mean and deviation. KS > 0: of the values above 0\n"
+        "to the normal that, cut off at 0, has their share of zeros and their mean. p: of D'Agostino's and Pearson's test. The\n"
+        "second table has medians over all coordinates that are not constant, and the share of them below 0.05.\n"
     )
-    _print(_sample_table(stages))
-    _print(_coordinate_table(stages))
-    make_directory(out)
-    pictures = [pictured(stage) for stage in stages]
-    start = header(spec, torch.device("cpu"), command_line())
-    records = gaussian_records.write(out / gaussian_records.FILE, start, score.accuracy, stages, pictures)
-    figure = draw(pictures, out / gaussian_records.PICTURE, gaussian_records.title(start.config, len(split.test_x)))
-    console.print(f"Written: {figure}, {records}", soft_wrap=True, markup=False)
 
 
-def _spec(name: str, steps: int, seed: int) -> RunSpec:
-    task = Changes(steps=steps).apply(tasks_named([name])[0])
-    return RunSpec(task, "lngd", rate_of(task, "lngd"), seed)
+def shown(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Two tables: a row for each histogram, and a row for all coordinates of a layer and stage, not one that was picked."""
+    start, *rest = lines
+    samples = [line for line in rest if line["event"] == "sample"]
+    title = (
+        f"{start['config']['title']}, LNGD, {start['config']['total_steps']} steps, "
+        f"evaluation accuracy {100 * start['accuracy']:.1f} %; {samples[0]['n']} samples"
+    )
+    first = text(SAMPLE, [[line["layer"], line["stage"], *_sample(line)] for line in samples], words=3)
+    second = text(COORDINATES, [[line["layer"], line["stage"], *_all(line)] for line in rest if line not in samples], words=2)
+    return f"{title}\n\n{first}\n\n{second}"
+
+
+def _sample(line: Mapping[str, Any]) -> Iterable[str]:
+    yield line["quantity"]
+    for name, shape in (("skewness", ".2f"), ("excess_kurtosis", ".2f"), ("distance", ".3f"), ("rectified_distance", ".3f")):
+        yield _text(line[name], shape)
+    yield f"{100 * line['zeros']:.1f}"
+    p = line["p_value"]
+    yield "< 1e-99" if p is not None and p < 1e-99 else _text(p, ".1e")
+
+
+def _all(line: Mapping[str, Any]) -> Iterable[str]:
+    yield from (str(line["count"]), str(line["count"] - line["normal"]["known"]))
+    for part in (line["normal"], line["rectified"]):
+        yield _text(part["median"], ".3f")
+        yield _text(None if part["close"] is None else 100 * part["close"], ".1f")
+
+
+def _text(value: float | None, shape: str) -> str:
+    return MISSING if value is None else format(value, shape)
 
 
 def _layers_named(listed: str | None, spec: RunSpec) -> list[str]:
@@ -96,42 +126,3 @@ def _observed(learner: Learner, inputs: list[torch.Tensor], layer: str) -> list[
         return observe(learner.model, inputs, layer)
     except ValueError as error:
         raise BenchError(f"layer {layer}: {error}") from error
-
-
-def _sample_table(stages: list[Stage]) -> Table:
-    """One row a histogram of the figure."""
-    headings = ("layer", "stage", "sample", "skew", "ex.kurt.", "KS", "KS > 0", "zeros %", "p")
-    rows = [[s.layer, s.stage, sample.quantity, *_sample_cells(sample)] for s in stages for sample in (s.coordinate, s.norm)]
-    return plain_table(headings, rows, words=3)
-
-
-def _sample_cells(sample: Sample) -> list[str]:
-    fit = sample.fit
-    moments = [_text(value.item(), ".2f") for value in (fit.skewness, fit.excess_kurtosis)]
-    distances = [_text(value.item(), ".3f") for value in (fit.distance, fit.rectified_distance)]
-    return [*moments, *distances, _text(100 * fit.zeros.item(), ".1f"), _p_text(fit.p_value.item())]
-
-
-def _coordinate_table(stages: list[Stage]) -> Table:
-    """One row a layer and stage, the median over every coordinate, not one that was picked."""
-    headings = ("layer", "stage", "coordinates", "constant", "KS", "< 0.05 %", "KS > 0", "< 0.05 %")
-    return plain_table(headings, [[s.layer, s.stage, *_coordinate_cells(s)] for s in stages], words=2)
-
-
-def _coordinate_cells(stage: Stage) -> list[str]:
-    normal, rectified = aggregates(stage).values()
-    counts = [str(stage.every["distance"].numel()), str(stage.every["distance"].numel() - int(normal["known"]))]
-    ends = [[_text(part["median"], ".3f"), _text(100 * part["close"], ".1f")] for part in (normal, rectified)]
-    return [*counts, *ends[0], *ends[1]]
-
-
-def _text(value: float, shape: str) -> str:
-    return format(value, shape) if math.isfinite(value) else MISSING
-
-
-def _p_text(value: float) -> str:
-    return "< 1e-99" if value < 1e-99 else _text(value, ".1e")
-
-
-def _print(table: Table) -> None:
-    Console(width=WIDTH, highlight=False).print(table, "")

@@ -1,25 +1,30 @@
-"""The two-layer recursions behind the figure and the tables of Theorems 2–3: every width, seed, α and rate."""
+"""The two-layer recursions behind the picture and the tables of Theorems 2–3: every width, seed, α and rate."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lngd_bench.studies.theory.proof import Conditions, Limits, Verdict, conditions, initial_limits, judge
+from lngd_bench.studies.theory.proof import Verdict, conditions, extremes, initial_limits, judge
 from lngd_bench.studies.theory.two_layer import (
     Net,
     Problem,
     Rate,
     best_rate,
+    diagonal_kernel,
     error_shares,
+    kernel,
     linear_residuals,
     random_net,
     random_problem,
     trajectory,
     unit_rate,
+    unsigned_kernel,
     wide_kernel,
 )
 
@@ -48,57 +53,35 @@ class Run:
         return judge(self.shares, self.alpha)
 
 
-@dataclass(frozen=True)
-class Start:
-    """What the proof needs to know of one net, at θ₀ and along the recursion with `CONDITIONS_ALPHA`."""
-
-    width: int
-    seed: int
-    limits: Limits
-    conditions: Conditions
-
-
 def problem(seed: int) -> Problem:
     """The data of a seed, the same for all widths."""
     return random_problem(SAMPLES, INPUTS, torch.Generator().manual_seed(seed))
 
 
 def net(width: int, seed: int) -> Net:
-    """The net of a seed."""
     return random_net(width, INPUTS, torch.Generator().manual_seed(NET_SEEDS + seed))
 
 
-def finite_runs(widths: Sequence[int], seeds: int, steps: int) -> Iterator[Run]:
-    """The recursions of real nets."""
-    for width in widths:
-        for seed in range(seeds):
-            yield from _runs(width, seed, steps)
-
-
-def limit_runs(width: int, seeds: int, steps: int) -> Iterator[Run]:
-    """The recursion for m → ∞, from the residual that the net of this width starts with."""
-    for seed in range(seeds):
+def recursions(widths: Sequence[int], seeds: int, steps: int) -> Iterator[Run]:
+    """Of real nets; then for m → ∞, from the residuals that the widest of them starts with."""
+    for width, seed, (name, rate), alpha in product(widths, range(seeds), RATES.items(), ALPHAS):
+        visits = trajectory(problem(seed), net(width, seed), alpha, rate)
+        yield Run(width, seed, alpha, name, error_shares((visit.residual for visit in visits), steps))
+    for seed, (name, rate), alpha in product(range(seeds), RATES.items(), ALPHAS):
         data = problem(seed)
-        residual = net(width, seed).outputs(data.X) - data.y
-        for name, rate in RATES.items():
-            for alpha in ALPHAS:
-                residuals = linear_residuals(wide_kernel(data.X), residual, alpha, rate)
-                yield Run(math.inf, seed, alpha, name, error_shares(residuals, steps))
+        residual = net(max(widths), seed).outputs(data.X) - data.y
+        residuals = linear_residuals(wide_kernel(data.X), residual, alpha, rate)
+        yield Run(math.inf, seed, alpha, name, error_shares(residuals, steps))
 
 
-def starts(widths: Sequence[int], seeds: int, steps: int) -> Iterator[Start]:
-    """The proof's quantities for every net."""
-    for width in widths:
-        for seed in range(seeds):
-            data, first = problem(seed), net(width, seed)
-            followed = conditions(trajectory(data, first, CONDITIONS_ALPHA, unit_rate), data, steps)
-            yield Start(width, seed, initial_limits(data.X, first), followed)
-
-
-def _runs(width: int, seed: int, steps: int) -> Iterator[Run]:
-    data = problem(seed)
-    for name, rate in RATES.items():
-        for alpha in ALPHAS:
-            visits = trajectory(data, net(width, seed), alpha, rate)
-            shares = error_shares((visit.residual for visit in visits), steps)
-            yield Run(width, seed, alpha, name, shares)
+def start(width: int, seed: int, steps: int) -> dict[str, Any]:
+    """What the proof needs to know of one net: its limits and the kernel's extremes at θ₀, its conditions along the recursion."""
+    data, first = problem(seed), net(width, seed)
+    G = first.gates(data.X)
+    followed = conditions(trajectory(data, first, CONDITIONS_ALPHA, unit_rate), data, steps)
+    kernels = {
+        "proof": extremes(kernel(data.X, G)),
+        "unsigned": extremes(unsigned_kernel(data.X, G, first.signs)),
+        "diagonal": extremes(diagonal_kernel(data.X, G)),
+    }
+    return {"width": width, "seed": seed, **asdict(initial_limits(data.X, first)), **asdict(followed), **kernels}

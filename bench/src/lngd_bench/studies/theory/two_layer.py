@@ -65,11 +65,6 @@ def random_net(width: int, inputs: int, generator: torch.Generator) -> Net:
     return Net(theta, _signs(width, generator))
 
 
-def jacobian(X: Inputs, G: Gates) -> Float[Tensor, "n dm"]:
-    """J = X ⋆ G, the row-wise Khatri–Rao product: column (j, r) is ∂f/∂θ_rj. For tests; nothing below forms it."""
-    return (X[:, :, None] * G[:, None, :]).flatten(1)
-
-
 def input_factor(X: Inputs, G: Gates) -> Float[Tensor, "d d"]:
     """Φ = Z = Xᵀ(GGᵀ ∘ I)X (LNGD eq. 18)."""
     return X.T @ (G.square().sum(1, keepdim=True) * X)

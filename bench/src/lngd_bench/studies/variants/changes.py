@@ -1,0 +1,100 @@
+"""Variants of the step, one thing changed at a time, on short runs of the quality tasks: the table in `docs/performance.md`.
+
+The mean over seeds of the final metric at the better of two rates. Seeds are apart from those of the reports.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from statistics import mean
+from typing import Any
+
+import torch
+
+from lngd import LNGD, Factors, Schedule, SpectralLNGD
+from lngd.curvature import LNGDBlock, LNGDKroneckerBlock
+from lngd.linalg import Damping
+from lngd_bench.studies.quality.quality import SIZES, scheduled
+from lngd_bench.studies.results import MISSING, markdown
+from lngd_bench.studies.variants.runs import Wanted, built, last_epoch
+
+SEEDS = (1000, 1001)
+TASKS = {"fashion-cnn": 0.35, "fashion-vit": 0.35}
+"""By name, the share of the full schedule."""
+ADAM, NEWTON = (0.02, 0.04), (0.5, 1.0)
+"""Rates for steps of a fixed length, and for those that the layer's own curvature measures."""
+WHOLE = Factors(8192, convolution="full")
+
+
+class NoPsiDense(LNGDBlock):
+    """Ψ = I, of any layer."""
+
+    def refresh(self, damping: Damping) -> None:
+        super().refresh(damping)
+        self.psi_inverse = torch.ones_like(self.psi_inverse)
+
+
+class NoPsiKronecker(LNGDKroneckerBlock):
+    """Ψ = I, of a convolution."""
+
+    def refresh(self, damping: Damping) -> None:
+        super().refresh(damping)
+        self.psi_inverse = torch.ones_like(self.psi_inverse)
+
+
+class SpectralWithoutPsi(SpectralLNGD):
+    """Whitened by the inputs alone."""
+
+    block, convolution_block = NoPsiDense, NoPsiKronecker
+
+
+VARIANTS: Mapping[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
+    "Spectral LNGD": (SpectralLNGD, ADAM),
+    "without Ψ": (SpectralWithoutPsi, ADAM),
+    "α_l of eqs. 12–13 for its length": (partial(SpectralLNGD, step_size="layerwise", adamw_lr_ratio=0.02), NEWTON),
+    "Adam's length (graft)": (partial(SpectralLNGD, step_size="graft"), ADAM),
+    "momentum 0.95": (partial(SpectralLNGD, momentum=0.95), ADAM),
+    "momentum not looking ahead": (partial(SpectralLNGD, momentum_on="gradient"), ADAM),
+    "damping 0.3": (partial(SpectralLNGD, damping=0.3), ADAM),
+    "damping 3": (partial(SpectralLNGD, damping=3.0), ADAM),
+    "Φ fresh, not averaged": (partial(SpectralLNGD, decay=0.0), ADAM),
+    "factors whole (no blocks, no Kronecker)": (partial(SpectralLNGD, factors=WHOLE), ADAM),
+    "curvature from 32 samples": (partial(SpectralLNGD, schedule=Schedule(samples=32)), ADAM),
+    "warm-up of 30 steps": (partial(SpectralLNGD, warmup=30), ADAM),
+    "LNGD": (LNGD, NEWTON),
+    "LNGD, Adam's length (graft)": (partial(LNGD, step_size="graft", adamw_lr_ratio=0.5), ADAM),
+    "LNGD, factors whole": (partial(LNGD, factors=WHOLE), NEWTON),
+    "LNGD, warm-up of 30 steps": (partial(LNGD, warmup=30), NEWTON),
+}
+
+
+def wanted(tasks: Sequence[str], seeds: Sequence[int], steps: int | None) -> Iterator[Wanted]:
+    """Every variant at its rates; `steps` instead of the share of the full schedule."""
+    for name in tasks:
+        full = SIZES[name].full()
+        assert full.steps
+        task = scheduled(full, steps / full.steps if steps else TASKS[name])
+        for variant, (build, rates) in VARIANTS.items():
+            for lr in rates:
+                for seed in seeds:
+                    about = {"task": name, "steps": task.steps, "variant": variant, "lr": lr, "seed": seed}
+                    yield Wanted(about, partial(last_epoch, task, built(build), lr, seed))
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A row for each variant: the final metric at its best rate, and that rate."""
+    found: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        found[line["variant"], line["task"]][line["lr"]].append(line["metric"])
+    tasks = list(dict.fromkeys(line["task"] for line in lines))
+    return markdown(["", *tasks], [[variant, *(_cell(found[variant, task], task) for task in tasks)] for variant in VARIANTS])
+
+
+def _cell(by_rate: Mapping[float, Sequence[float | None]], task: str) -> str:
+    """A rate at which a seed diverged doesn't count."""
+    means = {lr: mean(value for value in values if value is not None) for lr, values in by_rate.items() if None not in values}
+    if not means:
+        return MISSING
+    lower = SIZES[task].full().metric == "loss"
+    lr = (min if lower else max)(means, key=lambda rate: means[rate])
+    return f"{means[lr]:.3f} at {lr:g}" if lower else f"{100 * means[lr]:.2f} at {lr:g}"
