@@ -240,9 +240,9 @@ def test_an_overflow_leaves_no_trace_at_whatever_step_it_comes(method, when, cli
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10**6)
         for step in range(6):
             if overflows and step == when:
-                drawn = generator.get_state()
+                drawn = optimizer._generator.get_state()
                 iteration(model, optimizer, scaler, 99, clip=clip, order=order, poison=True)
-                generator.set_state(drawn)
+                optimizer._generator.set_state(drawn)
             iteration(model, optimizer, scaler, step, clip=clip, order=order)
         runs.append(snapshot(model, optimizer))
     assert differences(*runs, ignoring=COUNTS) == []
@@ -300,10 +300,10 @@ def test_a_batch_whose_gradients_are_dropped_leaves_no_trace(method):
         optimizer = method(model, generator=generator)
         for step in range(6):
             if dropped:
-                drawn = generator.get_state()
+                drawn = optimizer._generator.get_state()
                 x, y = batch(16, 4, seed=50 + step, dtype=torch.float32)
                 (100 * F.cross_entropy(model(x), y)).backward()
-                generator.set_state(drawn)
+                optimizer._generator.set_state(drawn)
             optimizer.zero_grad()
             x, y = batch(16, 4, seed=step, dtype=torch.float32)
             F.cross_entropy(model(x), y).backward()

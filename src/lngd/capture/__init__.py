@@ -20,8 +20,9 @@ other layers are to be watched. `memory()` and `recall()` carry over to a copy; 
 `source.notes` are there to be read.
 """
 
+from lngd.capture.attachment import GradientHook
 from lngd.capture.compiled import named_modules
 from lngd.capture.graph import RateSample, spread
 from lngd.capture.hooks import LEAST_ROWS, Capture
 
-__all__ = ["LEAST_ROWS", "Capture", "RateSample", "named_modules", "spread"]
+__all__ = ["LEAST_ROWS", "Capture", "GradientHook", "RateSample", "named_modules", "spread"]

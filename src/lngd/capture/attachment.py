@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from lngd.torch_private import never_compiled
+
 
 class Hook:
     """Calls a method of an object that may be gone. A copy or a pickle of the model carries hooks that do nothing."""
@@ -22,6 +24,14 @@ class Hook:
 
     def __reduce__(self) -> tuple[type["Hook"], tuple[None]]:
         return Hook, (None,)
+
+
+class GradientHook(Hook):
+    """On a parameter whose gradient accumulates, which may be in a compiled call: `owner.method(*bound, parameter)`."""
+
+    @never_compiled
+    def __call__(self, *args: Any) -> Any:
+        return super().__call__(*args)
 
 
 class Attachment:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lngd.capture.attachment import Attachment, Hook
+from lngd.capture.attachment import Attachment, GradientHook
 from lngd.capture.attention import (
     Product,
     attention_inputs,
@@ -160,7 +160,7 @@ class Capture:
             self._accumulated.pop(name, None)
         for name, weight in weights.items():
             if name not in self._on_weights:
-                handle = weight.register_post_accumulate_grad_hook(Hook(self, "accumulated", name))
+                handle = weight.register_post_accumulate_grad_hook(GradientHook(self, "accumulated", name))
                 self._on_weights[name] = weight, handle
                 weakref.finalize(self, handle.remove).atexit = False
 
@@ -405,7 +405,7 @@ class Capture:
     def accumulated(self, name: str, weight: nn.Parameter) -> None:
         """A backward pass has accumulated into a layer's weight: what it has brought counts."""
         number, passes = running_pass(), self._guessed.pop(name, {})
-        if weight.grad is None or pulling():
+        if weight.grad is None or weight.grad.is_sparse or pulling():
             return
         for guess in [guess for inner, guesses in passes.items() if inner >= number for guess in guesses]:
             self._reached.add(name)

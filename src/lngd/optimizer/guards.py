@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from lngd.capture import GradientHook
 from lngd.linalg import HOST
 from lngd.sampling import FisherType
-from lngd.torch_private import foreach_norm, never_compiled
+from lngd.torch_private import foreach_norm
 from lngd.types import Flag, Scalar
 from lngd.warned import warn
 
@@ -115,7 +116,12 @@ class GradientScale:
         halves = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
         witnesses = [min(half, key=Tensor.numel) for half in halves if half]
         for p in witnesses:
-            self._hooks.enter_context(p.register_post_accumulate_grad_hook(Remember(self)))
+            self._hooks.enter_context(p.register_post_accumulate_grad_hook(GradientHook(self, "remember")))
+
+    def remember(self, p: nn.Parameter) -> None:
+        """A gradient has been accumulated."""
+        if p.grad is not None and not p.grad.is_sparse:
+            self._then[p] = p.grad.detach().reshape(-1)[:WITNESSED].clone()
 
     def of_squares(self, told: Tensor | float | None) -> Scalar | None:
         """1/scale²; None where nobody touched the gradients since they came. `told`: the scale, if the user knows it."""
@@ -173,22 +179,6 @@ class GradientScale:
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Takes what `memory` gave."""
         self._scale, self._steps = torch.tensor(float(memory["loss_scale"])), int(memory["since_growth"])
-
-
-class Remember:
-    """The hook: a gradient has been accumulated. It keeps nobody alive; a copy of the model carries one that does nothing."""
-
-    def __init__(self, scale: GradientScale | None) -> None:
-        self.scale = None if scale is None else weakref.ref(scale)
-
-    @never_compiled
-    def __call__(self, p: nn.Parameter) -> None:
-        scale = None if self.scale is None else self.scale()
-        if scale is not None and p.grad is not None and not p.grad.is_sparse:
-            scale._then[p] = p.grad.detach().reshape(-1)[:WITNESSED].clone()
-
-    def __reduce__(self) -> tuple[type["Remember"], tuple[None]]:
-        return Remember, (None,)
 
 
 def lr_of(group: Mapping[str, Any]) -> float | Tensor:
