@@ -288,6 +288,7 @@ class Capture:
                 self._uncompiled.enter()
         if self._forward_counts:
             if self.measuring:
+                self.forget_dropped()
                 self.source.begins(self.forward_id + 1)
             self._next_forward()
             self._model_runs_again = again
@@ -416,7 +417,7 @@ class Capture:
         self._accumulated[name] = weakref.ref(weight.grad), weight.grad._version
 
     def forget_dropped(self) -> None:
-        """At a measuring step: what came before a gradient was dropped, by whomever and however, is forgotten."""
+        """What came before a gradient was dropped, by whomever and however, is forgotten."""
         for name in list(self._accumulated):
             self._forget_if_dropped(name, self.layers[name].weight.grad)
 
@@ -430,6 +431,8 @@ class Capture:
         self._reached.discard(name)
         self.source.forget_arrived_of(name)
         self.dropped(name)
+        if not self._accumulated:
+            self.source.forget_arrived()
 
     def _open_input_projection(
         self, name: str, layer: AttentionInput, products: list[Product], inputs: tuple[Tensor, Tensor, Tensor]
