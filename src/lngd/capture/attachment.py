@@ -22,6 +22,11 @@ class Hook:
         owner = self.owner() if self.owner is not None else None
         return None if owner is None else getattr(owner, self.method)(*self.bound, *args)
 
+    @property
+    def __name__(self) -> str:
+        """TorchScript asks for it, to compile the hook."""
+        raise RuntimeError("torch.jit.script can't compile a module that an optimizer watches: call optimizer.close() before")
+
     def __reduce__(self) -> tuple[type["Hook"], tuple[None]]:
         return Hook, (None,)
 

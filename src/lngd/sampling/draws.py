@@ -66,6 +66,10 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     return u.clamp(min=torch.finfo(u.dtype).tiny).to(like.device)
 
 
+WAITING = 8
+"""So many forwards that wait for their backward pass have their end remembered."""
+
+
 class Draws:
     """A generator that draws again what a forward has drawn for nothing.
 
@@ -90,6 +94,8 @@ class Draws:
             self._step = self.generator.get_state()
         else:
             self._ends[self._running] = self.generator.get_state()
+            if len(self._ends) > WAITING:
+                del self._ends[min(self._ends)]
             self.generator.set_state(self._go_on())
         self._running = forward_id
 
