@@ -70,6 +70,13 @@ def test_images_come_back_as_they_were_written(tmp_path: Path) -> None:
     torch.testing.assert_close(pixels, images[by_class, 1:17, 1:17].float(), atol=1e-3, rtol=0)
 
 
+def test_the_companions_that_a_mac_leaves_are_no_images(root: Path) -> None:
+    count = len(open_image_folder(root, SIZE, 0).train)
+    for image in list(root.rglob("*.JPEG")):
+        image.with_name(f"._{image.name}").write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert len(open_image_folder(root, SIZE, 0).train) == count
+
+
 def test_the_first_samples_mix_the_sorted_classes_in_the_same_order_each_time(root: Path) -> None:
     (root / "train" / "0" / "README.txt").write_text("no image")
     (root / "val" / "LICENSE").write_text("no class")

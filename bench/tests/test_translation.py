@@ -82,13 +82,13 @@ def test_the_command_prepares_whole_pages_for_the_test_and_nothing_stands_on_bot
 
 
 def test_parallel_files_are_read_by_line_feeds_and_refused_by_name_where_they_do_not_fit(tmp_path: Path) -> None:
-    (tmp_path / "train.en").write_text("a b\nc\u2028d\n")
-    (tmp_path / "train.de").write_text("ä ö\ne\n")
-    assert read_pair(tmp_path / "train.en", tmp_path / "train.de") == [("a b", "ä ö"), ("c d", "e")]
+    (tmp_path / "train.en").write_bytes("a b\nc\u2028d\nf\r g\n".encode())
+    (tmp_path / "train.de").write_bytes("ä ö\r\ne\r\nh\r\n".encode())
+    assert read_pair(tmp_path / "train.en", tmp_path / "train.de") == [("a b", "ä ö"), ("c d", "e"), ("f g", "h")]
     for name in ("newstest2014.en", "newstest2014.de"):  # WMT's own name
         (tmp_path / name).write_text("x\n")
     assert read_directory(WMT.found(tmp_path)).test == [("x", "x")]
-    for content, message in ((b"one\n", r"train\.en has 2 lines, .*train\.de 1: line k"), (b"gr\xfc\n", r"train\.de: .*utf-8")):
+    for content, message in ((b"one\n", r"train\.en has 3 lines, .*train\.de 1: line k"), (b"gr\xfc\n", r"train\.de: .*utf-8")):
         (tmp_path / "train.de").write_bytes(content)
         with pytest.raises(BenchError, match=message):
             read_directory(tmp_path)

@@ -30,12 +30,12 @@ def graph_is_kept() -> bool:
     return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
-def inside_transform() -> bool:
-    """Whether torch.func (grad, vmap, jvp) transforms what runs, or torch.jit.trace records it.
+inside_transform: Callable[[], bool] = torch._C._are_functorch_transforms_active
+"""Whether torch.func (grad, vmap, jvp) is transforming what runs. torch.func has no public question for it."""
 
-    torch.func has no public question for it, torch.jit.is_tracing() has one that is as good.
-    """
-    return torch._C._are_functorch_transforms_active() or torch._C._is_tracing()
+is_tracing: Callable[[], bool] = torch._C._is_tracing
+"""Whether torch.jit.trace records what runs. torch.jit.is_tracing asks this one, after another question, in Python."""
+
 
 view_base: Callable[[Tensor], Tensor | None] = attrgetter("_base")
 """The tensor that autograd takes a tensor for a view of; None if it is none. There is no public name for it."""

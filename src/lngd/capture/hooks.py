@@ -55,7 +55,7 @@ from lngd.capture.graph import (
 from lngd.capture.loss_form import LossForm
 from lngd.layers import AttentionInput, Layer
 from lngd.sampling import Call, MeanOver, Source, alone, pulling
-from lngd.torch_private import NO_PASS, inside_transform, leave_compiled_call, left_operand, running_pass
+from lngd.torch_private import NO_PASS, inside_transform, is_tracing, leave_compiled_call, left_operand, running_pass
 
 LEAST_ROWS = 2048
 """Rows, samples times positions, from which a sub-batch measures the curvature: pixels and tokens make many rows of a sample."""
@@ -275,7 +275,7 @@ class Capture:
         Inside a backward pass it is activation checkpointing that calls the model as a whole. Reentrant checkpointing ran it
         without gradients before, so this is its forward; the other kind computes once more what was seen.
         """
-        if pulling() or inside_transform():
+        if pulling() or inside_transform() or is_tracing():
             return
         again, compiled = running_pass() != NO_PASS, self._compiled
         if trains and (measuring is not self.measuring or (left and compiled.present and not measuring)):
@@ -461,7 +461,7 @@ class Capture:
 
     def _watches(self, name: str, module: nn.Module) -> bool:
         """Not where activation checkpointing runs a forward again, for a backward pass of our own or of the user."""
-        if name not in self.layers or pulling() or inside_transform():
+        if name not in self.layers or pulling() or inside_transform() or is_tracing():
             return False
         return not (name in self._called_outside_backward and running_pass() != NO_PASS)
 

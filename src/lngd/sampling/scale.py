@@ -19,13 +19,14 @@ MeanOver = Literal["batch", "token", "none"]
 def fisher_weight(fisher: FisherType, mean_over: MeanOver, *, batch: int, positions: int) -> float:
     """c in F = c · (1/N) Σₙ gₙgₙᵀ, for g as the graph holds them.
 
-    LAYERWISE samples have a scale of their own: 1. SAMPLED ones are gradients of a sample's whole log-likelihood, EMPIRICAL ones
+    LAYERWISE samples have a scale of their own, 1, with a sum N times it. SAMPLED ones are gradients of a sample's whole
+    log-likelihood, EMPIRICAL ones
     of the loss. With a mean over the batch the latter are 1/N of a sample's own. With a mean over tokens (`positions`: s) a
     sequence's log-likelihood is s times what the loss takes for it, and F is that of one token. With a sum, the loss and its
     curvature are N times the mean's.
     """
     if fisher is FisherType.LAYERWISE:
-        return 1.0
+        return float(batch) if mean_over == "none" else 1.0
     of_likelihood = {"batch": 1.0, "token": 1 / positions, "none": float(batch)}[mean_over]
     share_in_loss = {"batch": 1 / batch, "token": 1 / (batch * positions), "none": 1.0}[mean_over]
     return of_likelihood / share_in_loss**2 if fisher is FisherType.EMPIRICAL else of_likelihood

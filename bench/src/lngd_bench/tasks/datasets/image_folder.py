@@ -196,7 +196,7 @@ def _listed(part: Path) -> dict[str, list[str]]:
     """The images of each class, both sorted."""
     try:
         names = sorted(entry.name for entry in os.scandir(part) if entry.is_dir() and not entry.name.startswith("."))
-        listed = {name: sorted(e.name for e in os.scandir(part / name) if e.name.lower().endswith(SUFFIXES)) for name in names}
+        listed = {name: sorted(e.name for e in os.scandir(part / name) if _is_image(e.name)) for name in names}
     except OSError as error:
         raise BenchError(f"{error.filename}: {error.strerror}; {LAYOUT}") from error
     if not listed:
@@ -268,3 +268,8 @@ def written_once(folder: str, make: Callable[[], Split], data_dir: Path | None) 
         found = next((path for path in candidates if os.access(path.parent, os.W_OK)), cached(folder))
         write_image_folder(found, as_parts(make()))
     return found
+
+
+def _is_image(name: str) -> bool:
+    """By its name; a copy from a Mac has a companion `._NAME` beside each file that is none."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")

@@ -80,9 +80,9 @@ def write_directory(text: ParallelText, directory: Path) -> list[Path]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Split at line feeds only: other separators of Unicode occur inside sentences."""
+    """Split at line feeds only: carriage returns and other separators of Unicode occur inside sentences."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"{path}: {error}; parallel text has both languages of both parts, in UTF-8") from error
     return [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
