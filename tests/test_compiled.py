@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeAlias
@@ -17,6 +19,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.checkpoint import checkpoint
 
 from lngd import KFAC, LNGD, LayerwiseRate, NGPlus, Schedule
+from lngd.capture.compiled import Uncompiled
 from lngd.optimizer import NaturalGradient
 from reference import batch, differences, mlp, snapshot, through_a_file, train_step
 
@@ -740,6 +743,26 @@ def test_an_interrupted_forward_leaves_no_setting_behind_once_its_optimizer_is_g
         gc.collect()
     else:
         LNGD(plain())
+    torch.compile(lambda t: t * 2, backend=counting)(torch.ones(2))
+    assert counters["test"]["graphs"] == 1
+
+
+def test_threads_that_measure_at_the_same_time_leave_no_setting_behind():
+    def measure() -> None:
+        uncompiled = Uncompiled()
+        for _ in range(1000):
+            uncompiled.enter()
+            uncompiled.leave()
+
+    threads, interval = [threading.Thread(target=measure) for _ in range(2)], sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     torch.compile(lambda t: t * 2, backend=counting)(torch.ones(2))
     assert counters["test"]["graphs"] == 1
 

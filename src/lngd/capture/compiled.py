@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cache
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -78,9 +78,11 @@ class Uncompiled:
     _inside: ClassVar[dict[object, int]] = {}
     """The thread in which each one was entered."""
     _setting: ClassVar[AbstractContextManager | None] = None
+    _one_thread_at_a_time: ClassVar[AbstractContextManager] = RLock()
+    """Of two that came first at once, the second would take the first one's setting for the user's, and restore it for good."""
 
     def __init__(self) -> None:
-        for interrupted in [key for key, thread in Uncompiled._inside.items() if thread == get_ident()]:
+        for interrupted in [key for key, thread in list(Uncompiled._inside.items()) if thread == get_ident()]:
             Uncompiled._leave(interrupted)
         self.entered, self._key = False, object()
         weakref.finalize(self, Uncompiled._leave, self._key).atexit = False
@@ -89,9 +91,10 @@ class Uncompiled:
         """A forward that has to run as written begins."""
         if "torch._dynamo" not in sys.modules:
             return
-        if not Uncompiled._inside:
-            Uncompiled._setting = torch.compiler.set_stance("force_eager")
-        Uncompiled._inside[self._key] = get_ident()
+        with Uncompiled._one_thread_at_a_time:
+            Uncompiled._inside[self._key] = get_ident()
+            if Uncompiled._setting is None:
+                Uncompiled._setting = torch.compiler.set_stance("force_eager")
         self.entered = True
 
     def leave(self) -> None:
@@ -101,8 +104,10 @@ class Uncompiled:
 
     @classmethod
     def _leave(cls, key: object) -> None:
-        if cls._inside.pop(key, None) is not None and not cls._inside and cls._setting is not None:
-            outside_graphs(_restore)(cls._setting)
+        with cls._one_thread_at_a_time:
+            if cls._inside.pop(key, None) is not None and not cls._inside and cls._setting is not None:
+                setting, cls._setting = cls._setting, None
+                outside_graphs(_restore)(setting)
 
     def enter_for_the_backward_pass_of(self, output: Any) -> None:
         """Checkpointed blocks run once more in it, and have to save the same tensors again."""
