@@ -265,6 +265,6 @@ def refuse_parts_of_a_model(fisher: FisherType, waiting: bool) -> None:
     """Labels are drawn when the model's own forward ends; a loop that calls its parts would never measure anything."""
     if fisher is FisherType.SAMPLED and waiting:
         raise RuntimeError(
-            "no output of the model was seen to draw labels from: call model(x) as a whole, in training mode and with gradients, "
+            "no output of the model was seen to draw labels from: call model(x) as a whole, with gradients enabled, "
             "or use fisher='empirical'"
         )
