@@ -125,3 +125,46 @@ def test_a_sum_trains_as_the_mean_where_it_is_said_to_be_one(fisher, step_size):
         runs.append([p.clone() for p in model.parameters()])
     for mean, of_sum in zip(*runs, strict=True):
         torch.testing.assert_close(of_sum, mean, rtol=1e-4, atol=1e-6)
+
+
+@METHODS
+def test_a_layer_that_is_called_with_a_nested_tensor_is_trained_by_adamw_and_a_warning_says_why(method):
+    model = mlp(4, 5, dtype=torch.float32)
+    optimizer, start = method(model, fisher="empirical"), model[0].weight.clone()
+    x = torch.nested.nested_tensor([torch.randn(3, 4), torch.randn(5, 4)], layout=torch.jagged)
+    for first in (True, False):
+        optimizer.zero_grad()
+        model(x).values().square().mean().backward()
+        with pytest.warns(UserWarning, match="nested tensor") if first else warnings.catch_warnings():
+            optimizer.step()
+    assert not torch.equal(model[0].weight, start)
+
+
+class Tripled(nn.Module):
+    """What a hook can do, as a module."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * self.layer(x)
+
+
+@pytest.mark.parametrize("put_on", ["before", "after"])
+@METHODS
+def test_a_users_hook_that_changes_a_layers_output_is_a_part_of_what_comes_behind_it(method, put_on):
+    runs = []
+    for hooked in (False, True):
+        model = mlp(4, 5, 3)
+        if hooked and put_on == "before":
+            model[0].register_forward_hook(lambda _module, _args, output: 3 * output)
+        if not hooked:
+            model[0] = Tripled(model[0])
+        optimizer = method(model, schedule=1, generator=torch.Generator().manual_seed(0))
+        if hooked and put_on == "after":
+            model[0].register_forward_hook(lambda _module, _args, output: 3 * output)
+        for seed in range(3):
+            train_step(model, optimizer, *batch(8, 4, seed=seed))
+        runs.append([p.clone() for p in model.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*runs, strict=True))

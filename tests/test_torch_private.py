@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ from lngd.torch_private import (
     has_been_traced,
     inside_transform,
     is_compiled,
+    is_tracing,
     leave_compiled_call,
     left_operand,
     mark,
@@ -116,6 +118,20 @@ def test_a_function_knows_that_it_is_transformed():
     torch.func.vmap(asking)(torch.ones(2, 2))
     torch.func.grad(asking)(torch.ones(2))
     assert found == [False, True, True]
+
+
+def test_is_tracing_knows_what_torch_jit_trace_records():
+    found: list[bool] = []
+
+    def asked(x: Tensor) -> Tensor:
+        found.append(is_tracing())
+        return 2 * x
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.trace(asked, torch.ones(2), check_trace=False)
+    asked(torch.ones(2))
+    assert found == [True, False]
 
 
 every_question = pytest.mark.parametrize("is_marked", [marked, _is_marked], ids=["this torch's", "an older torch's"])

@@ -77,8 +77,8 @@ LONGER: dict[type[Method], dict[str, Any]] = {SpectralLNGD: {"lr": 0.05}}
 
 def start(method: type[Method], model: nn.Module, **options: Any) -> Run:
     """Before the first step."""
-    generator = seeded()
-    return Run(model, method(model, generator=generator, **{**LONGER.get(method, {}), **options}), generator=generator)
+    optimizer = method(model, generator=seeded(), **{**LONGER.get(method, {}), **options})
+    return Run(model, optimizer, generator=optimizer._generator)
 
 
 def default(method: type[Method], argument: str) -> Any:

@@ -149,7 +149,7 @@ class Capture:
             if (kind, name) not in self._on_layers:
                 self._on_layers[kind, name] = hooks = Attachment(self, module)
                 hooks.before(f"before_{kind}", name, with_kwargs=True)
-                hooks.after(f"after_{kind}", name, with_kwargs=True, prepend=module is self.model)  # before `end_forward`
+                hooks.after(f"after_{kind}", name, with_kwargs=True, prepend=True)  # what other hooks make of it comes behind
 
     def _watch_weights(self) -> None:
         """Whose `.grad` says that a backward pass counts."""
@@ -320,8 +320,10 @@ class Capture:
 
     def before_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """A layer's input has arrived, which only a measuring step wants to know."""
-        if (torch.compiler.is_compiling() or self.measuring) and self._is_measured(module) and self._watches(name, module):
-            self._arriving([layer_input(args, kwargs)])
+        if not ((torch.compiler.is_compiling() or self.measuring) and self._is_measured(module) and self._watches(name, module)):
+            return
+        if not (x := layer_input(args, kwargs)).is_nested:
+            self._arriving([x])
 
     def after_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
         """Opens this layer's pre-activation and waits for its gradient. Returns the output, or a clone that stands for it."""
@@ -330,6 +332,9 @@ class Capture:
         if not (output.requires_grad and self._watches(name, module)):
             return output
         layer, x = self.layers[name], layer_input(args, kwargs)
+        if x.is_nested:
+            self.refused[name] = "it was called with a nested tensor"
+            return output
         if x.dim() < layer.batched_dims:
             if module.training:
                 layer.check_batch(x, name)

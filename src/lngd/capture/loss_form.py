@@ -39,7 +39,7 @@ class LossForm:
     def look_at(self, output: object) -> None:
         """The output of a forward at a measuring step."""
         z = None if self.known else find_predictions(output)
-        if z is None or z.grad_fn is None or z.dim() < 2 or z.shape[class_axis(z)] < 2 or not z.numel():
+        if z is None or z.grad_fn is None or z.is_nested or z.dim() < 2 or z.shape[class_axis(z)] < 2 or not z.numel():
             return
         kept, output_nr = [z.detach()], z.output_nr
 
