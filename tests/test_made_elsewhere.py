@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import KFAC, LNGD, SpectralLNGD
+from lngd import KFAC, LNGD, LayerwiseRate, SpectralLNGD
 from reference import batch, mlp, train_step
 
 METHODS = pytest.mark.parametrize("method", [LNGD, SpectralLNGD, KFAC], ids=lambda method: method.__name__)
@@ -168,3 +168,20 @@ def test_a_users_hook_that_changes_a_layers_output_is_a_part_of_what_comes_behin
             train_step(model, optimizer, *batch(8, 4, seed=seed))
         runs.append([p.clone() for p in model.parameters()])
     assert all(torch.equal(*pair) for pair in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("fisher", ["layerwise", "sampled", "empirical"])
+def test_the_order_of_micro_batches_of_different_lengths_does_not_matter(fisher):
+    """With a mean over tokens, all tokens of a step count for its scale, not those of one micro-batch."""
+    (long, first), (short, second) = batch(4, 20, 4), batch(4, 2, 4, seed=1)
+    rates = []
+    for order in ((long, first), (short, second)), ((short, second), (long, first)):
+        model = mlp(4, 5, 3)
+        optimizer = LNGD(model, fisher=fisher, mean_over="token", schedule=1, step_size=LayerwiseRate(samples=None))
+        for x, y in order:
+            tokens = y.unsqueeze(1).expand(-1, x.shape[1])
+            (F.cross_entropy(model(x).flatten(0, 1), tokens.flatten()) / 2).backward()
+        optimizer.step()
+        rates.append(torch.stack([torch.as_tensor(rate, dtype=torch.float64) for rate in optimizer.rates.values()]))
+    tolerance = 1e-9 if fisher == "empirical" else 0.5  # the others draw in the order of the micro-batches
+    torch.testing.assert_close(rates[0], rates[1], rtol=tolerance, atol=0)

@@ -285,9 +285,11 @@ def directional_curvature(
         else:
             squares[key] = squares.get(key, 0.0) + slopes.flatten(1).sum(1)
     found = torch.cat([*squares.values()]) if len(squares) > 1 else next(iter(squares.values()))
-    batches: dict[int, int] = {}
-    for forward_id, n in squares:  # micro-batches add up, calls of one forward don't
-        batches[forward_id] = max(batches.get(forward_id, 0), n)
-    positions = samples[0].g.numel() // (len(samples[0].g) * layer.outputs * layer.groups)
+    batches, tokens = dict[int, int](), dict[int, float]()
+    for sample in samples:  # micro-batches add up, calls of one forward don't
+        batches[sample.forward_id] = n = max(batches.get(sample.forward_id, 0), sample.batch)
+        own = n * sample.g.numel() / (len(sample.g) * layer.outputs * layer.groups)
+        tokens[sample.forward_id] = max(tokens.get(sample.forward_id, 0.0), own)
+    batch = sum(batches.values())
     squared = found if mean_over == "token" else found.square()
-    return curvature_along(squared, positions, mean_over, batch=sum(batches.values()))
+    return curvature_along(squared, sum(tokens.values()) / batch, mean_over, batch=batch)

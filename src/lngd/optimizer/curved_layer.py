@@ -44,8 +44,11 @@ class Measurement:
 
     means: tuple[Tensor, ...] = ()
     samples: int = 0
-    positions: int = 0
+    tokens: int = 0
+    """Samples times positions."""
     largest: int = 0
+    longest: int = 0
+    """Samples and positions of the running forward."""
     forward_id: int = -1
     fisher: FisherType | None = None
     """Where g came from, which is not always the optimizer's own Fisher type; None as long as there is none."""
@@ -53,9 +56,11 @@ class Measurement:
     def add(self, measured: tuple[Tensor, ...], n: int, positions: int, forward_id: int) -> None:
         """Adds a mean over n samples. A second call in the same forward adds to the same samples, as further positions would."""
         if forward_id != self.forward_id:
-            self.forward_id, self.largest, self.positions = forward_id, 0, 0
-        before, self.samples = self.samples, self.samples + max(0, n - self.largest)
-        self.largest, self.positions = max(self.largest, n), max(self.positions, positions)
+            self.forward_id, self.largest, self.longest = forward_id, 0, 0
+        before, counted = self.samples, self.largest * self.longest
+        self.samples += max(0, n - self.largest)
+        self.largest, self.longest = max(self.largest, n), max(self.longest, positions)
+        self.tokens += self.largest * self.longest - counted
         share, new = before / self.samples, n / self.samples
         self.means = tuple(m * share + x * new for m, x in zip(self.means, measured, strict=True)) if self.means else measured
 
@@ -159,7 +164,9 @@ class CurvedLayer:
             return
         fisher, mean_over = pending.fisher, self.recipe.mean_over
         assert fisher is not None
-        weight: float | Tensor = fisher_weight(fisher, mean_over, batch=pending.samples, positions=pending.positions)
+        weight: float | Tensor = fisher_weight(
+            fisher, mean_over, batch=pending.samples, positions=pending.tokens / pending.samples
+        )
         if fisher is FisherType.EMPIRICAL:
             weight = weight * guard.of_squares(pending.means[0].device)
         self.block.update(self.block.weighted(pending.means, weight), self.groups[0]["decay"])

@@ -4,7 +4,7 @@ Convention: a sample's negative log-likelihood is what the loss is the mean of, 
 Every factor between what the graph holds and such a gradient (mean over the batch, over tokens, a sum) is in `fisher_weight`.
 """
 
-from functools import cache
+from functools import lru_cache
 from typing import Literal
 
 from torch import Tensor
@@ -15,8 +15,8 @@ MeanOver = Literal["batch", "token", "none"]
 """What the loss averages over; "none": it is a sum over samples."""
 
 
-@cache
-def fisher_weight(fisher: FisherType, mean_over: MeanOver, *, batch: int, positions: int) -> float:
+@lru_cache
+def fisher_weight(fisher: FisherType, mean_over: MeanOver, *, batch: int, positions: int | float) -> float:
     """c in F = c · (1/N) Σₙ gₙgₙᵀ, for g as the graph holds them.
 
     LAYERWISE samples have a scale of their own, 1, with a sum N times it. SAMPLED ones are gradients of a sample's whole
@@ -32,12 +32,12 @@ def fisher_weight(fisher: FisherType, mean_over: MeanOver, *, batch: int, positi
     return of_likelihood / share_in_loss**2 if fisher is FisherType.EMPIRICAL else of_likelihood
 
 
-def curvature_along(squares: Tensor, positions: int, mean_over: MeanOver, *, batch: int) -> Tensor:
+def curvature_along(squares: Tensor, positions: int | float, mean_over: MeanOver, *, batch: int) -> Tensor:
     """dᵀFd = (1/N) Σₙ ⟨d, ∇⁽ⁿ⟩², the empirical Fisher along d (LNGD eq. 13).
 
     Args:
         squares: `[n]`, ⟨d, ·⟩² of a sub-batch's gradients of the loss, as back-propagated; with "token", summed over tokens.
-        positions: s, the tokens of a sample.
+        positions: s, the tokens of a sample, on average.
         mean_over: what the loss averages over.
         batch: N, the samples of the whole batch.
     """
