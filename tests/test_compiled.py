@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -579,8 +581,22 @@ def test_a_forward_without_a_backward_pass_takes_no_samples_from_the_next(way):
         assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("checkpointed", ["reentrant", "non-reentrant"])
-@pytest.mark.parametrize("way", [*FEW, blocks_before, blocks_in_place_after])
+def test_reentrant_checkpointing_in_a_compiled_loss_trains_as_if_eager_in_a_process_of_its_own():
+    """After hundreds of other tests in one process a rate of the sixth step differed by 1e-4; the cause is not known."""
+    script = "from test_compiled import *; assert_trains_as_if_eager(loss_after, partial(Residual, 'reentrant'))"
+    environment = {**os.environ, "JAXTYPING_DISABLE": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+
+
+PLACES = [
+    (way, checkpointed)
+    for way in (*FEW, blocks_before, blocks_in_place_after)
+    for checkpointed in ("reentrant", "non-reentrant")
+    if (way, checkpointed) != (loss_after, "reentrant")
+]
+
+
+@pytest.mark.parametrize(("way", "checkpointed"), PLACES)
 def test_activation_checkpointing_in_or_around_what_is_compiled_trains_as_if_eager(way, checkpointed):
     assert_trains_as_if_eager(way, partial(Residual, checkpointed))
 
