@@ -7,6 +7,7 @@ At each step, in this order:
 
     capture.refuse_hidden_forwards()  # RuntimeError if a compiled forward hid a measurement
     capture.why_unseen(name)          # why a layer with a gradient can't be measured; None if it can
+    capture.forget_dropped()          # at a measuring step: what belongs to gradients that were dropped
     capture.source.finished(None)     # hands on what is still held
     capture.waiting                   # whether a gradient arrived at a call that had no g
     capture.warn_of_wrong_loss()      # once in a run

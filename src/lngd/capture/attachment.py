@@ -46,7 +46,8 @@ class Attachment:
         self.module = module
         self._hooks = ExitStack()
         self._owner = weakref.ref(owner)
-        weakref.finalize(owner, self._hooks.close).atexit = False
+        self._finalize = weakref.finalize(owner, self._hooks.close)
+        self._finalize.atexit = False
 
     def before(self, method: str, *bound: Any, **options: bool) -> None:
         """`owner.method(*bound, module, args)` before the module's forward."""
@@ -56,9 +57,13 @@ class Attachment:
         """`owner.method(*bound, module, args, output)` after it."""
         self._keep(self.module.register_forward_hook, method, *bound, **options)
 
+    def accumulated(self, parameter: nn.Parameter, method: str, *bound: Any) -> None:
+        """`owner.method(*bound, parameter)` after a gradient has accumulated into a parameter."""
+        self._hooks.enter_context(parameter.register_post_accumulate_grad_hook(GradientHook(self._owner(), method, *bound)))
+
     def remove(self) -> None:
         """Takes the hooks off."""
-        self._hooks.close()
+        self._finalize()
 
     def _keep(self, register: Callable[..., RemovableHandle], method: str, *bound: Any, **options: bool) -> None:
         self._hooks.enter_context(register(Hook(self._owner(), method, *bound), **options))

@@ -20,9 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from lngd.capture.attachment import Attachment, GradientHook
+from lngd.capture.attachment import Attachment
 from lngd.capture.attention import (
     Product,
     attention_inputs,
@@ -98,7 +97,7 @@ class Capture:
 
     def __post_init__(self) -> None:
         self._on_model, self._on_layers = Attachment(self, self.model), dict[tuple[str, str], Attachment]()
-        self._on_weights: dict[str, tuple[nn.Parameter, RemovableHandle]] = {}
+        self._on_weights: dict[str, tuple[nn.Parameter, Attachment]] = {}
         self._guessed: dict[str, dict[int, list[Guess]]] = {}
         """Of each layer, what backward passes have brought which have not accumulated yet, by a pass's number."""
         self._accumulated: dict[str, tuple[weakref.ref[Tensor], int]] = {}
@@ -160,16 +159,13 @@ class Capture:
             self._accumulated.pop(name, None)
         for name, weight in weights.items():
             if name not in self._on_weights:
-                handle = weight.register_post_accumulate_grad_hook(GradientHook(self, "accumulated", name))
-                self._on_weights[name] = weight, handle
-                weakref.finalize(self, handle.remove).atexit = False
+                self._on_weights[name] = weight, (hooks := Attachment(self, self.layers[name].module))
+                hooks.accumulated(weight, "accumulated", name)
 
     def close(self) -> None:
         """Removes the hooks; so does the end of the object's life."""
-        for hooks in (self._on_model, *self._on_layers.values()):
+        for hooks in (self._on_model, *self._on_layers.values(), *(hooks for _, hooks in self._on_weights.values())):
             hooks.remove()
-        for _, handle in self._on_weights.values():
-            handle.remove()
         self._buffers.remove()
         self._uncompiled.leave()
         self.reset()
@@ -427,7 +423,7 @@ class Capture:
             self._forget_if_dropped(name, self.layers[name].weight.grad)
 
     def _forget_if_dropped(self, name: str, grad: Tensor | None) -> None:
-        """Whether a gradient that was accumulated is gone: None, or zeroed in place. Scaling and clipping drop nothing."""
+        """A gradient that was accumulated is dropped if it is None or zeroed in place. Scaling and clipping drop nothing."""
         known, version = self._accumulated[name]
         if grad is not None and (grad._version == version or grad is not known() or grad.any()):
             return
