@@ -42,7 +42,9 @@ def test_a_run_has_no_name_before_it_has_ended_but_its_epochs_are_there(tmp_path
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]\n", '{"event": "start"}\n', '{"event": "end"}\n', "\x00\x01", '{"price": 3}\n', "[" * 100_000]
+    "damage",
+    ["", "{", "[]\n", '{"event": "start"}\n', '{"event": "end"}\n', "\x00\x01", '{"price": 3}\n', "[" * 100_000],
+    ids=["empty", "cut", "no object", "no epoch", "no start", "no text", "no event", "nested too deep"],
 )
 def test_a_file_that_is_no_record_gives_one_warning_that_names_it(tmp_path: Path, damage: str) -> None:
     good = hand_made("sgd", 0, [0.5], 1.0)
