@@ -4,7 +4,7 @@ from lngd.layers import Layer, check_layer, register_layer
 from lngd.methods import EKFAC, KFAC, LNGD, PAPER, THOR, TKFAC, LNGDLr, LNGDSample, NGPlus, SpectralLNGD
 from lngd.optimizer import Factors, Schedule
 from lngd.sampling import Empirical, FisherType, Layerwise, Sampled
-from lngd.step_size import Constant, FixedRMS, Graft, KLClip, LayerwiseRate
+from lngd.step_size import Constant, FixedRMS, Graft, InvariantRate, KLClip, LayerwiseRate
 from lngd.version import __version__ as __version__
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "FisherType",
     "FixedRMS",
     "Graft",
+    "InvariantRate",
     "KLClip",
     "LNGDLr",
     "LNGDSample",

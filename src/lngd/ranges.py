@@ -75,6 +75,7 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "samples": SOME_OR_ALL,
     "mu": NOT_NEGATIVE,
     "smoothing": FRACTION,
+    "max_move": POSITIVE,
     "kl": POSITIVE,
     "rms": POSITIVE,
     "eps": NOT_NEGATIVE,

@@ -6,9 +6,9 @@ parameter. Both stand in `optimizer.state`. Where `accept` is false the step is 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
@@ -23,6 +23,10 @@ from lngd.types import Flag, GradientMatrices, GradientMatrix, Scalar, Vector
 
 TOKENS_FOR = 4
 """Samples that the tokens of one sequence stand for."""
+OF_LATE = 0.99
+"""How much of the largest ‖g‖ is left after a step."""
+LEAST_NORM = 0.1
+"""Of a weight, or an output, over what it would be at unit gain: one that is shorter counts as that long."""
 Parts: TypeAlias = Sequence[Sequence[Tensor]]
 """Tensors shaped like the parameters of some layers: of all weights, then of all biases."""
 
@@ -67,6 +71,8 @@ class Directions:
     """What α_l is multiplied with: the larger lr of weight and bias, and the share that the warm-up leaves of it."""
     summed: Vector | None = None
     """How many samples the loss is a sum over; None for a mean."""
+    measured: bool = True
+    """Whether this step measures the curvature, and with it what changes slowly."""
 
     @cached_property
     def slope(self) -> Vector:
@@ -80,26 +86,69 @@ class Directions:
         return torch.stack(foreach_norm(self.directions))
 
     @cached_property
+    def weight_norms(self) -> Vector:
+        """‖W‖, without the bias."""
+        return torch.stack(foreach_norm([layer.weight.detach() for layer in self.layers])).to(self.directions[0].dtype)
+
+    @cached_property
     def dFd(self) -> Vector | None:
         """dᵀFd (LNGD eq. 13); NaN for a layer of which no sample was caught, None if none was of any."""
-        sizes = {(len(samples), samples[0].batch, len(samples[0].g)) if samples else (0, 0, 0) for samples in self.samples}
-        if self.mean_over == "token" or len(sizes) > 1 or next(iter(sizes))[0] != 1:
-            curvature = self._curvature_of_each()
-        else:  # the usual case: of each layer one call on the same samples
-            slopes = []
-            for layer, d, (sample,) in zip(self.layers, self.directions, self.samples, strict=True):
-                products = layer.output(sample.x, d) * sample.g
-                slopes.append(products.sum(1) if products.dim() == 2 else products.flatten(1).sum(1))
-            weight = fisher_weight(FisherType.EMPIRICAL, self.mean_over, batch=self.samples[0][0].batch, positions=1)
-            curvature = torch.stack(slopes).square().mean(1) * weight  # (1/N) Σₙ ⟨d, ∇⁽ⁿ⟩²
+        if self._slopes is not None:
+            curvature = self._slopes.square().mean(1) * self._weight  # (1/N) Σₙ ⟨d, ∇⁽ⁿ⟩²
+        elif any(self.samples):
+            each = zip(self.layers, self.directions, self.samples, strict=True)
+            curvature = self._of_each(directional_curvature(*one, self.mean_over) for one in each)
+        else:
+            return None
         return curvature if self.squared_scale is None else curvature * self.squared_scale
 
-    def _curvature_of_each(self) -> Vector:
-        """dᵀFd of layers that were called often, or not at all, or of which tokens are the samples."""
-        each = zip(self.layers, self.directions, self.samples, strict=True)
-        found = [directional_curvature(layer, d, samples, self.mean_over) for layer, d, samples in each]
+    @property
+    def gradient_norm(self) -> Vector:
+        """‖g‖, root mean square over the samples, g the loss's gradient at the layer's output, scaled as in dᵀFd; NaN as there."""
+        return self._scaled_norm if self.squared_scale is None else self._scaled_norm * self.squared_scale.sqrt()
+
+    @cached_property
+    def output_norm(self) -> Vector:
+        """‖s‖, root mean square over the samples, s the layer's output; NaN as for dᵀFd."""
+        return self._of_each(map(partial(output_norm, mean_over=self.mean_over), self.layers, self.samples))
+
+    @cached_property
+    def cosines(self) -> Vector:
+        """dᵀFd / (‖d‖² ‖g‖²), made without the fourth power of the loss's scale, which has no room in float32."""
+        scale = self._scaled_norm * self.length
+        if self._slopes is not None:
+            return (self._slopes / scale.unsqueeze(1)).square().mean(1) * self._weight
+        each = zip(self.layers, self.directions, self.samples, scale.unbind(), strict=True)
+        return self._of_each(directional_curvature(*one, self.mean_over, own) for *one, own in each)
+
+    @cached_property
+    def _scaled_norm(self) -> Vector:
+        """‖g‖ under the scale that the samples have."""
+        if self._slopes is None:
+            return self._of_each(map(partial(gradient_norm, mean_over=self.mean_over), self.layers, self.samples))
+        norms = torch.stack(foreach_norm([sample.g for (sample,) in self.samples]))
+        return norms.to(self.length.dtype) * (self._weight / len(self.samples[0][0].g)) ** 0.5
+
+    @cached_property
+    def _weight(self) -> float:
+        return fisher_weight(FisherType.EMPIRICAL, self.mean_over, batch=self.samples[0][0].batch, positions=1)
+
+    @cached_property
+    def _slopes(self) -> Tensor | None:
+        """⟨d, ·⟩ of the samples' gradients, `[layers, samples]`, in the usual case: of each layer one call on the same samples."""
+        sizes = {(len(samples), samples[0].batch, len(samples[0].g)) if samples else (0, 0, 0) for samples in self.samples}
+        if self.mean_over == "token" or len(sizes) > 1 or next(iter(sizes))[0] != 1:
+            return None
+        slopes = []
+        for layer, d, (sample,) in zip(self.layers, self.directions, self.samples, strict=True):
+            products = layer.output(sample.x, d) * sample.g
+            slopes.append(products.sum(1) if products.dim() == 2 else products.flatten(1).sum(1))
+        return torch.stack(slopes)
+
+    def _of_each(self, values: Iterable[Scalar | None]) -> Vector:
+        """What was found of each layer, NaN where nothing was."""
         unknown = self.directions[0].new_full((), math.nan)
-        return torch.stack([unknown if value is None else value.to(unknown.dtype) for value in found])
+        return torch.stack([unknown if value is None else value.to(unknown.dtype) for value in values])
 
 
 class StepSize(ABC):
@@ -164,10 +213,50 @@ class LayerwiseRate(StepSize):
         kappa = step.memory["kappa"]  # 0 for a layer whose κ has never been seen
         if step.dFd is not None:
             new = step.dFd / slope
-            envelope = torch.maximum(new, torch.lerp(new, kappa, self.smoothing))
-            kappa.copy_(torch.where(step.accept & new.isfinite(), envelope, kappa))
+            keep(kappa, torch.maximum(new, torch.lerp(new, kappa, self.smoothing)), step.accept)
         alpha = (kappa + self.mu / slope).reciprocal()
         return torch.where(alpha.isfinite() & (kappa > 0), alpha, 0.0)
+
+
+@dataclass(frozen=True)
+class InvariantRate(StepSize):
+    """α_l = 1/κ̄ as in eq. 12, but the same run for every scale of the loss, and no step that leaves a layer's own size.
+
+    dᵀFd goes with the square of a factor on the loss, a curvature with the factor itself: eq. 12 is right for a mean
+    log-likelihood and no other loss. Here the loss is quadratic in the layer's output s, and its gradient g there vanishes
+    once s has moved by its own length. So F, whose g gᵀ has ‖g‖² where this curvature has ‖g‖/‖s‖, is rescaled:
+    κ = (‖g‖/‖s‖) / ‖g‖² · dᵀFd / ⟨d,∇⟩, with the largest ‖g‖ of late in the ratio, so that steps end where gradients do.
+    In addition α_l‖d‖ is at most `max_move` of ‖W‖.
+
+    Args:
+        smoothing: β in [0, 1) of κ̄ ← max(κ, βκ̄ + (1−β)κ).
+        max_move: the largest α_l‖d‖ in units of ‖W‖, so that a step moves by lr · max_move of it at most. For a weight longer
+            than √o, the length at which inputs and outputs are alike, of √(‖W‖ √o); for one below a tenth of √o, of that.
+        samples: how many of a batch measure dᵀFd, a quarter as many sequences with `mean_over="token"`; None for all.
+    """
+
+    memory: ClassVar[tuple[str, ...]] = ("kappa", "gradient_norm", "output_norm")
+    lr_range: ClassVar[tuple[float, float]] = (4e-3, 4.0)
+    smoothing: float = 0.9
+    max_move: float = 0.2
+    samples: int | None = 16
+
+    def alpha(self, step: Directions) -> Vector:
+        kappa, largest, output = (step.memory[name] for name in self.memory)
+        if any(step.samples):
+            if step.measured:
+                keep(output, step.output_norm, step.accept)
+            keep(largest, torch.maximum(step.gradient_norm, OF_LATE * largest), step.accept)
+            new = largest / output * step.length * step.cosines / (step.slope / step.length)
+            keep(kappa, torch.maximum(new, torch.lerp(new, kappa, self.smoothing)), step.accept)
+        alpha = torch.minimum(kappa.reciprocal(), self._longest(step) / step.length)
+        return torch.where(alpha.isfinite() & (kappa > 0), alpha, 0.0)
+
+    def _longest(self, step: Directions) -> Vector:
+        """The longest α_l d."""
+        alike = [(layer.outputs * layer.groups) ** 0.5 for layer in step.layers]
+        norms = torch.stack(foreach_mul(step.weight_norms.unbind(), [1 / each for each in alike])).clamp(min=LEAST_NORM)
+        return torch.stack(foreach_mul((self.max_move * torch.minimum(norms, norms.sqrt())).unbind(), alike))
 
 
 @dataclass(frozen=True)
@@ -251,8 +340,9 @@ class KLClip(StepSize):
         return slope if step.summed is None else slope / step.summed
 
 
-StepSizeName: TypeAlias = Literal["layerwise", "graft", "kl_clip", "rms", "constant"]
+StepSizeName: TypeAlias = Literal["invariant", "layerwise", "graft", "kl_clip", "rms", "constant"]
 STEP_SIZES: Mapping[str, type[StepSize]] = {
+    "invariant": InvariantRate,
     "layerwise": LayerwiseRate,
     "graft": Graft,
     "kl_clip": KLClip,
@@ -261,13 +351,21 @@ STEP_SIZES: Mapping[str, type[StepSize]] = {
 }
 
 
+def keep(memory: Vector, new: Vector, accept: Flag) -> None:
+    """Replaces what is kept of each layer by what is finite."""
+    memory.copy_(torch.where(accept & new.isfinite(), new, memory))
+
+
 def directional_curvature(
-    layer: Layer, direction: GradientMatrix, samples: Sequence[RateSample], mean_over: MeanOver
+    layer: Layer, direction: GradientMatrix, samples: Sequence[RateSample], mean_over: MeanOver, scale: Scalar | None = None
 ) -> Scalar | None:
     """dᵀFd = E[⟨d, ∇⁽ⁿ⟩²] with ⟨d, ∇⁽ⁿ⟩ = Σₛ gₛᵀ d aₛ: no per-sample weight gradient is made (LNGD eq. 13).
 
     With a mean over tokens F is that of one token, so tokens are the samples. A sequence's own ⟨d, ∇⟩² has the products of all
     pairs of its tokens, which made it 40 to 100 times the Gauss–Newton curvature on a GPT, and the steps that much too short.
+
+    Args:
+        scale: what ⟨d, ∇⁽ⁿ⟩ is divided by before it is squared; None for 1.
 
     Returns:
         None if no sample was caught.
@@ -278,6 +376,7 @@ def directional_curvature(
     for sample in samples:  # calls on the same samples, one forward's, together
         key = sample.forward_id, sample.batch
         slopes = layer.output(sample.x, direction) * sample.g
+        slopes = slopes if scale is None else slopes / scale
         if mean_over == "token":
             slopes = layer.gradients(slopes).sum(-1)
             slopes = slopes.sum(0) if slopes.dim() > 2 else slopes
@@ -285,11 +384,47 @@ def directional_curvature(
         else:
             squares[key] = squares.get(key, 0.0) + slopes.flatten(1).sum(1)
     found = torch.cat([*squares.values()]) if len(squares) > 1 else next(iter(squares.values()))
+    return _weighted(found if mean_over == "token" else found.square(), layer, samples, mean_over)
+
+
+def gradient_norm(layer: Layer, samples: Sequence[RateSample], mean_over: MeanOver) -> Scalar | None:
+    """‖g‖, root mean square over samples or tokens, of gradients that are scaled as in dᵀFd; None if no sample was caught."""
+    if not samples:
+        return None
+    squares = torch.stack([sample.g.to(layer.dtype).square().sum() for sample in samples]).sum() / _count(samples)
+    return _weighted(squares, layer, samples, mean_over).sqrt()
+
+
+def output_norm(layer: Layer, samples: Sequence[RateSample], mean_over: MeanOver) -> Scalar | None:
+    """‖s‖, root mean square over samples or tokens; a tenth of what inputs of their size would give at unit gain if that is more.
+
+    Without that a weight that begins at zero would never leave it. None if no sample was caught.
+    """
+    if not samples:
+        return None
+    matrix = layer.matrix([p.detach() for p in layer.parameters])
+    squares, entries = [], 0
+    for sample in samples:
+        s, floor = layer.output(sample.x, matrix), 0.0
+        if sample.x.is_floating_point() and sample.x.numel():
+            floor = (LEAST_NORM * torch.linalg.vector_norm(sample.x.to(s.dtype))) ** 2 * (s.numel() / sample.x.numel())
+        squares.append(s.square().sum().clamp(min=floor))
+        entries += s.numel()
+    rows = entries / (layer.outputs * layer.groups) if mean_over == "token" else _count(samples)
+    return (torch.stack(squares).sum() / rows).sqrt()
+
+
+def _count(samples: Sequence[RateSample]) -> int:
+    """Samples, those of several calls in one forward once."""
+    return sum({(sample.forward_id, sample.batch): len(sample.g) for sample in samples}.values())
+
+
+def _weighted(squares: Tensor, layer: Layer, samples: Sequence[RateSample], mean_over: MeanOver) -> Scalar:
+    """The mean of squares of samples, as the loss weighs them."""
     batches, tokens = dict[int, int](), dict[int, float]()
     for sample in samples:  # micro-batches add up, calls of one forward don't
         batches[sample.forward_id] = n = max(batches.get(sample.forward_id, 0), sample.batch)
         own = n * sample.g.numel() / (len(sample.g) * layer.outputs * layer.groups)
         tokens[sample.forward_id] = max(tokens.get(sample.forward_id, 0.0), own)
     batch = sum(batches.values())
-    squared = found if mean_over == "token" else found.square()
-    return curvature_along(squared, sum(tokens.values()) / batch, mean_over, batch=batch)
+    return curvature_along(squares, sum(tokens.values()) / batch, mean_over, batch=batch)

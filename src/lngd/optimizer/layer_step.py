@@ -109,7 +109,16 @@ class Bucket:
             found.append(orthogonalised(natural, average) if self.recipe.spectral else natural)
         return found
 
-    def size(self, directions: GradientMatrices, averages: Averages, samples: Samples, warmup: float, guard: Guard) -> Directions:
+    def size(
+        self,
+        directions: GradientMatrices,
+        averages: Averages,
+        samples: Samples,
+        *,
+        warmup: float,
+        measured: bool,
+        guard: Guard,
+    ) -> Directions:
         """α_l = ⟨d,M⟩ / (dᵀFd + µ) (line 12, eqs. 12–13), or what else the step size makes of it.
 
         Args:
@@ -117,6 +126,7 @@ class Bucket:
             averages: M.
             samples: what was caught of each layer in the backward pass, by name.
             warmup: the share of lr that this step may use.
+            measured: whether this step measures the curvature.
             guard: of this step.
         """
         lr = reduce(larger, [lr_of(group) for group in self.groups])
@@ -133,6 +143,7 @@ class Bucket:
             mean_over=self.recipe.mean_over,
             lr=warmup * lr,
             summed=self.numbers.get("summed"),
+            measured=measured,
         )
         alpha = self.recipe.step_size.alpha(self.step)
         self.alpha = alpha if guard.readable else torch.where(self.step.accept, alpha, 0.0)
@@ -150,7 +161,7 @@ class Bucket:
         step, alpha = self.step, self.alpha if common is None else self.alpha * common.to(self.device)
         for each, own in zip(self.layers, alpha.unbind(), strict=True):
             each.alpha = own
-        norms = torch.stack(foreach_norm(self.parameters[0])) if self.recipe.keep_norms else None
+        norms = step.weight_norms if self.recipe.keep_norms else None
         if observe and norms is not None:
             self._observe(step, norms)
         columns = zip(*[layer.split(d) for layer, d in zip(self.adapters, step.directions, strict=True)], strict=True)

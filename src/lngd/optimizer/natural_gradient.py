@@ -132,12 +132,12 @@ class NaturalGradient(torch.optim.Optimizer):
         self._measure(guard)  # Φ, Ψ ← ϵ·old + (1−ϵ)·new                       lines 3–6, eqs. 3–5 and 14
         self._refresh(guard)  # Φ̂⁻¹, Ψ̂⁻¹                                       lines 7–9
         samples, warmup = self._capture.gather(), 1.0 if self.t >= self._recipe.warmup else self._recipe.share_of_lr(self.t)
-        step_size, observe = self._recipe.step_size, self.t < 2 * AGREED or self.t % OBSERVE_EVERY == 0
+        measured, step_size, observe = self._capture.measuring, self._recipe.step_size, self.t < 2 * AGREED or self.t % OBSERVE_EVERY == 0
         active = [] if guard.refused else self._active_buckets()
         for bucket in active:
             M = bucket.average_gradient(guard)  # M ← βM + (1−β)∇               line 10
             d = bucket.precondition(M)  # d = Ψ̂⁻¹ M Φ̂⁻¹                         line 11
-            bucket.size(d, M, samples, warmup, guard)  # α_l = ⟨d,M⟩ / (dᵀFd+µ) line 12, eqs. 12–13
+            bucket.size(d, M, samples, warmup=warmup, measured=measured, guard=guard)  # α_l  line 12, eqs. 12–13
             if not step_size.joint:
                 bucket.apply(None, guard=guard, observe=observe)  # θ ← θ + m   lines 13–16
         if step_size.joint and active:
