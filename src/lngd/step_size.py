@@ -71,6 +71,9 @@ class Directions:
     """What α_l is multiplied with: the larger lr of weight and bias, and the share that the warm-up leaves of it."""
     summed: Vector | None = None
     """How many samples the loss is a sum over; None for a mean."""
+    weights: Sequence[Tensor] = ()
+    alike: Vector | float = 1.0
+    """√o: how long a weight is whose outputs are as large as its inputs."""
     measured: bool = True
     """Whether this step measures the curvature, and with it what changes slowly."""
 
@@ -88,23 +91,26 @@ class Directions:
     @cached_property
     def weight_norms(self) -> Vector:
         """‖W‖, without the bias."""
-        return torch.stack(foreach_norm([layer.weight.detach() for layer in self.layers])).to(self.directions[0].dtype)
+        return torch.stack(foreach_norm(self.weights)).to(self.directions[0].dtype)
 
     @cached_property
     def dFd(self) -> Vector | None:
         """dᵀFd (LNGD eq. 13); NaN for a layer of which no sample was caught, None if none was of any."""
-        if self._slopes is not None:
-            curvature = self._slopes.square().mean(1) * self._weight  # (1/N) Σₙ ⟨d, ∇⁽ⁿ⟩²
+        if self._usual is not None:
+            slopes, weight = self._usual
+            curvature = slopes.square().mean(1) * weight  # (1/N) Σₙ ⟨d, ∇⁽ⁿ⟩²
         elif any(self.samples):
-            each = zip(self.layers, self.directions, self.samples, strict=True)
-            curvature = self._of_each(directional_curvature(*one, self.mean_over) for one in each)
+            curvature = self._of_each(
+                directional_curvature(layer, d, samples, self.mean_over)
+                for layer, d, samples in zip(self.layers, self.directions, self.samples, strict=True)
+            )
         else:
             return None
         return curvature if self.squared_scale is None else curvature * self.squared_scale
 
     @property
     def gradient_norm(self) -> Vector:
-        """‖g‖, root mean square over the samples, g the loss's gradient at the layer's output, scaled as in dᵀFd; NaN as there."""
+        """‖g‖, root mean square over samples, g the loss's gradient at the layer's output; scaled as in dᵀFd, and NaN as there."""
         return self._scaled_norm if self.squared_scale is None else self._scaled_norm * self.squared_scale.sqrt()
 
     @cached_property
@@ -116,34 +122,35 @@ class Directions:
     def cosines(self) -> Vector:
         """dᵀFd / (‖d‖² ‖g‖²), made without the fourth power of the loss's scale, which has no room in float32."""
         scale = self._scaled_norm * self.length
-        if self._slopes is not None:
-            return (self._slopes / scale.unsqueeze(1)).square().mean(1) * self._weight
-        each = zip(self.layers, self.directions, self.samples, scale.unbind(), strict=True)
-        return self._of_each(directional_curvature(*one, self.mean_over, own) for *one, own in each)
+        if self._usual is not None:
+            slopes, weight = self._usual
+            return (slopes / scale.unsqueeze(1)).square().mean(1) * weight
+        return self._of_each(
+            directional_curvature(layer, d, samples, self.mean_over, own)
+            for layer, d, samples, own in zip(self.layers, self.directions, self.samples, scale.unbind(), strict=True)
+        )
 
     @cached_property
     def _scaled_norm(self) -> Vector:
         """‖g‖ under the scale that the samples have."""
-        if self._slopes is None:
+        if self._usual is None:
             return self._of_each(map(partial(gradient_norm, mean_over=self.mean_over), self.layers, self.samples))
-        norms = torch.stack(foreach_norm([sample.g for (sample,) in self.samples]))
-        return norms.to(self.length.dtype) * (self._weight / len(self.samples[0][0].g)) ** 0.5
+        slopes, weight = self._usual
+        norms = torch.stack(foreach_norm([sample.g for (sample,) in self.samples])).to(slopes.dtype)
+        return norms * (weight / slopes.shape[1]) ** 0.5
 
     @cached_property
-    def _weight(self) -> float:
-        return fisher_weight(FisherType.EMPIRICAL, self.mean_over, batch=self.samples[0][0].batch, positions=1)
-
-    @cached_property
-    def _slopes(self) -> Tensor | None:
-        """⟨d, ·⟩ of the samples' gradients, `[layers, samples]`, in the usual case: of each layer one call on the same samples."""
+    def _usual(self) -> tuple[Tensor, float] | None:
+        """In the usual case, of each layer one call on the same samples: ⟨d, ·⟩ of their gradients, `[layers, samples]`, and what
+        makes F of the mean square. None otherwise."""
         sizes = {(len(samples), samples[0].batch, len(samples[0].g)) if samples else (0, 0, 0) for samples in self.samples}
-        if self.mean_over == "token" or len(sizes) > 1 or next(iter(sizes))[0] != 1:
+        if self.mean_over == "token" or len(sizes) > 1 or (size := next(iter(sizes)))[0] != 1:
             return None
         slopes = []
         for layer, d, (sample,) in zip(self.layers, self.directions, self.samples, strict=True):
             products = layer.output(sample.x, d) * sample.g
             slopes.append(products.sum(1) if products.dim() == 2 else products.flatten(1).sum(1))
-        return torch.stack(slopes)
+        return torch.stack(slopes), fisher_weight(FisherType.EMPIRICAL, self.mean_over, batch=size[1], positions=1)
 
     def _of_each(self, values: Iterable[Scalar | None]) -> Vector:
         """What was found of each layer, NaN where nothing was."""
@@ -242,7 +249,7 @@ class InvariantRate(StepSize):
     samples: int | None = 16
 
     def alpha(self, step: Directions) -> Vector:
-        kappa, largest, output = (step.memory[name] for name in self.memory)
+        kappa, largest, output = step.memory["kappa"], step.memory["gradient_norm"], step.memory["output_norm"]
         if any(step.samples):
             if step.measured:
                 keep(output, step.output_norm, step.accept)
@@ -254,9 +261,8 @@ class InvariantRate(StepSize):
 
     def _longest(self, step: Directions) -> Vector:
         """The longest α_l d."""
-        alike = [(layer.outputs * layer.groups) ** 0.5 for layer in step.layers]
-        norms = torch.stack(foreach_mul(step.weight_norms.unbind(), [1 / each for each in alike])).clamp(min=LEAST_NORM)
-        return torch.stack(foreach_mul((self.max_move * torch.minimum(norms, norms.sqrt())).unbind(), alike))
+        norms = (step.weight_norms / step.alike).clamp(min=LEAST_NORM)
+        return self.max_move * torch.minimum(norms, norms.sqrt()) * step.alike
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ class Bucket:
         self.device, self.low_precision = first.layer.weight.device, first.layer.weight.dtype != self.dtype
         self.numbers = {name: self._joined(name) for name in self.recipe.numbers}
         self.tensors = {name: self._columns(name) for name in self.recipe.tensors}
+        self.alike = torch.tensor([(layer.groups * layer.outputs) ** 0.5 for layer in self.adapters]).to(self.device, self.dtype)
         self.sizes = [layer.weight.numel() ** 0.5 for layer in self.adapters]
         whole = [each.average for each in layers if each.average is not None and each.average.is_contiguous()]
         self.averages = whole if len(whole) == len(layers) and self.recipe.momentum_on == "gradient" else None
@@ -143,6 +144,8 @@ class Bucket:
             mean_over=self.recipe.mean_over,
             lr=warmup * lr,
             summed=self.numbers.get("summed"),
+            weights=self.parameters[0],
+            alike=self.alike,
             measured=measured,
         )
         alpha = self.recipe.step_size.alpha(self.step)

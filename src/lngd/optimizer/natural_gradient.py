@@ -132,7 +132,8 @@ class NaturalGradient(torch.optim.Optimizer):
         self._measure(guard)  # Φ, Ψ ← ϵ·old + (1−ϵ)·new                       lines 3–6, eqs. 3–5 and 14
         self._refresh(guard)  # Φ̂⁻¹, Ψ̂⁻¹                                       lines 7–9
         samples, warmup = self._capture.gather(), 1.0 if self.t >= self._recipe.warmup else self._recipe.share_of_lr(self.t)
-        measured, step_size, observe = self._capture.measuring, self._recipe.step_size, self.t < 2 * AGREED or self.t % OBSERVE_EVERY == 0
+        step_size, measured = self._recipe.step_size, self._capture.measuring
+        observe = self.t < 2 * AGREED or self.t % OBSERVE_EVERY == 0
         active = [] if guard.refused else self._active_buckets()
         for bucket in active:
             M = bucket.average_gradient(guard)  # M ← βM + (1−β)∇               line 10
