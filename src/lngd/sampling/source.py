@@ -90,6 +90,8 @@ class Source(ABC):
 
     def opened(self, call: Call, edge: GradientEdge) -> None:
         """A layer's output is there."""
+        if self.draws is not None:
+            self.draws.open()
         self._called.setdefault(call.key, []).append(weakref.ref(call))
         self.open.append((call, edge))
 
