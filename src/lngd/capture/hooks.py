@@ -335,6 +335,7 @@ class Capture:
         self._forward_counts = self._model_runs_again = False
         if self.measuring:
             self.source.finished(output)
+            self.source.drawn()
             self._loss.look_at(output)
         if self._compiled.present and self._uncompiled.entered:
             self._uncompiled.enter_for_the_backward_pass_of(output)

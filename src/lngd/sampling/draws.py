@@ -84,7 +84,7 @@ class Draws:
         self._running = -1
         """The number of the last forward that began."""
         self._ends: dict[int, Tensor] = {}
-        """The generator's state where the forwards before it had ended."""
+        """The generator's state where forwards had ended."""
         self._counts: int | None = None
         """The last forward that was not for nothing."""
 
@@ -98,11 +98,15 @@ class Draws:
         if self._step is None:
             self.open()
         else:
-            self._ends[self._running] = self.generator.get_state()
+            self._ends.setdefault(self._running, self.generator.get_state())
             if len(self._ends) > WAITING:
                 del self._ends[min(self._ends)]
             self.generator.set_state(self._go_on())
         self._running = forward_id
+
+    def finish(self) -> None:
+        """The running forward has drawn what it needs: what parts draw later that are called alone is not its own."""
+        self._ends[self._running] = self.generator.get_state()
 
     def count(self, forward_id: int) -> None:
         """What this forward has drawn is used."""

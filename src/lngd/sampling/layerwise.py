@@ -59,6 +59,8 @@ class LayerwiseSource(Source):
                 self.open.append((call, edge))
             else:
                 self.give(call, g)
+        if any(call.rerun for call, _ in opened):
+            self.drawn()
 
     def finished(self, output: Any) -> None:
         """What is still open receives g = ε: its own output is what the next layer would get."""
@@ -79,6 +81,8 @@ class LayerwiseSource(Source):
             if call.rerun:
                 self.notes[call.name] = AT_ITS_OUTPUT
             self.give(call, self._noise_at(call))
+            if call.rerun:
+                self.drawn()
 
     def _at_its_output(self, call: Call, _edge: GradientEdge) -> Tensor:
         self.notes[call.name] = AT_ITS_OUTPUT

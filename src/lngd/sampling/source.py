@@ -104,6 +104,11 @@ class Source(ABC):
             for key in sorted(self._arrived, key=lambda key: key[1]):
                 self._hand_on(key)
 
+    def drawn(self) -> None:
+        """What the running forward draws has been drawn."""
+        if self.draws is not None:
+            self.draws.finish()
+
     def part_finished(self) -> None:
         """A new micro-batch begins where the model's own forward does not say so."""
         self.forget()
