@@ -242,6 +242,12 @@ def build(
     return model
 
 
+def reads_gradients(_module: nn.Module, _args: tuple, output: Tensor) -> None:
+    """As loggers do."""
+    if output.requires_grad:
+        output.register_hook(lambda gradient: None)
+
+
 HOOKS: dict[str, Callable[[nn.Module], object]] = {
     "triples the output": lambda layer: layer.register_forward_hook(lambda _module, _args, output: 3 * output),
     "triples the input": lambda layer: layer.register_forward_pre_hook(lambda _module, args: (3 * args[0],)),
@@ -250,8 +256,7 @@ HOOKS: dict[str, Callable[[nn.Module], object]] = {
 UNCHANGED: dict[str, Callable[[nn.Module], object]] = {
     "returns the output": lambda layer: layer.register_forward_hook(lambda _module, _args, output: output, prepend=True),
     "returns the input": lambda layer: layer.register_forward_pre_hook(lambda _module, args: args),
-    "reads": lambda layer: layer.register_forward_hook(lambda _module, _args, output: output.detach().norm() and None),
-    "reads gradients": lambda layer: layer.register_full_backward_pre_hook(lambda _module, _gradients: None),
+    "reads gradients": lambda layer: layer.register_forward_hook(reads_gradients),
 }
 
 

@@ -48,6 +48,12 @@ class LayerwiseSource(Source):
         super().__init__(deliver, Draws(generator))
         self.noise, self.generator = noise, generator
 
+    def begins(self, forward_id: int) -> None:
+        """What a checkpoint has run again belongs to the micro-batch before, and waits for no other layer."""
+        self.open = [(call, edge) for call, edge in self.open if call.rerun]
+        self._close()
+        super().begins(forward_id)
+
     def arriving(self, x: Tensor) -> None:
         """Closes the pre-activations that x was made from: g = Jᵩᵀ ε."""
         if not self.open or x.grad_fn is None:
