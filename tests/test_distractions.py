@@ -245,7 +245,7 @@ def build(
 def reads_gradients(_module: nn.Module, _args: tuple, output: Tensor) -> None:
     """As loggers do."""
     if output.requires_grad:
-        output.register_hook(lambda gradient: None)
+        output.register_hook(lambda _gradient: None)
 
 
 HOOKS: dict[str, Callable[[nn.Module], object]] = {

@@ -99,7 +99,7 @@ class Draws:
             self.open()
         else:
             self._ends.setdefault(self._running, self.generator.get_state())
-            if len(self._ends) > WAITING:
+            if len(self._ends) >= WAITING:
                 del self._ends[min(self._ends)]
             self.generator.set_state(self._go_on())
         self._running = forward_id
