@@ -462,7 +462,8 @@ class NaturalGradient(torch.optim.Optimizer):
         for each in [each for each in self._unmeasured if each.since <= self.t and each.has_gradient()]:
             if each.pending.samples or not (reason := self._capture.why_unseen(each.name)):
                 continue
-            if any(p.grad.any() for p in each.parameters if p.grad is not None):  # zeros may only be what zero_grad has left
+            came = self._capture.has_accumulated(each.name)  # if not, zeros are what zero_grad has left
+            if came or any(p.grad.any() for p in each.parameters if p.grad is not None):
                 self._fall_back(each, reason)
 
     def _fall_back(self, each: CurvedLayer, reason: str) -> None:
