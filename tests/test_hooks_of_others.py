@@ -10,7 +10,6 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils.hooks import RemovableHandle
 
 from lngd import KFAC, LNGD, LayerwiseRate, NGPlus
-from lngd.torch_private import GLOBAL_FORWARD_HOOKS
 from reference import batch, mlp, train_step
 
 METHODS = pytest.mark.parametrize("method", [LNGD, KFAC, NGPlus], ids=lambda method: method.__name__)
@@ -61,8 +60,7 @@ PLACES = {  # (factor on the input, factor on the output) of the layers 0 and 2
 @pytest.fixture(autouse=True)
 def _no_hook_of_all_modules_is_left() -> Iterator[None]:
     yield
-    nn.Tanh()(torch.ones(1))
-    assert not GLOBAL_FORWARD_HOOKS
+    assert not torch.nn.modules.module._has_any_global_hook()
 
 
 def run(method: type, model: nn.Sequential, fisher: str, late: Hooking | None = None, steps: int = 3) -> list[Tensor]:
@@ -104,6 +102,26 @@ def test_of_two_optimizers_each_sees_a_layers_own_output_before_a_hook_that_came
             train_step(model, first, *batch(8, 4, seed=seed))
         second.close()
     assert all(torch.equal(*pair) for pair in zip(*(model.parameters() for model in models), strict=True))
+
+
+def test_a_call_that_fails_leaves_hooks_that_run_once_in_the_next():
+    model, handle = mlp(4, 5, 3), register_module_forward_hook(of_linear(lambda output: 3 * output))
+    run(LNGD, model, "layerwise", lambda _: model[0].register_forward_pre_hook(fails_once()), steps=1)
+    handle.remove()
+    model[0](batch(8, 4)[0])
+
+
+def fails_once() -> Callable[..., None]:
+    """A hook on a layer whose call fails, and is made again."""
+    failed = []
+
+    def hook(module: nn.Module, _args: tuple) -> None:
+        if not failed:
+            failed.append(True)
+            with pytest.raises(RuntimeError):
+                module(torch.ones(2, 3, dtype=torch.float64))
+
+    return hook
 
 
 CHANGED_ON_THE_WAY_BACK: dict[str, Hooking] = {

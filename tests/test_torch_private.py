@@ -45,6 +45,7 @@ from lngd.torch_private import (
     marked,
     never_compiled,
     records_operations,
+    remove_global_hook,
     running_pass,
     view_base,
     when_backward_ends,
@@ -137,6 +138,16 @@ def test_what_make_fx_records_knows_that_it_is_recorded():
     make_fx(double)(torch.ones(2))
     double(torch.ones(2))
     assert found == [False, True, False]
+
+
+def test_a_hook_of_all_modules_that_is_removed_leaves_nothing_that_torch_compile_warns_of():
+    ran = []
+    handle = register_module_forward_hook(lambda _module, _args, _kwargs, _output: ran.append(True), with_kwargs=True)
+    nn.Tanh()(torch.ones(1))
+    remove_global_hook(handle.id)
+    nn.Tanh()(torch.ones(1))
+    assert ran == [True]
+    assert not torch.nn.modules.module._has_any_global_hook()
 
 
 def test_a_gradient_that_stands_for_many_is_known():

@@ -51,6 +51,13 @@ forward_hooks: Callable[[nn.Module], "OrderedDict[int, Callable]"] = attrgetter(
 GLOBAL_FORWARD_HOOKS = cast("OrderedDict[int, Callable]", torch.nn.modules.module._global_forward_hooks)
 """The hooks of all modules, which run before a module's own. There is no public way to see whether there are any."""
 
+
+def remove_global_hook(key: int) -> None:
+    """Takes a hook of all modules off, with its mark that it wants keywords, which torch's own handle forgets."""
+    GLOBAL_FORWARD_HOOKS.pop(key, None)
+    torch.nn.modules.module._global_forward_hooks_with_kwargs.pop(key, None)
+
+
 view_base: Callable[[Tensor], Tensor | None] = attrgetter("_base")
 """The tensor that autograd takes a tensor for a view of; None if it is none. There is no public name for it."""
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
-from lngd.torch_private import GLOBAL_FORWARD_HOOKS, forward_hooks, never_compiled
+from lngd.torch_private import GLOBAL_FORWARD_HOOKS, forward_hooks, never_compiled, remove_global_hook
 
 
 class Hook:
@@ -71,7 +71,7 @@ class Attachment:
     def first_after(self, method: str, *bound: Any) -> None:
         """`owner.method(*bound, module, args, kwargs, output)` after it, before all other hooks if `come_first` is called."""
         self._keep(self.module.register_forward_hook, method, *bound, with_kwargs=True).first = True
-        come_first(self.module)
+        put_first(self.module)
 
     def accumulated(self, parameter: nn.Parameter, method: str, *bound: Any) -> None:
         """`owner.method(*bound, parameter)` after a gradient has accumulated into a parameter."""
@@ -87,25 +87,39 @@ class Attachment:
         return hook
 
 
-def come_first(module: nn.Module) -> None:
-    """Puts our hooks before all others that see a module's output, in the call that has begun."""
+def put_first(module: nn.Module) -> None:
+    """Puts our hooks before all others of the module that see its output."""
     hooks = forward_hooks(module)
     for key in [key for key, hook in hooks.items() if isinstance(hook, Hook) and hook.first]:
         hooks.move_to_end(key, last=False)
-    if GLOBAL_FORWARD_HOOKS and next(iter(GLOBAL_FORWARD_HOOKS.values())) is not run_first:
-        for key in [key for key, hook in GLOBAL_FORWARD_HOOKS.items() if hook is run_first]:
-            del GLOBAL_FORWARD_HOOKS[key]
-        handle = register_module_forward_hook(run_first, with_kwargs=True)
-        GLOBAL_FORWARD_HOOKS.move_to_end(handle.id, last=False)
 
 
-def run_first(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-    """The hook of all modules that runs ours before the other ones; it goes when it is the last."""
-    if torch.compiler.is_compiling():
-        return None
-    if len(GLOBAL_FORWARD_HOOKS) == 1:
-        GLOBAL_FORWARD_HOOKS.clear()
-    for hook in [hook for hook in forward_hooks(module).values() if isinstance(hook, Hook) and hook.first]:
-        changed = hook(module, args, kwargs, output)
-        hook.ran, output = True, output if changed is None else changed
-    return output
+def come_first(module: nn.Module) -> None:
+    """The same, and before those of all modules in the call that has begun."""
+    put_first(module)
+    if GLOBAL_FORWARD_HOOKS and not torch.compiler.is_compiling():
+        RunFirst(module)
+
+
+class RunFirst:
+    """A hook of all modules, for one call of one of them: it runs ours before the other ones, and goes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = weakref.ref(module)
+        for key in [key for key, hook in GLOBAL_FORWARD_HOOKS.items() if isinstance(hook, RunFirst) and hook.is_for(module)]:
+            remove_global_hook(key)  # of a call that failed
+        self.key = register_module_forward_hook(self, with_kwargs=True).id
+        GLOBAL_FORWARD_HOOKS.move_to_end(self.key, last=False)
+
+    def is_for(self, module: nn.Module) -> bool:
+        """Whether it waits for the output of this module."""
+        return self.module() is module
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        if not self.is_for(module):
+            return None
+        remove_global_hook(self.key)
+        for hook in [hook for hook in forward_hooks(module).values() if isinstance(hook, Hook) and hook.first]:
+            changed = hook(module, args, kwargs, output)
+            hook.ran, output = True, output if changed is None else changed
+        return output

@@ -127,7 +127,7 @@ class Capture:
         self._rate_slices: dict[int, slice] = {}
         self._awaited, self._reached = set[str](), set[str]()
         self._zero = set[str]()
-        """Of those whose gradient was zero as it came, the ones of which no sample says so."""
+        """At a measuring step, on the host, those whose gradient was zero as it came."""
         self._backward_ran = self._forward_counts = self._model_runs_again = False
 
     def attach(self) -> None:
@@ -449,7 +449,7 @@ class Capture:
             if guess.call is not None:
                 self.source.arrived(guess.call, guess.gradient)
         self._accumulated[name] = weakref.ref(weight.grad), weight.grad._version
-        if self.measuring and self.rate_samples == 0 and weight.grad.device.type in HOST and not weight.grad.any():
+        if self.measuring and weight.grad.device.type in HOST and not weight.grad.any():
             self._zero.add(name)
 
     def forget_dropped(self) -> None:
@@ -458,9 +458,9 @@ class Capture:
             self._forget_if_dropped(name, self.layers[name].weight.grad)
 
     def _came_as_zero(self, name: str) -> bool:
-        """Whether the gradient of a layer was zero as it was accumulated."""
-        samples = self.rates.get(name, ())
-        return name in self._zero or (bool(samples) and not any(sample.g.any() for sample in samples))
+        """Whether the gradient of a layer was zero as it was accumulated; at a step that does not measure, its samples tell."""
+        samples = () if self.measuring else self.rates.get(name, ())
+        return name in self._zero or (bool(samples) and not any(sample.g.any() and sample.x.any() for sample in samples))
 
     def _forget_if_dropped(self, name: str, grad: Tensor | None) -> None:
         """A gradient that was accumulated is dropped if it is None or zero now. Scaling and clipping drop nothing.
