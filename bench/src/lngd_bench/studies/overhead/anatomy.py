@@ -16,11 +16,11 @@ from types import CodeType, FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lngd.optimizer import NaturalGradient
 from lngd_bench.clock import clock
-from lngd_bench.studies.overhead.timing import STATELESS, WARM_UP, Trainee, trainee_of
+from lngd_bench.studies.overhead.timing import STATELESS, WARM_UP, Trainee
 from lngd_bench.studies.overhead.workloads import Workload
 
 STAGES = ("forward", "backward", "capture", "measure", "refresh", "precondition", "orthogonalise", "rate", "apply", "other")
@@ -54,8 +54,11 @@ PEAK_STEPS = 12
 
 def state_bytes(trainee: Trainee) -> int:
     """Of every tensor that the optimizer keeps: moments, statistics, inverses, averages. Each memory counts once."""
+    saved = trainee.optimizer.state_dict()
+    for group in saved.get("param_groups", ()):
+        group.pop("progress", None)  # the random generator, which is the optimizer's own
     known = {p.untyped_storage().data_ptr() for p in trainee.model.parameters()}
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(trainee.kept())}
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(saved)}
     return sum(size for place, size in storages.items() if place not in known)
 
 
@@ -71,10 +74,6 @@ def _tensors(thing: Any) -> Iterator[Tensor]:
         yield from _tensors(part)
 
 
-def parameter_count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
 def peak_bytes(workload: Workload, method: str) -> int | None:
     """The highest resident memory of a few steps, model and batch included, Python and torch not; None where Linux is missing."""
     if not STATUS.exists():
@@ -86,9 +85,9 @@ def peak_bytes(workload: Workload, method: str) -> int | None:
 def _rise(workload: Workload, method: str, threads: int) -> int:
     """Bytes by which the steps make this process grow."""
     torch.set_num_threads(threads)
-    trainee_of(Workload("mlp", 2, 2), method)  # imports what is imported when it is built
+    Trainee(Workload("mlp", 2, 2), method)  # imports what is imported when it is built
     before = _resident("VmRSS")
-    trainee = trainee_of(workload, method)
+    trainee = Trainee(workload, method)
     known = method in STATELESS or isinstance(trainee.optimizer, NaturalGradient)
     for _ in range(WARM_UP.get(method, 2) + 1 if known else PEAK_STEPS):
         trainee.step()

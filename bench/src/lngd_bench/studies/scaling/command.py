@@ -15,7 +15,7 @@ from lngd_bench.cli.running import command_line, console, make_directory
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.overhead.on_paper import calibrated
-from lngd_bench.studies.overhead.report import Conditions, conditions
+from lngd_bench.studies.overhead.report import conditions, conditions_text
 from lngd_bench.studies.overhead.timing import METHODS, STATELESS
 from lngd_bench.studies.results import leave, records_at, text
 from lngd_bench.studies.scaling.scaling import (
@@ -61,7 +61,7 @@ def scaling(
     torch.set_num_threads(threads)
     make_directory(out)
     second = calibrated()
-    start = {"method": method, "base": asdict(Perceptron()), "conditions": asdict(conditions()), "calibration": second._asdict()}
+    start = {"method": method, "base": asdict(Perceptron()), "conditions": conditions(), "calibration": second._asdict()}
     lines: list[dict[str, Any]] = [{"event": "start", **start, "steps": steps, "command": command_line()}]
     for axis in AXES:
         for value in _sizes(axis, chosen, values):
@@ -86,7 +86,7 @@ def _sizes(axis: Axis, chosen: Sequence[str], values: str) -> Sequence[int]:
 def _show(lines: archive.Lines, out: Path) -> None:
     start, *others = lines
     points = [Point(**{name: value for name, value in line.items() if name != "event"}) for line in others]
-    place = Conditions(**start["conditions"])
+    place = conditions_text(start["conditions"])
     title = f"{start['method']} on MLPs of width 512, depth 3, batch 128, 10 classes, one of them varied; {place}"
     tables = f"\n{title}\n{text(HEADINGS, rows(points))}\n\n{text(FITS, fits(points))}\n"
     console.print(tables, markup=False, soft_wrap=True)
