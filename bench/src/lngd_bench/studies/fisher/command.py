@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from lngd_bench.studies.fisher.exact import ExactCurvature
 from lngd_bench.studies.results import MISSING, leave, markdown, text
 from lngd_bench.tasks import at_scale
 from lngd_bench.tasks.data import Split, in_memory
-from lngd_bench.tasks.task import Changes, Scale, Task
+from lngd_bench.tasks.task import Scale, Task
 from lngd_bench.training.race import rate_of
 from lngd_bench.training.randomness import PrivateRandomness
 from lngd_bench.training.records import finite
@@ -68,7 +68,8 @@ def fisher(
         raise BenchError(f"--damping {damping}: give a number greater than 0")
     if threads:
         torch.set_num_threads(threads)
-    task = Changes(epochs=epochs).apply(at_scale(TASK, scale))
+    task = at_scale(TASK, scale)
+    task = replace(task, epochs=epochs or task.epochs)
     split = in_memory(task.data(data_dir)).first(task.samples)
     few = split.first(samples or min(SAMPLES, task.samples))
     make_directory(out)

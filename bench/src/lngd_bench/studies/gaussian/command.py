@@ -1,6 +1,7 @@
 """`lngd gaussian`: the paper's Fig. 6 on a task of the benchmark."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,6 @@ from lngd_bench.studies.gaussian.outputs import Stage, layers_of, observe
 from lngd_bench.studies.results import MISSING, leave, text
 from lngd_bench.tasks.data import Split, in_memory
 from lngd_bench.tasks.scoring import EVALUATION_CHUNK, Score
-from lngd_bench.tasks.task import Changes
 from lngd_bench.training.machine import header
 from lngd_bench.training.race import rate_of
 from lngd_bench.training.randomness import PrivateRandomness
@@ -41,7 +41,7 @@ def gaussian(
     """Draw the paper's Fig. 6: are the outputs of layers Gaussian over the samples?"""
     if threads:
         torch.set_num_threads(threads)
-    chosen = Changes(steps=steps).apply(tasks_named([task])[0])
+    chosen = replace(tasks_named([task])[0], steps=steps)
     spec = RunSpec(chosen, "lngd", rate_of(chosen, "lngd"), seed)
     split = in_memory(spec.task.data(data_dir)).first(spec.task.samples)
     names = _layers_named(layers, spec)

@@ -1,7 +1,7 @@
 """`lngd theory`: the paper's theorems, tried out on quadratic models, a real run and a two-layer net."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +21,6 @@ from lngd_bench.studies.theory.drawing import Family, draw
 from lngd_bench.studies.theory.two_layer import NU, wide_gram, wide_kernel
 from lngd_bench.tasks import TASKS
 from lngd_bench.tasks.schedule import LINEAR, scheduler
-from lngd_bench.tasks.task import Changes
 from lngd_bench.training.race import rate_of
 from lngd_bench.training.randomness import PrivateRandomness
 from lngd_bench.training.records import finite
@@ -109,7 +108,7 @@ def _theorem_1(families: Mapping[str, Family], gains: Sequence[float]) -> str:
 
 def _gains_of_a_run(steps: int) -> list[float]:
     """The gain at every step of a run, from slopes and curvatures that LNGD measures anyway."""
-    task = Changes(steps=steps, epoch_steps=1).apply(TASKS[TASK])
+    task = replace(TASKS[TASK], steps=steps, epoch_steps=1)
     split = task.data(None).first(task.samples)
     gains = []
     with PrivateRandomness(0).active():
