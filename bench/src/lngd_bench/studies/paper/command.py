@@ -11,7 +11,7 @@ from lngd_bench.errors import BenchError
 from lngd_bench.report.report import place_beside
 from lngd_bench.report.summary import Target, summarise
 from lngd_bench.report.tables import plain_table
-from lngd_bench.studies.fisher.redraw import REDRAWN, place_of
+from lngd_bench.studies.fisher.redraw import REDRAWN, redraw
 from lngd_bench.studies.paper.paper import TABLES, PaperTable
 from lngd_bench.studies.paper.tables import Comparison
 from lngd_bench.training.records import read_records
@@ -55,8 +55,7 @@ def paper_figure(number: str, source: Path | None, target: Target) -> None:
         BenchError: the paper has no such figure, or there is nothing to draw it from.
     """
     if number in REDRAWN:
-        place = source or place_of(number)
-        path = REDRAWN[number].draw(place, place)
+        path = redraw(number, source)
     elif number in FIGURES:
         path = _draw(number, source, target)
     else:
