@@ -5,9 +5,11 @@ output: LNGD's block is then exact but for the sum over positions. The adapter s
 fallback needs none.
 """
 
-from collections.abc import Iterator, Sequence
+import argparse
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 from unittest.mock import patch
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from lngd import LNGD
 from lngd.layers import LAYERS, Layer
 from lngd_bench.competitors.optimizers import Setting
-from lngd_bench.studies.variants.runs import Wanted, last_epoch
+from lngd_bench.studies.variants.changes import Wanted, last_epoch
 from lngd_bench.tasks import TASKS
 from lngd_bench.tasks.data import Data
 from lngd_bench.tasks.task import Task
@@ -61,16 +63,15 @@ class NormLayer(Layer):
         return rows.permute(2, 0, 1).unsqueeze(-1)  # [channels, n, s, 1]
 
 
-def wanted(tasks: Sequence[str], seeds: Sequence[int], steps: int) -> Iterator[Wanted]:
+def wanted(given: argparse.Namespace) -> Iterator[Wanted]:
     """Variants take turns within a seed; one that no module of the task has is left out."""
-    for name in tasks:
-        task = replace(TASKS[name], steps=steps, epoch_steps=100)
+    for name in given.tasks:
+        task = replace(TASKS[name], steps=given.steps, epoch_steps=100)
         modules, data = list(task.model().modules()), task.data(None)
-        for seed in seeds:
-            for variant, kinds in VARIANTS.items():
-                if not kinds or any(isinstance(module, kinds) for module in modules):
-                    about = {"task": name, "steps": steps, "seed": seed, "lr": LR, "curvature on": variant}
-                    yield Wanted(about, partial(_measured, task, data, kinds, seed))
+        for seed, (variant, kinds) in product(given.seeds, VARIANTS.items()):
+            if not kinds or any(isinstance(module, kinds) for module in modules):
+                about = {"task": name, "steps": given.steps, "seed": seed, "lr": LR, "curvature on": variant}
+                yield about, partial(_measured, task, data, kinds, seed)
 
 
 def _measured(task: Task, data: Data, kinds: tuple[type[nn.Module], ...], seed: int) -> Epoch:
