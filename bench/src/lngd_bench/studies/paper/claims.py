@@ -12,15 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy import stats
+
 from lngd_bench.report.summary import Figure, Row, TaskSummary
 from lngd_bench.report.tables import MIXED, are_mixed
 from lngd_bench.studies.paper.paper import Claim
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "untestable here"]
-STUDENT = (12.71, 4.31, 3.19, 2.78, 2.58, 2.45, 2.37, 2.31, 2.27, 2.23)
-"""How many standard errors a mean of n paired differences must exceed, for n = 2, 3, …: the 97.5 % quantiles of Student's t,
-rounded up. The last stands for all that follow."""
-
+LEVEL = 0.05
 PRINTED: Mapping[Figure, tuple[int, str]] = {
     "epochs": (1, ""),
     "seconds": (1, " s"),
@@ -82,7 +81,7 @@ def compared(ours: Values, theirs: Values) -> int | None:
         return None
     mean = statistics.mean(differences)
     error = statistics.stdev(differences) / math.sqrt(len(differences))
-    if abs(mean) <= STUDENT[min(len(differences) - 1, len(STUDENT)) - 1] * error:
+    if abs(mean) <= stats.t.ppf(1 - LEVEL / 2, len(differences) - 1) * error:
         return None
     return -1 if mean < 0 else 1
 
@@ -99,7 +98,7 @@ def _values(row: Row, figure: Figure, summary: TaskSummary) -> Values:
     """The best metric in its unit, and negated where a large one is better."""
     metric = summary.metric
     factor = 1.0 if figure != "best" else -metric.scale if metric.higher_is_better else metric.scale
-    found = ((run.header.seed, getattr(own, figure)) for run, own in zip(row.runs, row.figures, strict=True))
+    found = ((run.header.seed, own[figure]) for run, own in zip(row.runs, row.figures, strict=True))
     return {seed: None if value is None else factor * value for seed, value in found}
 
 
