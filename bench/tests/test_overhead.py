@@ -19,7 +19,7 @@ from lngd_bench.studies.overhead.anatomy import FUNCTIONS, STAGES, breakdown, pe
 from lngd_bench.studies.overhead.command import overhead
 from lngd_bench.studies.overhead.on_paper import Work, calibrated, forward_and_backward, layer_shapes, layers_of, passes, predict
 from lngd_bench.studies.overhead.report import pages
-from lngd_bench.studies.overhead.timing import METHODS, PAST_THE_RAMP, STATELESS, Trainee, build, interval
+from lngd_bench.studies.overhead.timing import METHODS, PAST_THE_RAMP, STATELESS, Trainee, build, interval, trainee_of
 from lngd_bench.studies.overhead.workloads import NETWORKS, Workload
 from lngd_bench.tasks.models.transformer import Sentences, Transformer
 
@@ -34,7 +34,7 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def trained(method: str) -> Trainee:
-    trainee = Trainee(TINY, method)
+    trainee = trainee_of(TINY, method)
     trainee.warm_up()
     return trainee
 
@@ -58,7 +58,7 @@ def test_a_transformer_attends_to_no_later_token_and_to_all_of_the_source() -> N
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_trains_by_our_method_stays_where_it_is_and_is_counted_without_computing(name: str) -> None:
     workload = Workload(name, 8 if name in ("mlp", "gpt", "vit", "transformer", "mobilenet") else 4, 2)
-    trainee = Trainee(workload, "lngd")
+    trainee = trainee_of(workload, "lngd")
     before = [p.clone() for p in trainee.model.parameters()]
     trainee.warm_up()
     assert all(block.ready for block in trainee.optimizer.blocks.values())
@@ -70,7 +70,7 @@ def test_every_network_trains_by_our_method_stays_where_it_is_and_is_counted_wit
 @pytest.mark.parametrize("method", METHODS)
 def test_an_interval_holds_whole_steps_with_the_reference_among_them(method: str) -> None:
     trainee = trained(method)
-    found = interval(trainee, Trainee(TINY, "sgd"), 0)
+    found = interval(trainee, trainee_of(TINY, "sgd"), 0)
     assert len(found["milliseconds"]) == STATELESS.get(method, trainee.interval)
     assert len(found["reference"]) == len(found["milliseconds"]) // 4
 

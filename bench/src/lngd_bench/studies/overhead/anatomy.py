@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lngd.optimizer import NaturalGradient
 from lngd_bench.clock import clock
-from lngd_bench.studies.overhead.timing import STATELESS, WARM_UP, Trainee
+from lngd_bench.studies.overhead.timing import STATELESS, WARM_UP, Trainee, trainee_of
 from lngd_bench.studies.overhead.workloads import Workload
 
 STAGES = ("forward", "backward", "capture", "measure", "refresh", "precondition", "orthogonalise", "rate", "apply", "other")
@@ -85,9 +85,9 @@ def peak_bytes(workload: Workload, method: str) -> int | None:
 def _rise(workload: Workload, method: str, threads: int) -> int:
     """Bytes by which the steps make this process grow."""
     torch.set_num_threads(threads)
-    Trainee(Workload("mlp", 2, 2), method)  # imports what is imported when it is built
+    trainee_of(Workload("mlp", 2, 2), method)  # imports what is imported when it is built
     before = _resident("VmRSS")
-    trainee = Trainee(workload, method)
+    trainee = trainee_of(workload, method)
     known = method in STATELESS or isinstance(trainee.optimizer, NaturalGradient)
     for _ in range(WARM_UP.get(method, 2) + 1 if known else PEAK_STEPS):
         trainee.step()

@@ -18,7 +18,7 @@ from lngd_bench.errors import BenchError
 from lngd_bench.studies.overhead.anatomy import breakdown, peak_bytes, state_bytes
 from lngd_bench.studies.overhead.on_paper import Prediction, Work, calibrated, predict
 from lngd_bench.studies.overhead.report import append, as_markdown, conditions, draw, pages, ratios, title
-from lngd_bench.studies.overhead.timing import DEFAULT_METHODS, METHODS, Trainee, interval
+from lngd_bench.studies.overhead.timing import DEFAULT_METHODS, METHODS, Trainee, interval, trainee_of
 from lngd_bench.studies.overhead.workloads import NETWORKS, Workload
 from lngd_bench.studies.results import MISSING, leave, number, records_at, text
 
@@ -82,7 +82,7 @@ def _measure_all(workload: Workload, methods: Sequence[str], second: Work, path:
     date = datetime.now(UTC).isoformat(timespec="seconds")
     append(path, workload.file_name, {**start, "rounds": rounds, "command": command_line(), "date": date})
     predictions = predict(workload, methods, second)
-    reference = Trainee(workload, "sgd")
+    reference = trainee_of(workload, "sgd")
     reference.warm_up()
     for method in methods:
         found = _measured(method, workload, reference, rounds)
@@ -94,7 +94,7 @@ def _measure_all(workload: Workload, methods: Sequence[str], second: Work, path:
 
 
 def _measured(method: str, workload: Workload, reference: Trainee, rounds: int) -> dict[str, Any]:
-    trainee = Trainee(workload, method)
+    trainee = trainee_of(workload, method)
     trainee.warm_up()
     return {
         "event": "method",

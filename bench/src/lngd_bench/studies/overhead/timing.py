@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from lngd.optimizer import NaturalGradient
 from lngd_bench.clock import clock
 from lngd_bench.competitors.optimizers import OPTIMIZERS, Setting
-from lngd_bench.studies.overhead.workloads import Trainable
+from lngd_bench.studies.overhead.workloads import Inputs, Workload
 from lngd_bench.tasks.scoring import mean_cross_entropy
 from lngd_bench.tasks.task import MeanOver
 
@@ -33,13 +33,21 @@ PAST_THE_RAMP = 1000
 
 
 class Trainee:
-    """A model with its optimizer, a step at a time. `first`: how its optimizer counts its first step."""
+    """A model with its optimizer and a batch, a step at a time. `first`: how its optimizer counts its first step."""
 
-    def __init__(self, workload: Trainable, method: str, first: int | None = None) -> None:
-        self.method, self.model = method, workload.model()
-        self.inputs, self.targets = workload.batch_of_data()
+    def __init__(
+        self,
+        method: str,
+        model: nn.Module,
+        inputs: Inputs,
+        targets: Tensor,
+        *,
+        mean_over: MeanOver = "batch",
+        first: int | None = None,
+    ) -> None:
+        self.method, self.model, self.inputs, self.targets = method, model, inputs, targets
         start = PAST_THE_RAMP - WARM_UP.get(method, 2) if first is None else first
-        self.optimizer = build(method, self.model, workload.mean_over, start)
+        self.optimizer = build(method, model, mean_over, start)
 
     @property
     def interval(self) -> int:
@@ -69,6 +77,10 @@ class Trainee:
     def backward(self, loss: Tensor) -> None:
         """Its gradients."""
         loss.backward()
+
+
+def trainee_of(workload: Workload, method: str) -> Trainee:
+    return Trainee(method, workload.model(), *workload.batch_of_data(), mean_over=workload.mean_over)
 
 
 def build(method: str, model: nn.Module, mean_over: MeanOver = "batch", first: int = PAST_THE_RAMP) -> Optimizer:
