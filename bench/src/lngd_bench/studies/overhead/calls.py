@@ -7,9 +7,9 @@ refreshes an inverse nor looks for scale-invariant layers: the 26th at the defau
 Python and torch alone. PYTHONPATH may name another checkout.
 """
 
+import collections
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from tabulate import tabulate
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import lngd
 from lngd_bench.competitors.muon import MuonWithAdamW
+from lngd_bench.studies.overhead.on_paper import Counter
 
 ORDINARY = 25
 """Steps before the one that is counted."""
@@ -40,9 +40,9 @@ EVERYONE: Mapping[str, Build] = {
 }
 
 
-def python_calls_of(work: Callable[[], object]) -> Counter[tuple[str, str]]:
+def python_calls_of(work: Callable[[], object]) -> collections.Counter[tuple[str, str]]:
     """How often each of the package's functions was called, by file and name."""
-    calls: Counter[tuple[str, str]] = Counter()
+    calls: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def see(frame: FrameType, event: str, _argument: Any) -> None:
         code = frame.f_code
@@ -53,18 +53,6 @@ def python_calls_of(work: Callable[[], object]) -> Counter[tuple[str, str]]:
     work()
     sys.setprofile(None)
     return calls
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations that torch dispatches while it is entered as a context."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 class Training:
@@ -107,13 +95,13 @@ def operations() -> Iterator[tuple[tuple[str, str], int]]:
     """Of a net of nine layers: what a device is asked to do."""
     for name, build in EVERYONE.items():
         training = Training(LAYERS, build)
-        with Operations() as before:
+        with Counter() as before:
             training.forward_and_backward()
-        with Operations() as step:
+        with Counter() as step:
             training.optimizer.step()
-        yield (f"operations, {LAYERS} layers, forward and backward", name), before.count
-        yield (f"operations, {LAYERS} layers, optimizer's step", name), step.count
-        yield (f"operations, {LAYERS} layers, in all", name), before.count + step.count
+        yield (f"operations, {LAYERS} layers, forward and backward", name), before.operators
+        yield (f"operations, {LAYERS} layers, optimizer's step", name), step.operators
+        yield (f"operations, {LAYERS} layers, in all", name), before.operators + step.operators
 
 
 def main() -> None:
