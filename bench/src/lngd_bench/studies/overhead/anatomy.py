@@ -8,8 +8,8 @@ freed memory that the allocator keeps would count.
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from types import CodeType, FrameType
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from lngd.optimizer import NaturalGradient
 from lngd_bench.clock import clock
@@ -58,20 +59,9 @@ def state_bytes(trainee: Trainee) -> int:
     for group in saved.get("param_groups", ()):
         group.pop("progress", None)  # the random generator, which is the optimizer's own
     known = {p.untyped_storage().data_ptr() for p in trainee.model.parameters()}
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(saved)}
-    return sum(size for place, size in storages.items() if place not in known)
-
-
-def _tensors(thing: Any) -> Iterator[Tensor]:
-    """In containers, and in objects that are no containers."""
-    if isinstance(thing, Tensor):
-        yield thing
-        return
-    if isinstance(thing, type) or callable(thing):
-        return
-    parts = thing if isinstance(thing, dict | list | tuple) else getattr(thing, "__dict__", {})
-    for part in parts.values() if isinstance(parts, dict) else parts:
-        yield from _tensors(part)
+    storages = [leaf.untyped_storage() for leaf in tree_leaves(saved) if isinstance(leaf, Tensor)]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    return sum(size for place, size in sizes.items() if place not in known)
 
 
 def peak_bytes(workload: Workload, method: str) -> int | None:
@@ -115,7 +105,7 @@ class StageProfile:
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._stack = ["other"]
-        self._known: dict[CodeType, str | None] = {}
+        self._stage = cache(_stage_of)
 
     def __enter__(self) -> "StageProfile":
         self._since = clock()
@@ -129,10 +119,7 @@ class StageProfile:
     def _event(self, frame: FrameType, event: str, _argument: Any) -> None:
         if event not in ("call", "return"):
             return
-        code = frame.f_code
-        if code not in self._known:
-            self._known[code] = _stage_of(code, frame.f_globals.get("__name__", ""))
-        stage = self._known[code]
+        stage = self._stage(frame.f_code, frame.f_globals.get("__name__", ""))
         if stage is None:
             return
         self._count()
