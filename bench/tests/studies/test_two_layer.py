@@ -73,23 +73,6 @@ def test_every_kernel_is_that_of_the_explicit_matrices(samples, inputs, width):
         torch.testing.assert_close(K, J @ explicit_inverse(X, G, inverse) @ J.T)
 
 
-@SHAPES
-def test_the_outputs_change_along_a_direction_by_the_jacobian(samples, inputs, width):
-    problem, net = setting(samples, inputs, width)
-    direction = torch.randn_like(net.theta)
-    change = two_layer.output_change(problem.X, net.gates(problem.X), direction)
-    torch.testing.assert_close(change, autograd_jacobian(net, problem.X) @ direction.T.flatten())
-
-
-def test_the_factors_keep_the_trace_of_the_fisher_matrix():
-    problem, net = setting(6, 3, 9)
-    X, G = problem.X, net.gates(problem.X)
-    J = autograd_jacobian(net, X)
-    psi = G.T @ G / (len(X) * two_layer.trace(G))
-    kept = torch.trace(two_layer.input_factor(X, G)) * torch.trace(psi)
-    torch.testing.assert_close(kept, torch.trace(J.T @ J) / len(X))
-
-
 def test_a_step_is_the_update_of_the_proof():
     problem, net = setting(6, 3, 9)
     first, second = islice(trajectory(problem, net, 0.25, unit_rate), 2)
@@ -99,38 +82,12 @@ def test_a_step_is_the_update_of_the_proof():
     torch.testing.assert_close(second.residual, second.net.outputs(problem.X) - problem.y)
 
 
-def test_the_best_rate_is_what_a_line_search_on_the_linearised_outputs_finds():
-    residual, change = torch.randn(2, 7, dtype=torch.float64)
-    rate = best_rate(residual, change)
-    errors = [(residual - factor * rate * change).square().sum() for factor in torch.linspace(0, 2, 201)]
-    assert torch.stack(errors).argmin() == 100
-
-
-def test_a_full_rank_kernel_is_diagonal_and_has_no_eigenvalue_below_one():
-    problem, net = setting(12, 4, 2000)
-    K = two_layer.kernel(problem.X, net.gates(problem.X))
-    torch.testing.assert_close(K, torch.diag(K.diagonal()), atol=1e-8, rtol=0)
-    assert K.diagonal().min() >= 1
-
-
-def test_a_kernel_of_deficient_rank_can_have_an_eigenvalue_below_one():
-    problem, net = setting(12, 3, 4)
-    assert torch.linalg.eigvalsh(two_layer.kernel(problem.X, net.gates(problem.X)))[0] < 0.9
-
-
 def test_wide_nets_approach_the_kernel_and_the_gram_matrix_of_infinite_width():
     problem, net = setting(6, 3, 200_000)
     G = net.gates(problem.X)
     torch.testing.assert_close(two_layer.kernel(problem.X, G), two_layer.wide_kernel(problem.X), atol=0.05, rtol=0)
     torch.testing.assert_close(G @ G.T, two_layer.wide_gram(problem.X), atol=0.01, rtol=0)
     torch.testing.assert_close(two_layer.wide_kernel(problem.X).diagonal().mean(), torch.tensor(3.0, dtype=torch.float64))
-
-
-def test_a_constant_jacobian_shrinks_every_eigenvector_by_its_own_factor():
-    K = torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))
-    start = torch.tensor([2.0, 1.0], dtype=torch.float64)
-    *_, last = islice(two_layer.linear_residuals(K, start, 0.5, unit_rate), 4)
-    torch.testing.assert_close(last, torch.tensor([2 * 0.5**3, (-0.5) ** 3], dtype=torch.float64))
 
 
 def test_a_diverging_recursion_ends_in_infinity():
