@@ -206,12 +206,6 @@ def test_the_layerwise_block_of_a_convolution_sums_over_pixels_without_cross_ter
     torch.testing.assert_close(layerwise(model, x, "0"), expected)
 
 
-def test_layers_of_nested_sequentials_follow_one_another():
-    flat, x = problem("perceptron")
-    nested = nn.Sequential(flat[0], nn.Sequential(flat[1], nn.Sequential(flat[2], flat[3])), flat[4])
-    torch.testing.assert_close(layerwise(nested, x, "1.1.0"), layerwise(flat, x, "2"))
-
-
 def test_the_model_stays_as_it_was():
     model, x = mlp(4, 5, CLASSES, dtype=torch.float32), batch(4, 4, dtype=torch.float32)[0]
     model.insert(1, nn.Dropout(0.5))

@@ -19,8 +19,6 @@ COLOURS: Mapping[str, str] = {
     "lngd-spectral": "#F0027F",
     "soap": "#332288",
     "shampoo": "#44AA99",
-    "heavyball": "#A6761D",
-    "singd": "#E377C2",
     "muon-fp32": "#6B8E00",
 }
 OTHERS = ("#4D4D4D", "#A65628")

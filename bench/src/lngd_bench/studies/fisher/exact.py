@@ -122,7 +122,7 @@ class ExactCurvature:
 
     def _between(self, name: str) -> nn.Sequential:
         """What stands between a layer and the next; nothing after the last one, whose next input is its own output."""
-        chain = dict(_chain(self.model))
+        chain = dict(self.model.named_children())
         names = list(chain)
         rest = names[names.index(name) + 1 :]
         following = [place for place, other in enumerate(rest) if other in self.layers]
@@ -134,15 +134,6 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
         adapter = adapter_of(module)
         if adapter is not None:
             yield name, adapter(module, with_bias=getattr(module, "bias", None) is not None)
-
-
-def _chain(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The modules of nested Sequentials in their order."""
-    if not isinstance(module, nn.Sequential):
-        yield name, module
-        return
-    for own, child in module.named_children():
-        yield from _chain(child, f"{name}.{own}" if name else own)
 
 
 def _by_position(z: Outputs) -> Float[Tensor, "n s c"]:

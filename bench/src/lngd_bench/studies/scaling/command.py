@@ -20,7 +20,7 @@ from lngd_bench.studies.results import leave, records_at, text
 from lngd_bench.studies.scaling.scaling import AXES, BASE, MOST_STEPS, as_markdown, draw, point, tables
 
 STUDY = "scaling"
-OURS = tuple(name for name in METHODS if name not in STATELESS and OPTIMIZERS[name].module is None)
+OURS = tuple(name for name in METHODS if name not in STATELESS and not OPTIMIZERS[name].third_party)
 
 
 def scaling(
