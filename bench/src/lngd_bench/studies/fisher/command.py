@@ -22,9 +22,8 @@ from lngd_bench.tasks import at_scale
 from lngd_bench.tasks.data import Split, in_memory
 from lngd_bench.tasks.task import Scale, Task
 from lngd_bench.training.race import rate_of
-from lngd_bench.training.randomness import PrivateRandomness
 from lngd_bench.training.records import finite
-from lngd_bench.training.train import DivergenceError, Learner, RunSpec
+from lngd_bench.training.train import Run, RunSpec
 
 STUDY = "fisher"
 TASK = "mnist-fisher"
@@ -140,18 +139,12 @@ def _training(task: Task, seed: int, split: Split, few: Split) -> Iterator[tuple
     """Name, step and curvature at the start, after the first epoch, in the middle and at the end."""
     total = task.total_epochs
     names = {1: "first epoch", total // 2: "middle", 0: "start", total: "end"}
-    randomness = PrivateRandomness(seed)
-    with randomness.active():
-        learner = Learner(RunSpec(task, OPTIMIZER, rate_of(task, OPTIMIZER), seed), split)
+    run = Run(RunSpec(task, OPTIMIZER, rate_of(task, OPTIMIZER), seed), split)
     for epoch in range(total + 1):
-        try:
-            with randomness.active():
-                if epoch:
-                    learner.train_epoch()
-        except DivergenceError as error:
-            raise BenchError(f"the training diverged: {error}; try another --seed") from error
+        if epoch and (row := run.epoch()).diverged:
+            raise BenchError(f"the training diverged: {row.reason}; try another --seed")
         if epoch in names:
-            yield names[epoch], learner.steps_done, ExactCurvature(learner.model, few.train_x)
+            yield names[epoch], run.learner.steps_done, ExactCurvature(run.learner.model, few.train_x)
 
 
 def _blocks(curvature: ExactCurvature, damping: float, title: str) -> FisherBlocks:

@@ -15,12 +15,11 @@ from lngd_bench.errors import BenchError
 from lngd_bench.studies.gaussian.drawing import draw
 from lngd_bench.studies.gaussian.outputs import layers_of, lines_of, observe
 from lngd_bench.studies.results import MISSING, leave, text
-from lngd_bench.tasks.data import Split, in_memory
-from lngd_bench.tasks.scoring import EVALUATION_CHUNK, Score
+from lngd_bench.tasks.data import in_memory
+from lngd_bench.tasks.scoring import EVALUATION_CHUNK
 from lngd_bench.training.machine import header
 from lngd_bench.training.race import rate_of
-from lngd_bench.training.randomness import PrivateRandomness
-from lngd_bench.training.train import DivergenceError, Learner, RunSpec
+from lngd_bench.training.train import Run, RunSpec
 
 STUDY = "gaussian"
 SAMPLE = ("layer", "stage", "sample", "skew", "ex.kurt.", "KS", "KS > 0", "zeros %", "p")
@@ -50,13 +49,16 @@ def gaussian(
     thirds = [every[len(every) // 3], every[2 * len(every) // 3]]
     names = names_listed("layer", ",".join(thirds) if layers is None else layers, modules)
     make_directory(out)
-    learner, score = _trained(spec, split)
+    run = Run(spec, split)
+    while not run.over:
+        if (row := run.epoch()).diverged:
+            raise BenchError(f"the training diverged: {row.reason}; try another --seed")
     inputs = [x for x, _ in split.chunks(EVALUATION_CHUNK)]
     start = asdict(header(spec, torch.device("cpu"), command_line()))
-    lines = [{"event": "start", **start, "accuracy": score.accuracy}]
+    lines = [{"event": "start", **start, "accuracy": run.learner.score().accuracy}]
     for name in names:
         try:
-            for stage, values in observe(learner.model, inputs, name).items():
+            for stage, values in observe(run.learner.model, inputs, name).items():
                 lines += lines_of(name, stage, values)
         except ValueError as error:
             raise BenchError(f"layer {name}: {error}") from error
@@ -110,14 +112,3 @@ def _all(line: Mapping[str, Any]) -> Iterable[str]:
 
 def _text(value: float | None, shape: str) -> str:
     return MISSING if value is None else format(value, shape)
-
-
-def _trained(spec: RunSpec, split: Split) -> tuple[Learner, Score]:
-    with PrivateRandomness(spec.seed).active():
-        learner = Learner(spec, split)
-        try:
-            while learner.steps_done < spec.task.total_steps:
-                learner.train_epoch()
-            return learner, learner.score()
-        except DivergenceError as error:
-            raise BenchError(f"the training diverged: {error}; try another --seed") from error
