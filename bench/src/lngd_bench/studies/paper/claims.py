@@ -8,8 +8,7 @@ ran at several rates the one that reaches the target first counts; seconds of di
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Literal
 
 from scipy import stats
@@ -33,29 +32,25 @@ TIMED = {"seconds", "epoch_seconds"}  # which only compare under the same condit
 Values = Mapping[int, float | None]  # by seed; better when small
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """A claim, what became of it, and why."""
-
-    claim: Claim
-    verdict: Verdict
-    because: str
-
-
-def judge(claim: Claim, summary: TaskSummary) -> Judgement:
-    """Reproduced where it holds against every rival; one rival that is better refutes it, whatever else was not run."""
+def judge(claim: Claim, summary: TaskSummary) -> tuple[Verdict, str]:
+    """What became of a claim, and why. Reproduced where it holds against every rival; one rival that is better refutes it, whatever else was not run."""
     rows = by_optimizer(summary)
     named = [claim.ours, *claim.others]
     there = [rows[name] for name in named if name in rows]
     lacking = [f"no runs of {', '.join(name for name in named if name not in rows)}"] if len(there) < len(named) else []
     if claim.ours not in rows or len(there) < 2:
-        return Judgement(claim, "untestable here", *lacking)
+        return "untestable here", "; ".join(lacking)
     if claim.figure in TIMED and are_mixed(there):
-        return Judgement(claim, "untestable here", MIXED)
+        return "untestable here", MIXED
     ours, *theirs = (_values(row, claim.figure, summary) for row in there)
     shown = [_shown(row.label, _values(row, claim.figure, summary), claim.figure) for row in there]
-    verdict = _verdict([compared(ours, values) for values in theirs], complete=not lacking)
-    return Judgement(claim, verdict, "; ".join([*shown, *lacking]))
+    signs = [compared(ours, values) for values in theirs]
+    because = "; ".join([*shown, *lacking])
+    if 1 in signs:
+        return "not reproduced", because
+    if lacking:
+        return "untestable here", because
+    return "reproduced" if set(signs) == {-1} else "undecided", because
 
 
 def by_optimizer(summary: TaskSummary) -> dict[str, Row]:
@@ -84,14 +79,6 @@ def compared(ours: Values, theirs: Values) -> int | None:
     if abs(mean) <= stats.t.ppf(1 - LEVEL / 2, len(differences) - 1) * error:
         return None
     return -1 if mean < 0 else 1
-
-
-def _verdict(signs: Sequence[int | None], *, complete: bool) -> Verdict:
-    if 1 in signs:
-        return "not reproduced"
-    if not complete:
-        return "untestable here"
-    return "reproduced" if set(signs) == {-1} else "undecided"
 
 
 def _values(row: Row, figure: Figure, summary: TaskSummary) -> Values:

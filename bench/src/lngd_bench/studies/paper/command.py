@@ -35,8 +35,8 @@ def paper_table(number: int, source: Path | None, target: Target) -> None:
     comparison = _comparison(TABLES[number], source, target)
     console.print(f"Table {number}: {comparison.table.title}", markup=False)
     console.print(f"{written(comparison.rows(), 'simple')}\n", markup=False, soft_wrap=True)
-    for one in comparison.judgements():
-        console.print(f"{one.verdict.upper()}: {one.claim.text} ({one.because})", markup=False, soft_wrap=True)
+    for claim, verdict, because in comparison.judgements():
+        console.print(f"{verdict.upper()}: {claim.text} ({because})", markup=False, soft_wrap=True)
     if source:
         path = place_beside(source) / f"table-{number}.md"
         archive.put(path, comparison.markdown().encode())
