@@ -19,7 +19,7 @@ from lngd_bench.studies.fisher.drawing import FisherBlocks, blocks_of, kronecker
 from lngd_bench.studies.fisher.exact import ExactCurvature
 from lngd_bench.studies.fisher.redraw import redraw
 from lngd_bench.tasks import SCALES, TASKS
-from lngd_bench.tasks.models.mlp import mlp as relu_mlp
+from lngd_bench.tasks.models.plain import mlp as relu_mlp
 from lngd_bench.training.train import DivergenceError, Learner
 from reference import batch, mlp
 

@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from lngd_bench.report.axes import tidy
-from lngd_bench.report.colours import colour_of
 from lngd_bench.report.curves import FIELDS, Field, curve, focus
+from lngd_bench.report.style import colour_of, tidy
 from lngd_bench.report.summary import REFERENCE, TaskSummary
 
 MARKERS = "osD^vPX*"

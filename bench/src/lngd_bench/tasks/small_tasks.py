@@ -12,10 +12,9 @@ from torch import nn
 from lngd_bench.tasks.datasets.mnist_family import FASHION, MNIST, load_fashion_split, load_whole_mnist14_split
 from lngd_bench.tasks.datasets.python_source import CONTEXT, PYTHON_SOURCE, VOCABULARY, load_python_source
 from lngd_bench.tasks.datasets.small_images import DIGITS, MNIST5K, load_digits_split, load_mnist14_split, load_mnist_split
-from lngd_bench.tasks.models.cnn import cnn
 from lngd_bench.tasks.models.gpt import GPT, ViT
-from lngd_bench.tasks.models.mlp import mlp
 from lngd_bench.tasks.models.mobilenet import MobileNet
+from lngd_bench.tasks.models.plain import cnn, mlp
 from lngd_bench.tasks.models.resnet import ResNet
 from lngd_bench.tasks.task import Scale, Task
 

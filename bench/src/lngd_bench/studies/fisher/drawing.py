@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from lngd.types import Dense
-from lngd_bench.report.axes import tidy
+from lngd_bench.report.style import tidy
 from lngd_bench.studies.fisher.compare import APPROXIMATIONS, matrix_errors
 
 COLOURS_OF_VALUES = colormaps["magma"].resampled(64)  # all 256 would make the files a third larger

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from lngd_bench.report.axes import tidy
+from lngd_bench.report.style import tidy
 from lngd_bench.studies.gaussian.normality import CLOSE
 from lngd_bench.studies.gaussian.outputs import STAGES
 

@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from lngd_bench import archive
 from lngd_bench.clock import clock_of
 from lngd_bench.competitors.optimizers import OPTIMIZERS
-from lngd_bench.report.axes import tidy
-from lngd_bench.report.colours import colour_of
+from lngd_bench.report.style import colour_of, tidy
 from lngd_bench.studies.overhead.anatomy import STAGES
 from lngd_bench.studies.overhead.workloads import Workload
 from lngd_bench.studies.results import MISSING, markdown, number

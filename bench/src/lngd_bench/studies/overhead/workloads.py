@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lngd_bench.tasks.models.gpt import GPT, ViT
-from lngd_bench.tasks.models.mlp import mlp
 from lngd_bench.tasks.models.mobilenet import V1, MobileNet
+from lngd_bench.tasks.models.plain import mlp
 from lngd_bench.tasks.models.resnet import ResNet, ResNet18, ResNet50
 from lngd_bench.tasks.models.transformer import Sentences, Transformer
 from lngd_bench.tasks.task import MeanOver

@@ -33,7 +33,10 @@ Values = Mapping[int, float | None]  # by seed; better when small
 
 
 def judge(claim: Claim, summary: TaskSummary) -> tuple[Verdict, str]:
-    """What became of a claim, and why. Reproduced where it holds against every rival; one rival that is better refutes it, whatever else was not run."""
+    """What became of a claim, and why.
+
+    Reproduced where it holds against every rival; one rival that is better refutes it, whatever else was not run.
+    """
     rows = by_optimizer(summary)
     named = [claim.ours, *claim.others]
     there = [rows[name] for name in named if name in rows]

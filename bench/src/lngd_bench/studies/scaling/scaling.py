@@ -14,12 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lngd.optimizer import NaturalGradient
-from lngd_bench.report.axes import tidy
-from lngd_bench.report.colours import COLOURS
+from lngd_bench.report.style import COLOURS, tidy
 from lngd_bench.studies.overhead.on_paper import Work, layer_shapes, layers_of, total
 from lngd_bench.studies.overhead.timing import PAST_THE_RAMP, Trainee
 from lngd_bench.studies.results import MISSING, markdown, number
-from lngd_bench.tasks.models.mlp import mlp
+from lngd_bench.tasks.models.plain import mlp
 
 BASE = {"width": 512, "depth": 3, "batch": 128, "classes": 10}
 """A perceptron of `depth` hidden layers as wide as the input."""

@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lngd_bench.report.axes import label
+from lngd_bench.report.style import label
 from lngd_bench.studies.theory.proof import ALPHAS, bound, limits, problem
 from lngd_bench.studies.theory.quadratic import Quadratics, gain, violation
 from lngd_bench.studies.theory.two_layer import wide_kernel
