@@ -1,7 +1,7 @@
 """What variants of the step, kinds of layers and default values were measured with. Runs add up in an archive of their own.
 
     python -m lngd_bench.studies.variants variants
-    python -m lngd_bench.studies.variants layers --tasks stdlib-charlm fashion-resnet --steps 200 --seeds 1000 1001
+    python -m lngd_bench.studies.variants layers --tasks stdlib-charlm --steps 200 --seeds 1000 1001
     python -m lngd_bench.studies.variants defaults --steps 400 --lr 0.5 1 --damping 0.1 0.3 1
     python -m lngd_bench.studies.variants defaults --method KFAC --tasks mnist-cnn --lr 0.1 0.2 --kl-clip 0.001 0.01
     python -m lngd_bench.studies.variants lengths cifar10-resnet18 kfac --at 6 51 101 161 191
@@ -27,7 +27,7 @@ from lngd_bench import archive
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.results import MISSING, markdown, text
-from lngd_bench.studies.variants import changes, defaults, norms
+from lngd_bench.studies.variants import changes, defaults
 from lngd_bench.studies.variants.changes import Line, Wanted
 from lngd_bench.tasks import TASKS
 from lngd_bench.training.race import plan
@@ -48,8 +48,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     variants.add_argument("--seeds", nargs="+", type=int, default=list(changes.SEEDS))
     variants.add_argument("--steps", type=int, help="instead of a third of the full schedule")
 
-    layers = names.add_parser("layers", parents=[places], help="curvature for embeddings and normalisations")
-    layers.add_argument("--tasks", nargs="+", default=["stdlib-charlm", "fashion-resnet"], choices=list(TASKS))
+    layers = names.add_parser("layers", parents=[places], help="curvature for embeddings")
+    layers.add_argument("--tasks", nargs="+", default=["stdlib-charlm"], choices=list(TASKS))
     layers.add_argument("--seeds", nargs="+", type=int, default=[1000, 1001])
     layers.add_argument("--steps", type=int, default=200)
 
@@ -128,7 +128,7 @@ def main(words: Sequence[str]) -> None:
     if given.name == "lengths":
         print(text(("step", "lr", "lr · α", "‖ΔW‖/‖W‖"), lengths(given.task, given.optimizer, given.at), words=0))
         return
-    wanted = {"variants": changes.wanted, "layers": norms.wanted, "defaults": defaults.wanted}[given.name]
+    wanted = {"variants": changes.wanted, "layers": changes.wanted_of_layers, "defaults": defaults.wanted}[given.name]
     file, path = f"{given.name}.jsonl", given.out / f"{given.name}{archive.ENDING}"
     for line in add(path, file, wanted(given)):
         print(json.dumps(line), flush=True)

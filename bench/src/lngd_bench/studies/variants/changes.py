@@ -7,6 +7,7 @@ optimizer that no race knows.
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from statistics import mean
@@ -23,6 +24,7 @@ from lngd.linalg import Damping
 from lngd_bench.competitors.optimizers import OPTIMIZERS, Competitor, Setting
 from lngd_bench.studies.quality.quality import SIZES, scheduled
 from lngd_bench.studies.results import MISSING, markdown
+from lngd_bench.tasks import TASKS as TABLE
 from lngd_bench.tasks.data import Data
 from lngd_bench.tasks.task import Task
 from lngd_bench.training.records import Epoch
@@ -105,6 +107,25 @@ def wanted(given: argparse.Namespace) -> Iterator[Wanted]:
             for lr, seed in product(rates, given.seeds):
                 about = {"task": name, "steps": task.steps, "variant": variant, "lr": lr, "seed": seed}
                 yield about, partial(last_epoch, task, built(build), lr, seed)
+
+
+def wanted_of_layers(given: argparse.Namespace) -> Iterator[Wanted]:
+    """LNGD with and without curvature for embeddings, in turn within a seed: `docs/layers.md`."""
+    for name in given.tasks:
+        task = replace(TABLE[name], steps=given.steps, epoch_steps=100)
+        data, embeddings = task.data(None), any(isinstance(module, nn.Embedding) for module in task.model().modules())
+        for seed, variant in product(given.seeds, ("default", "embeddings") if embeddings else ("default",)):
+            about = {"task": name, "steps": given.steps, "seed": seed, "lr": NEWTON[0], "curvature on": variant}
+            build = built(LNGD) if variant == "default" else _with_embeddings
+            yield about, partial(last_epoch, task, build, NEWTON[0], seed, data)
+
+
+def _with_embeddings(model: nn.Module, setting: Setting) -> Optimizer:
+    """A group that asks for curvature where the library would not give it."""
+    asked = [p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()]
+    known = {id(p) for p in asked}
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in known]}]
+    return LNGD(model, [*groups, {"params": asked, "curvature": True}], lr=setting.lr, mean_over=setting.mean_over)
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
