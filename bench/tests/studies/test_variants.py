@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lngd_bench import archive
-from lngd_bench.competitors.optimizers import OPTIMIZERS
+from lngd_bench.competitors.optimizers import OPTIMIZERS, Setting
 from lngd_bench.studies.variants import changes
 from lngd_bench.studies.variants.__main__ import main
 
@@ -59,7 +59,10 @@ def test_the_table_of_variants_has_the_better_rate() -> None:
     assert row.split("|")[2].strip() == "81.00 at 0.5"
 
 
-def test_layers_gives_embeddings_curvature_where_there_are_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["layers", "--tasks", "stdlib-charlm", "digits-mlp", "--steps", "1", "--seeds", "0", "--out", str(tmp_path)]
-    printed = [line for line in run(capsys, *words) if line.startswith("{")]
-    assert ["embeddings" in line for line in printed] == [False, True, False]
+def test_embeddings_have_curvature_in_the_variant_that_asks_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    setting = Setting(lr=0.1, mean_over="token")
+    assert set(changes.built(changes.LNGD)(model, setting).blocks) == {"1"}
+    assert set(changes.with_embeddings(model, setting).blocks) == {"0", "1"}
+    printed = run(capsys, "layers", "--tasks", "digits-mlp", "--steps", "1", "--seeds", "0", "--out", str(tmp_path))
+    assert ["default" in line for line in printed if line.startswith("{")] == [True]

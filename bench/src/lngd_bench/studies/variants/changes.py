@@ -116,11 +116,11 @@ def wanted_of_layers(given: argparse.Namespace) -> Iterator[Wanted]:
         data, embeddings = task.data(None), any(isinstance(module, nn.Embedding) for module in task.model().modules())
         for seed, variant in product(given.seeds, ("default", "embeddings") if embeddings else ("default",)):
             about = {"task": name, "steps": given.steps, "seed": seed, "lr": NEWTON[0], "curvature on": variant}
-            build = built(LNGD) if variant == "default" else _with_embeddings
+            build = built(LNGD) if variant == "default" else with_embeddings
             yield about, partial(last_epoch, task, build, NEWTON[0], seed, data)
 
 
-def _with_embeddings(model: nn.Module, setting: Setting) -> Optimizer:
+def with_embeddings(model: nn.Module, setting: Setting) -> Optimizer:
     """A group that asks for curvature where the library would not give it."""
     asked = [p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()]
     known = {id(p) for p in asked}
