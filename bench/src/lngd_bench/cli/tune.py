@@ -1,6 +1,7 @@
 """`lngd tune`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -29,7 +30,7 @@ def tune(
 ) -> None:
     """Find each optimizer's learning rate, and damping if asked for, with an equal grid, judged on held-out training samples."""
     (chosen,), names, device = options.ready([task])
-    chosen = options.apply(chosen.for_tuning())
+    chosen = options.apply(replace(chosen, **chosen.tuning))
     out = options.out or new_directory(["tune", task])
     place = Place(out=out, data_dir=options.data_dir, device=device, held_out=True, command=command_line())
     resume = options.resume

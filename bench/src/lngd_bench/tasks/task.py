@@ -106,9 +106,6 @@ class Task:
         if self.data_set:
             self.data_set.found(data_dir)
 
-    def for_tuning(self) -> "Task":
-        return replace(self, **self.tuning)
-
     def config(self) -> dict[str, Any]:
         """What a run must have in common with its continuation, and mostly with the others of its table."""
         names = ("title", "metric", "batch_size", "samples", "steps_an_epoch", "total_steps", "weight_decay")
