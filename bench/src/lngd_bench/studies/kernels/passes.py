@@ -84,7 +84,8 @@ def moments() -> Iterator[Record]:
     """Over 2,048 rows, 128 samples of 16 positions, with the spectrum 1/k, so that a sub-batch errs as for a real factor."""
     for i in INPUTS:
         z = torch.randn(SAMPLES * POSITIONS, i, generator=generator())
-        rows = (z / torch.arange(1, i + 1, dtype=torch.float64).sqrt().float()) @ orthogonal(i).T.float()
+        values = torch.arange(1, i + 1, dtype=torch.float64) ** -1
+        rows = (z * values.sqrt().float()) @ orthogonal(i).T.float()
         weights, fewer = torch.rand(len(rows), generator=generator()), FEWER * POSITIONS
         full = partial(_whole, rows, weights)
         panels, part = (partial(second_moments, rows[:count], weights[:count]) for count in (len(rows), fewer))
