@@ -586,3 +586,36 @@ def test_no_hook_is_left_when_a_capture_is_closed():
     recorded.capture.watch({"2": layers_of(model)["2"]})
     recorded.capture.close()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+class CheckpointedMiddle(nn.Module):
+    """Three layers, the second in a checkpointed part."""
+
+    def __init__(self, *, reentrant: bool) -> None:
+        super().__init__()
+        self.layers, self.reentrant = mlp(4, 5, 6, 3), reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        middle = checkpoint(self.layers[1:3], self.layers[0](x), use_reentrant=self.reentrant)
+        return self.layers[3:](middle)
+
+
+@every_fisher
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_every_layer_of_a_checkpointed_part_is_measured_in_every_micro_batch(reentrant, fisher):
+    """Noise on the output of the part's last layer is drawn after its backward pass, when the next forward may have begun."""
+    model = CheckpointedMiddle(reentrant=reentrant)
+    optimizer, samples = LNGD(model, schedule=1, fisher=fisher), dict.fromkeys(("layers.0", "layers.2", "layers.4"), 0)
+    for name, each in optimizer._layers.items():
+        measure = each.measure
+
+        def counted(calls, n, *rest, name=name, measure=measure):
+            samples[name] += n
+            measure(calls, n, *rest)
+
+        each.measure = counted
+    for n in (3, 4):
+        x, y = batch(n, 4)
+        F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    assert set(samples.values()) == {7}

@@ -1,12 +1,16 @@
 """What has nothing to do with the gradient that is stepped leaves no trace: random models, loops and distractions.
 
 A run with distractions equals the run without them, bit for bit: what was drawn for nothing, noise or labels, is drawn again
-(`lngd.sampling.draws.Draws`). `LNGD_DISTRACTIONS=400` sets the number of cases of each method.
+(`lngd.sampling.draws.Draws`). Models have norms, checkpointed parts and hooks of the user; gradients are accumulated over uneven
+micro-batches; other optimizers take turns. `LNGD_DISTRACTIONS=400` sets the number of cases of each method.
 """
 
+import copy
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +18,9 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim import AdamW, Optimizer
+from torch.utils.checkpoint import checkpoint
 
 from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, LNGDLr, LNGDSample, NGPlus, SpectralLNGD
 from reference import differences, snapshot
@@ -35,6 +41,8 @@ class Training:
     other: Optimizer
     x: Tensor
     y: Tensor
+    rivals: dict[type, Optimizer] = field(default_factory=dict)
+    """Other optimizers of the same model, since their first turn."""
 
     def loss(self, x: Tensor | None = None) -> Tensor:
         return F.cross_entropy(self.model(self.x if x is None else x), self.y)
@@ -82,6 +90,23 @@ def drops_a_batch_by_hand(run: Training) -> None:
         p.grad = None
 
 
+def drops_a_batch_behind_the_versions_back(run: Training) -> None:
+    """`.data` and NumPy write without a trace in the version of a tensor."""
+    run.loss(3 * run.x).backward()
+    for p in run.model.parameters():
+        p.grad.data.zero_()
+    run.loss(2 * run.x).backward()
+    for p in run.model.parameters():
+        p.grad.numpy()[...] = 0.0
+
+
+def drops_a_batch_by_other_zeros(run: Training) -> None:
+    """Another tensor in the gradient's place."""
+    run.loss(3 * run.x).backward()
+    for p in run.model.parameters():
+        p.grad = torch.zeros_like(p)
+
+
 def drops_a_batch_that_is_not_finite(run: Training) -> None:
     """As after a look at the loss."""
     run.loss(run.x * torch.inf).backward()
@@ -121,50 +146,183 @@ def is_differentiated_by_functions(run: Training) -> None:
     torch.func.grad(lambda ps: F.cross_entropy(torch.func.functional_call(run.model, ps, run.x), run.y))(parameters)
 
 
-BEFORE = (
-    *(logs_a_gradient, attacks, attacks_by_backward, drops_a_batch, drops_a_batch_by_the_model, drops_a_batch_by_hand),
-    *(drops_a_batch_that_is_not_finite, looks, looks_in_evaluation_mode, penalises_with_weight_zero, trains_what_is_before),
-    is_differentiated_by_functions,
+def takes_many_gradients_at_once(run: Training) -> None:
+    """Batched, as a vectorised Jacobian does it."""
+    z = run.model(run.x)
+    torch.autograd.grad(z, list(run.model.parameters()), torch.ones(2, *z.shape), is_grads_batched=True)
+
+
+def looks_at_a_part(run: Training) -> None:
+    """Features, gradients enabled."""
+    nn.Sequential(*run.model)[:2](2 * run.x)
+
+
+def drops_what_a_part_brought(run: Training) -> None:
+    """Of an auxiliary loss."""
+    nn.Sequential(*run.model)[:1](run.x).square().sum().backward()
+    run.model.zero_grad()
+
+
+def fails_in_its_forward(run: Training) -> None:
+    """A batch of a wrong width."""
+    with suppress(RuntimeError):
+        run.model(torch.ones(2, 3))
+
+
+def trains_a_copy(run: Training) -> None:
+    """A copy has hooks that do nothing."""
+    F.cross_entropy(copy.deepcopy(run.model)(run.x), run.y).backward()
+
+
+def records_its_operations(run: Training) -> None:
+    """As exports do."""
+    make_fx(lambda x: run.model(x))(run.x)
+
+
+def takes_turns(rival: type) -> Distraction:
+    """With another optimizer on the same model, whose step is taken back."""
+
+    def distraction(run: Training) -> None:
+        other = run.rivals.get(rival)
+        if other is None:
+            other = run.rivals[rival] = rival(run.model.parameters() if rival is AdamW else run.model)
+        before = [p.detach().clone() for p in run.model.parameters()]
+        run.loss(2 * run.x).backward()
+        other.step()
+        other.zero_grad()
+        with torch.no_grad():
+            for p, old in zip(run.model.parameters(), before, strict=True):
+                p.copy_(old)
+
+    distraction.__name__ = f"takes_turns_with_{rival.__name__}"
+    return distraction
+
+
+DROPPED = (
+    *(drops_a_batch, drops_a_batch_by_the_model, drops_a_batch_by_hand, drops_a_batch_behind_the_versions_back),
+    *(drops_a_batch_by_other_zeros, drops_a_batch_that_is_not_finite, drops_what_a_part_brought, trains_what_is_before),
+    *(takes_turns(rival) for rival in (LNGD, KFAC, AdamW)),
 )
+LOOKS = (looks, looks_in_evaluation_mode, looks_at_a_part, fails_in_its_forward, trains_a_copy)
+BY_GRAD = (logs_a_gradient, attacks, attacks_by_backward, penalises_with_weight_zero)
+"""Which reentrant checkpointing forbids."""
+TRANSFORMED = (is_differentiated_by_functions, takes_many_gradients_at_once, records_its_operations)
+"""Which no checkpointing takes."""
+BEFORE = (*DROPPED, *LOOKS, *BY_GRAD, *TRANSFORMED)
 """They leave no gradient."""
-BETWEEN = (logs_a_gradient, attacks, attacks_by_backward, looks, looks_in_evaluation_mode, penalises_with_weight_zero)
-"""They leave the gradient that is there."""
 
 
-def build(widths: list[int], activation: type[nn.Module], *, norm: bool) -> nn.Sequential:
+class Chain(nn.Sequential):
+    """Layers in a row, of which activation checkpointing runs a part."""
+
+    part: tuple[int, int] = (0, 0)
+    reentrant = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        start, end = self.part
+        layers = list(self)
+        x = nn.Sequential(*layers[:start])(x)
+        if end > start:
+            x = checkpoint(nn.Sequential(*layers[start:end]), x, use_reentrant=self.reentrant)
+        return nn.Sequential(*layers[end:])(x)
+
+
+def build(
+    widths: list[int], activation: type[nn.Module], *, norm: bool, checkpointing: str = "", part: tuple[float, float] = (0, 0)
+) -> Chain:
+    """`part` in shares of the layers; a first layer is left out of it, whose input needs no gradient."""
     torch.manual_seed(7)
     layers: list[nn.Module] = []
     for inputs, outputs in zip((4, *widths), (*widths, 3), strict=True):
         layers += [nn.Linear(inputs, outputs), *([nn.LayerNorm(outputs)] if norm else []), activation()]
-    return nn.Sequential(*layers[: -2 if norm else -1])
+    model = Chain(*layers[: -2 if norm else -1])
+    if checkpointing:
+        start, end = sorted(1 + round(share * (len(model) - 1)) for share in part)
+        model.part, model.reentrant = (start, end), checkpointing == "reentrant"
+    return model
 
 
-def train(method: type, shape: dict, micro: int, steps: int, every: int, plan: dict[tuple[int, int], list[Distraction]]) -> dict:
-    """Steps of some micro-batches each; at (step, place) come the planned distractions, `place` counted in micro-batches."""
-    model = build(**shape)
-    optimizer = method(model, schedule=every, generator=torch.Generator().manual_seed(3))
-    other = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1)
+def reads_gradients(_module: nn.Module, _args: tuple, output: Tensor) -> None:
+    """As loggers do."""
+    if output.requires_grad:
+        output.register_hook(lambda _gradient: None)
+
+
+HOOKS: dict[str, Callable[[nn.Module], object]] = {
+    "triples the output": lambda layer: layer.register_forward_hook(lambda _module, _args, output: 3 * output),
+    "triples the input": lambda layer: layer.register_forward_pre_hook(lambda _module, args: (3 * args[0],)),
+    "comes first": lambda layer: layer.register_forward_hook(lambda _module, _args, output: output + 1, prepend=True),
+}
+UNCHANGED: dict[str, Callable[[nn.Module], object]] = {
+    "returns the output": lambda layer: layer.register_forward_hook(lambda _module, _args, output: output, prepend=True),
+    "returns the input": lambda layer: layer.register_forward_pre_hook(lambda _module, args: args),
+    "reads gradients": lambda layer: layer.register_forward_hook(reads_gradients),
+}
+
+
+@dataclass
+class Loop:
+    """How a run goes, with and without distractions."""
+
+    steps: int
+    every: int
+    sizes: list[int]
+    """Samples of each micro-batch of a step."""
+    options: dict[str, Any] = field(default_factory=dict)
+    hook: str = ""
+    hook_is_late: bool = False
+    """Whether it is put on after the optimizer was built."""
+    on: int = 0
+    """The number of the linear layer that it is on."""
+
+    def hooked(self, model: nn.Module, hooks: dict[str, Callable[[nn.Module], object]], name: str) -> None:
+        linear = [layer for layer in model if isinstance(layer, nn.Linear)]
+        if name:
+            hooks[name](linear[self.on % len(linear)])
+
+
+Plan = dict[tuple[int, int], list[Distraction]]
+
+
+def train(method: type, shape: dict, loop: Loop, plan: Plan, unchanged: str = "") -> dict:
+    """Steps of some micro-batches each; at (step, place) come the planned distractions, `place` counted in micro-batches.
+
+    Args:
+        method: the optimizer's class.
+        shape: of the model, as `build` takes it.
+        loop: of the run.
+        plan: the distractions.
+        unchanged: a hook that changes nothing.
+    """
+    model, late = build(**shape), loop.hook_is_late
+    loop.hooked(model, HOOKS, "" if late else loop.hook)
+    optimizer = method(model, schedule=loop.every, generator=torch.Generator().manual_seed(3), **loop.options)
+    loop.hooked(model, HOOKS, loop.hook if late else "")
+    loop.hooked(model, UNCHANGED, unchanged)
+    other, rivals = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1), {}
     data = torch.Generator().manual_seed(11)
-    for step in range(steps):
+    for step in range(loop.steps):
         optimizer.zero_grad()
-        for place in range(micro):
-            x, y = torch.randn(6, 4, generator=data), torch.randint(3, (6,), generator=data)
-            run = Training(model, optimizer, other, x, y)
+        for place, size in enumerate(loop.sizes):
+            x, y = torch.randn(size, 4, generator=data), torch.randint(3, (size,), generator=data)
+            run = Training(model, optimizer, other, x, y, rivals)
             for distraction in plan.get((step, place), ()):
                 distraction(run)
-            (run.loss() / micro).backward()
-        for distraction in plan.get((step, micro), ()):
+            (F.cross_entropy(model(x), y, reduction="sum") / sum(loop.sizes)).backward()
+        for distraction in plan.get((step, len(loop.sizes)), ()):
             distraction(run)
         optimizer.step()
     return snapshot(model, optimizer)
 
 
 @st.composite
-def plans(draw: st.DrawFn, micro: int, steps: int) -> dict[tuple[int, int], list[Distraction]]:
+def plans(draw: st.DrawFn, loop: Loop, checkpointing: str) -> Plan:
     """What comes before a step's first gradient may drop gradients, what comes later may not."""
-    places = draw(st.lists(st.tuples(st.integers(0, steps - 1), st.integers(0, micro)), min_size=1, max_size=4, unique=True))
+    spot = st.tuples(st.integers(0, loop.steps - 1), st.integers(0, len(loop.sizes)))
+    places = draw(st.lists(spot, min_size=1, max_size=4, unique=True))
+    kept = (*LOOKS, *({"reentrant": ()}.get(checkpointing, BY_GRAD)), *(() if checkpointing else TRANSFORMED))
     return {
-        (step, place): draw(st.lists(st.sampled_from(BETWEEN if place else BEFORE), min_size=1, max_size=2))
+        (step, place): draw(st.lists(st.sampled_from(kept if place else (*DROPPED, *kept)), min_size=1, max_size=2))
         for step, place in places
     }
 
@@ -175,20 +333,30 @@ def cases(name: str) -> int:
 
 @pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in METHODS])
 def test_distractions_leave_no_trace(name):
-    @settings(
-        max_examples=cases(name), deadline=None, derandomize=not CASES, suppress_health_check=list(HealthCheck), database=None
-    )
+    @settings(OPTIONS, max_examples=cases(name))
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         shape = {
             "widths": data.draw(st.lists(st.integers(2, 6), min_size=0, max_size=2)),
             "activation": data.draw(st.sampled_from([nn.Tanh, nn.ReLU])),
             "norm": data.draw(st.booleans()),
+            "checkpointing": data.draw(st.sampled_from(["", "", "reentrant", "not reentrant"])),
+            "part": data.draw(st.tuples(st.floats(0, 1), st.floats(0, 1))),
         }
-        micro, steps, every = data.draw(st.integers(1, 3)), data.draw(st.integers(2, 5)), data.draw(st.integers(1, 3))
-        plan = data.draw(plans(micro, steps))
-        alone, distracted = (train(METHODS[name], shape, micro, steps, every, each) for each in ({}, plan))
-        assert differences(alone, distracted) == []
+        fisher = data.draw(st.sampled_from(["", "layerwise", "sampled", "empirical"]))
+        loop = Loop(
+            steps=data.draw(st.integers(2, 5)),
+            every=data.draw(st.integers(1, 3)),
+            sizes=data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=3).filter(any)),
+            options={"fisher": fisher} if fisher else {},
+            hook=data.draw(st.sampled_from(["", "", *HOOKS])),
+            hook_is_late=data.draw(st.booleans()),
+            on=data.draw(st.integers(0, 2)),
+        )
+        plan = data.draw(plans(loop, shape["checkpointing"]))
+        unchanged = data.draw(st.sampled_from(["", *UNCHANGED]))
+        alone = train(METHODS[name], shape, loop, {})
+        assert differences(alone, train(METHODS[name], shape, loop, plan, unchanged)) == []
 
     holds()
 
@@ -197,6 +365,6 @@ def test_distractions_leave_no_trace(name):
 @pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in METHODS])
 def test_each_distraction_before_a_measuring_step_leaves_no_trace(name, distraction):
     shape = {"widths": [5], "activation": nn.Tanh, "norm": True}
-    plan = {(1, 0): [distraction], (3, 0): [distraction]}
-    alone, distracted = (train(METHODS[name], shape, 2, 4, 1, each) for each in ({}, plan))
+    loop, plan = Loop(steps=4, every=1, sizes=[6, 6]), {(1, 0): [distraction], (3, 0): [distraction]}
+    alone, distracted = (train(METHODS[name], shape, loop, each) for each in ({}, plan))
     assert differences(alone, distracted) == []

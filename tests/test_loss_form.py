@@ -145,10 +145,32 @@ def test_a_sum_is_recognised_in_every_shape_and_dtype(fisher, dtype, shape):
     assert "mean_over='none'" in message
 
 
-@pytest.mark.parametrize("mean_over", ["none", "token"])
 @every_way
-def test_a_sum_is_no_surprise_where_no_mean_over_the_batch_was_promised(fisher, mean_over):
-    assert said(fisher, Output(N, CLASSES), cross_entropy(y, reduction="sum"), mean_over=mean_over) == []
+def test_a_sum_is_no_surprise_where_it_was_promised_and_one_is_where_a_mean_over_tokens_was(fisher):
+    assert said(fisher, Output(N, CLASSES), cross_entropy(y, reduction="sum"), mean_over="none") == []
+    (message,) = said(fisher, Output(N, CLASSES), cross_entropy(y, reduction="sum"), mean_over="token")
+    assert AS_A_SUM in message
+
+
+@every_shape
+@pytest.mark.parametrize("over", ["samples", "all rows"])
+@every_way
+def test_a_mean_where_a_sum_was_promised_is_recognised_in_every_shape(fisher, over, shape):
+    of, rows = SHAPES[shape]
+
+    def loss(z: Tensor, _: Tensor) -> Tensor:
+        z = rows(z)
+        return F.cross_entropy(z, labels((len(z),)), reduction="sum") / (of[0] if over == "samples" else len(z))
+
+    (message,) = said(fisher, Output(*of), loss, mean_over="none")
+    assert "looks like a mean" in message
+    assert "mean_over='batch'" in message
+
+
+@pytest.mark.parametrize("part", [0.1, 8.0, 1 / (4 * N)])
+@every_way
+def test_a_part_of_a_sum_is_no_mean(fisher, part):
+    assert said(fisher, Output(N, CLASSES), lambda z, _: part * F.cross_entropy(z, y, reduction="sum"), mean_over="none") == []
 
 
 @every_way

@@ -11,10 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.checkpoint import checkpoint
 
 from lngd import torch_private
 from lngd.torch_private import (
+    GLOBAL_FORWARD_HOOKS,
     LEFT_OPERANDS,
     NO_PASS,
     _is_marked,
@@ -29,9 +32,11 @@ from lngd.torch_private import (
     foreach_mul_,
     foreach_norm,
     foreach_sqrt,
+    forward_hooks,
     graph_is_kept,
     has_been_traced,
     inside_transform,
+    is_batched,
     is_compiled,
     is_tracing,
     leave_compiled_call,
@@ -39,6 +44,8 @@ from lngd.torch_private import (
     mark,
     marked,
     never_compiled,
+    records_operations,
+    remove_global_hook,
     running_pass,
     view_base,
     when_backward_ends,
@@ -118,6 +125,52 @@ def test_a_function_knows_that_it_is_transformed():
     torch.func.vmap(asking)(torch.ones(2, 2))
     torch.func.grad(asking)(torch.ones(2))
     assert found == [False, True, True]
+
+
+def test_what_make_fx_records_knows_that_it_is_recorded():
+    found = []
+
+    def double(x: Tensor) -> Tensor:
+        found.append(records_operations() is not None)
+        return 2 * x
+
+    double(torch.ones(2))
+    make_fx(double)(torch.ones(2))
+    double(torch.ones(2))
+    assert found == [False, True, False]
+
+
+def test_a_hook_of_all_modules_that_is_removed_leaves_nothing_that_torch_compile_warns_of():
+    ran = []
+    handle = register_module_forward_hook(lambda _module, _args, _kwargs, _output: ran.append(True), with_kwargs=True)
+    nn.Tanh()(torch.ones(1))
+    remove_global_hook(handle.id)
+    nn.Tanh()(torch.ones(1))
+    assert ran == [True]
+    assert not torch.nn.modules.module._has_any_global_hook()
+
+
+def test_a_gradient_that_stands_for_many_is_known():
+    x, found = torch.ones(2, requires_grad=True), []
+    y = x.square()
+    y.register_hook(lambda g: found.append(is_batched(g)))
+    torch.autograd.grad(y, x, torch.eye(2), is_grads_batched=True, retain_graph=True)
+    torch.autograd.grad(y, x, torch.ones(2))
+    assert found == [True, False]
+
+
+def test_a_modules_hooks_are_in_the_order_in_which_they_run_behind_those_of_all_modules():
+    module, ran = nn.Linear(2, 2), []
+    handles = [module.register_forward_hook(lambda *_, key=key: ran.append(key)) for key in (1, 2)]
+    handles.append(register_module_forward_hook(lambda *_: ran.append(0)))
+    assert (len(forward_hooks(module)), len(GLOBAL_FORWARD_HOOKS)) == (2, 1)
+    forward_hooks(module).move_to_end(handles[1].id, last=False)
+    module(torch.ones(1, 2))
+    assert ran == [0, 2, 1]
+    for handle in handles:
+        handle.remove()
+    assert not forward_hooks(module)
+    assert not GLOBAL_FORWARD_HOOKS
 
 
 def test_is_tracing_knows_what_torch_jit_trace_records():

@@ -4,10 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lngd_bench.cli import options
+from lngd_bench.cli.options import RunOptions
 from lngd_bench.tasks import SCALES
 from lngd_bench.tasks.execution import Execution
-from lngd_bench.tasks.task import Changes
 from lngd_bench.training.train import Learner, Run, RunSpec
 from runs import TOY, toy_model, toy_split, without_seconds
 
@@ -63,7 +62,7 @@ def test_lower_precision_is_used_in_the_forward_pass_and_weights_stay() -> None:
 
 def test_a_flag_changes_what_it_names_and_keeps_the_tasks_own_way_otherwise() -> None:
     task = SCALES["imagenet-resnet50"]["full"]
-    averaged = Changes(execution=options.execution(None, 0.999, compiled=None, channels_last=None)).apply(task)
+    averaged = RunOptions(ema=0.999).apply(task)
     assert averaged.execution == Execution(precision="bfloat16", channels_last=True, ema=0.999)
-    exact = Changes(execution=options.execution("float32", None, compiled=None, channels_last=False)).apply(task)
+    exact = RunOptions(amp="float32", channels_last=False).apply(task)
     assert exact.execution == Execution()

@@ -147,17 +147,6 @@ def test_batches_go_on_from_a_saved_position_anywhere_in_a_pass(root: Path, work
     assert same(taken(resumed, 7), taken(whole, 7))
 
 
-def test_a_resumed_run_reads_no_image_that_it_skips(root: Path) -> None:
-    whole = source(root)
-    skipped = [whole.folder.train.path(row) for rows in whole.rows[:2] for row in rows.tolist()]
-    taken(whole, 2)
-    for path in skipped:
-        path.write_bytes(b"gone")
-    resumed = source(root)
-    resumed.load_state_dict(whole.state_dict())
-    assert same(taken(resumed, 2), taken(whole, 2))
-
-
 def test_closed_or_forgotten_batches_leave_no_worker_and_change_no_batch(root: Path) -> None:
     whole, closed = source(root), source(root, 2)
     for _ in range(2):

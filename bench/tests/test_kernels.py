@@ -8,35 +8,25 @@ import torch
 from lngd.linalg.polar import QUINTICS
 from lngd_bench import archive
 from lngd_bench.studies.kernels import __main__ as kernels
-from lngd_bench.studies.kernels import elementwise, inverses, polar, stopwatch
+from lngd_bench.studies.kernels import passes, polar
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (inverses, elementwise):
-        monkeypatch.setattr(module, "SIZES", ((16, 32),))
-    monkeypatch.setattr(polar, "SIZES", ((8, 12),))
-    monkeypatch.setattr(inverses, "SIDES", (16,))
-    monkeypatch.setattr(elementwise, "ENTRIES", (100,))
-    monkeypatch.setattr(stopwatch, "SECONDS", 0.0)
-    monkeypatch.setattr(stopwatch, "QUANTUM", 1e-5)
-
-
-@pytest.mark.usefixtures("small")
 def test_topics_are_measured_kept_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for name, value in {"INPUTS": (32,), "SECONDS": 0.0, "QUANTUM": 1e-5}.items():
+        monkeypatch.setattr(passes, name, value)
+    monkeypatch.setattr(polar, "SIZES", ((8, 12),))
     threads = torch.get_num_threads()
-    topics = [name for name in kernels.TOPICS if name not in ("trace", "passes")]
-    for names in (topics, ["polar"]):
+    for names in (["moments", "polar"], ["polar"]):
         monkeypatch.setattr("sys.argv", ["kernels", "--out", str(tmp_path), "--topics", *names])
         kernels.main()
     torch.set_num_threads(threads)
     _, *rows = archive.read(tmp_path / "kernels.jsonl.gz")["kernels.jsonl"]
-    assert {row["topic"] for row in rows} == set(topics)
-    exact = [row["figures"] for row in rows if row["topic"] in ("applying", "packing", "moments")]
-    assert all(figures.get("error", figures.get("difference", 0)) < 1e-5 for figures in exact)
-    assert "two triangular solves with L" in capsys.readouterr().out
+    assert [row["topic"] for row in rows] == ["moments"] * 2 + ["polar"] * 8
+    assert rows[0]["figures"]["difference"] < 1e-5
+    assert rows[-2]["figures"]["error, Gaussian"] < 0.3
+    assert "minimax 4 on the Gram matrix" in capsys.readouterr().out
 
 
 def test_the_library_s_quintics_are_the_best_four() -> None:

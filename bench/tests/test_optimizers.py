@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from lngd.optimizer import NaturalGradient
 from lngd_bench.competitors.muon import Float32Muon, MuonWithAdamW, hidden_weights, orthogonalised
 from lngd_bench.competitors.optimizers import OPTIMIZERS, Setting
-from lngd_bench.tasks.models.cnn import cnn
 from lngd_bench.tasks.models.gpt import GPT
-from lngd_bench.tasks.models.mlp import mlp
+from lngd_bench.tasks.models.plain import cnn, mlp
 from lngd_bench.tasks.schedule import LINEAR, scheduler
 
 

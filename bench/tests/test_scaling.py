@@ -11,7 +11,7 @@ from lngd_bench import archive
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.overhead.on_paper import Work
 from lngd_bench.studies.scaling.command import scaling
-from lngd_bench.studies.scaling.scaling import Perceptron, Point, exponents, point, slope
+from lngd_bench.studies.scaling.scaling import exponents, point, slope
 
 APP = typer.Typer()
 APP.command()(scaling)
@@ -24,15 +24,17 @@ def test_the_slope_of_a_power_is_its_exponent_and_what_is_not_positive_is_left_o
 
 
 def test_exponents_of_the_upper_half_forget_a_constant_that_small_sizes_show() -> None:
-    measured, upper, operations, _ = exponents([Point("width", w, 100 + w**3, 50, w**3, w**3) for w in (1, 2, 64, 128)])
+    measured, upper, operations, _ = exponents(
+        [{"value": w, "milliseconds": 100 + w**3, "sgd": 50, "operations": w**3, "predicted": w**3} for w in (1, 2, 64, 128)]
+    )
     assert operations == pytest.approx(3)
     assert measured < upper < 3
 
 
 def test_the_operations_of_an_ordinary_step_are_counted_from_the_shapes() -> None:
     """Two layers of 8 inputs and a bias: 2·o·i² each to precondition, 2·r·i·o each for the rate of r = 4 samples."""
-    found = point("depth", Perceptron(8, 1, 4, 10), "lngd", 1, Work(1.0, 1.0, 1.0, 1.0))
-    assert found.operations == sum(2 * o * 9**2 + 2 * 4 * 9 * o for o in (8, 10))
+    found = point("depth", {"width": 8, "depth": 1, "batch": 4, "classes": 10}, "lngd", 1, Work(1.0, 1.0, 1.0, 1.0))
+    assert found["operations"] == sum(2 * o * 9**2 + 2 * 4 * 9 * o for o in (8, 10))
 
 
 def test_the_command_leaves_points_exponents_and_a_chart_and_shows_them_again(tmp_path: Path) -> None:

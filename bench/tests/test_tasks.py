@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lngd_bench.cli.options import RunOptions
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.tasks import DEFAULT_TASKS, SCALES, TASKS, at_scale
@@ -12,7 +13,7 @@ from lngd_bench.tasks.data import Split
 from lngd_bench.tasks.datasets.python_source import load_python_source
 from lngd_bench.tasks.schedule import polynomial
 from lngd_bench.tasks.scoring import evaluate, mean_cross_entropy
-from lngd_bench.tasks.task import Changes, Task
+from lngd_bench.tasks.task import Task
 from lngd_bench.training.race import Place, plan, race, records_of
 from lngd_bench.training.records import Epoch
 from lngd_bench.training.train import Run, RunSpec
@@ -52,13 +53,12 @@ def test_the_language_model_predicts_the_next_character_of_files_it_was_not_trai
     assert shared < 0.01 * len(split.test_x)
 
 
-def test_changes_set_the_budget_and_keep_the_rest() -> None:
-    assert Changes().apply(TOY) == TOY
+def test_options_set_the_budget_and_keep_the_rest() -> None:
+    assert RunOptions().apply(TOY) == TOY
     assert (TOY.steps_an_epoch, TOY.total_steps, TOY.total_epochs) == (6, 18, 3)
-    changed = Changes(steps=20, train_samples=64, batch_size=8, rates={"sgd": 0.5}).apply(TOY)
+    changed = RunOptions(steps=20, train_samples=64, batch_size=8).apply(TOY)
     assert (changed.steps_an_epoch, changed.total_steps, changed.total_epochs) == (8, 20, 3)
-    assert changed.rates["sgd"] == 0.5
-    assert changed.rates["adamw"] == TOY.rates["adamw"]
+    assert changed.rates == TOY.rates
 
 
 def test_held_out_samples_are_training_samples_only_and_too_many_are_refused() -> None:

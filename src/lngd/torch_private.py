@@ -3,7 +3,9 @@
 What each has to mean is a test in tests/test_torch_private.py, so that a new release of torch which changes one fails there.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 from typing import TypeVar, cast
 
@@ -35,6 +37,25 @@ inside_transform: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 is_tracing: Callable[[], bool] = torch._C._is_tracing
 """Whether torch.jit.trace records what runs. torch.jit.is_tracing asks this one, after another question, in Python."""
+
+
+records_operations: Callable[[], object] = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.PROXY)
+"""What records the operations that run, as of make_fx and of AOTAutograd; None where nothing does. No public name says so."""
+
+is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+"""Whether it stands for many tensors, as a gradient does in `torch.autograd.grad(..., is_grads_batched=True)`: not all operations
+take one. There is no public question for it."""
+
+forward_hooks: Callable[[nn.Module], "OrderedDict[int, Callable]"] = attrgetter("_forward_hooks")
+"""A module's own hooks, in the order in which they run. torch puts a hook first as it is registered, not later."""
+GLOBAL_FORWARD_HOOKS = cast("OrderedDict[int, Callable]", torch.nn.modules.module._global_forward_hooks)
+"""The hooks of all modules, which run before a module's own. There is no public way to see whether there are any."""
+
+
+def remove_global_hook(key: int) -> None:
+    """Takes a hook of all modules off, with its mark that it wants keywords, which torch's own handle forgets."""
+    GLOBAL_FORWARD_HOOKS.pop(key, None)
+    torch.nn.modules.module._global_forward_hooks_with_kwargs.pop(key, None)
 
 
 view_base: Callable[[Tensor], Tensor | None] = attrgetter("_base")

@@ -15,11 +15,11 @@ from lngd_bench import archive
 from lngd_bench.cli.app import app
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.fisher.compare import APPROXIMATIONS, approximate
-from lngd_bench.studies.fisher.drawing import FisherBlocks, kronecker_factors, weights_only
+from lngd_bench.studies.fisher.drawing import FisherBlocks, blocks_of, kronecker_factors, weights_only
 from lngd_bench.studies.fisher.exact import ExactCurvature
-from lngd_bench.studies.fisher.redraw import REDRAWN, place_of
+from lngd_bench.studies.fisher.redraw import redraw
 from lngd_bench.tasks import SCALES, TASKS
-from lngd_bench.tasks.models.mlp import mlp as relu_mlp
+from lngd_bench.tasks.models.plain import mlp as relu_mlp
 from lngd_bench.training.train import DivergenceError, Learner
 from reference import batch, mlp
 
@@ -76,16 +76,15 @@ def test_the_same_seed_gives_the_same_records(run, tmp_path):
 @pytest.mark.parametrize("number", ["1", "5"])
 def test_the_papers_figures_are_drawn_from_the_records(number, run, tmp_path, monkeypatch):
     source = run[1]
-    first = REDRAWN[number].draw(source, tmp_path)
-    assert first == tmp_path / f"figure-{number}.png"
-    assert REDRAWN[number].draw(source / "fisher.jsonl.gz", tmp_path / "again.png").read_bytes() == first.read_bytes()
+    first = redraw(number, source, tmp_path / "first.png")
+    assert redraw(number, source / "fisher.jsonl.gz", tmp_path / "again.png").read_bytes() == first.read_bytes()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         BenchError, match=r"no results/fisher.jsonl.gz or runs/fisher/fisher.jsonl.gz: .*make some with lngd fisher"
     ):
-        place_of(number)
-    with pytest.raises(BenchError, match=r"has no fisher.jsonl with blocks; lngd fisher makes one"):
-        REDRAWN[number].draw(tmp_path, tmp_path)
+        redraw(number, None)
+    with pytest.raises(BenchError, match=r"has no fisher.jsonl; lngd fisher makes one"):
+        redraw(number, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +122,7 @@ def test_blocks_come_back_from_their_line_within_its_precision():
     methods = {name: approximate(curvature, "0", name, Damping(0.1)) for name in ("LNGD", "K-FAC", "TKFAC")}
     dense = {name: weights_only(block.dense(), 5) for name, block in methods.items()}
     blocks = FisherBlocks("a title", exact, {name: kronecker_factors(block, 5) for name, block in dense.items()})
-    found = FisherBlocks.from_line(json.loads(json.dumps(blocks.line(), allow_nan=False)))
+    found = blocks_of([json.loads(json.dumps(blocks.line(), allow_nan=False))])
     assert (found.title, found.outputs) == ("a title", 5)
     torch.testing.assert_close(found.exact, exact, rtol=1e-3, atol=1e-6 * exact.abs().max().item())
     for name, block in dense.items():

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from lngd_bench import archive
 from lngd_bench.cli.app import app
 from lngd_bench.errors import BenchError
-from lngd_bench.studies.fisher.redraw import REDRAWN
-from lngd_bench.studies.gaussian.outputs import coordinate_index, observe, receivers
+from lngd_bench.studies.fisher.redraw import redraw
+from lngd_bench.studies.gaussian.outputs import coordinate_index, lines_of, observe, receivers
 from lngd_bench.tasks.models.resnet import ResNet
 
 
@@ -40,7 +40,7 @@ def test_the_command_leaves_the_numbers_that_it_printed_and_its_figure_can_be_dr
     assert 0 < shares["1", "output"] < 1
     assert all(sum(line["counts"]) == round(line["n"] * (1 - line["zeros"])) for line in samples)
     for number, source in (("one", tmp_path), ("two", tmp_path / "gaussian.jsonl.gz")):
-        assert REDRAWN["6"].draw(source, tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
+        assert redraw("6", source, tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
@@ -73,24 +73,21 @@ def test_an_activation_in_place_hides_no_receiver(shape: tuple[int, ...]) -> Non
 def test_pre_activation_and_output_are_those_of_the_formula(inplace: bool) -> None:
     model, x = net(inplace=inplace), torch.randn(64, 5)
     made = x @ model[0].weight.T + model[0].bias
-    before, after = observe(model, x.split(20), "0")
-    for stage, values in ((before, made), (after, made.relu())):
-        (channel,) = coordinate_index(values)
-        torch.testing.assert_close(stage.coordinate.values, values[:, channel])
-        torch.testing.assert_close(stage.norm.values, values.norm(dim=1))
-        assert len(stage.every["distance"]) == 7
-    last = observe(model, [x], "2")
-    torch.testing.assert_close(last[0].norm.values, last[1].norm.values)
+    before, after = observe(model, x.split(20), "0").values()
+    torch.testing.assert_close(before, made)
+    torch.testing.assert_close(after, made.relu())
+    assert [line["event"] for line in lines_of("0", "output", after)] == ["sample", "sample", "coordinates"]
+    torch.testing.assert_close(*observe(model, [x], "2").values())
 
 
 def test_a_model_in_training_is_seen_as_in_evaluation_and_stays_as_it_was() -> None:
     model, x = nn.Sequential(nn.Linear(5, 7), nn.Dropout(0.9), nn.BatchNorm1d(7), nn.Linear(7, 3)), torch.randn(30, 5)
     statistics = model[2].running_mean.clone()
-    _, output = observe(model, [x], "0")
+    output = observe(model, [x], "0")["output"]
     assert model.training
     assert torch.equal(model[2].running_mean, statistics)
     assert all(not m._forward_hooks and not m._forward_pre_hooks and p.grad is None for m in model for p in m.parameters())
-    torch.testing.assert_close(output.norm.values, model.eval()[2](model[0](x)).norm(dim=1))
+    torch.testing.assert_close(output, model.eval()[2](model[0](x)))
 
 
 def _varying(*shape: int, at: tuple[int, ...]) -> Tensor:
@@ -116,4 +113,4 @@ def test_a_layer_that_never_varies_is_refused() -> None:
     model = net()
     nn.init.constant_(model[0].bias, -1e3)
     with pytest.raises(ValueError, match="choose another layer"):
-        observe(model, [torch.randn(30, 5)], "0")
+        lines_of("0", "output", observe(model, [torch.randn(30, 5)], "0")["output"])

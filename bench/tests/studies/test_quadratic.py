@@ -51,19 +51,6 @@ def test_one_rate_a_layer_is_never_worse_where_h_is_block_diagonal(layers):
     assert single <= layered + 1e-12 * layered.abs()
 
 
-@settings(deadline=None)
-@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=8), st.floats(0.01, 100))
-def test_both_are_equal_where_every_layer_wants_the_same_rate(curvatures, rate):
-    models = block_diagonal([rate * c for c in curvatures], curvatures)
-    torch.testing.assert_close(layer_rates(models), single_rate(models))
-    torch.testing.assert_close(gain(models), torch.ones((), dtype=torch.float64))
-
-
-def test_layers_that_want_different_rates_gain():
-    models = block_diagonal([1.0, 1.0], [1.0, 4.0])  # decreases ½ + ⅛ against ½·2²/5
-    torch.testing.assert_close(gain(models), torch.tensor(0.625 / 0.4, dtype=torch.float64))
-
-
 def test_the_decrease_is_that_of_the_full_quadratic():
     H, gradient, columns, models = explicit_problem([2, 1, 4])
     rates = torch.tensor([0.3, -0.2, 0.7], dtype=torch.float64)
@@ -94,13 +81,6 @@ def test_the_theorem_holds_for_the_random_models_and_coupling_is_what_breaks_it(
     assert violation(models.coupled(0)).max() <= 1e-12
     assert violation(models).max() > 0
     torch.testing.assert_close(models.coupled(1).curvature, models.curvature)
-
-
-def test_layers_that_do_the_same_overshoot_as_often_as_there_are_layers():
-    """Four layers whose steps change the outputs alike: each takes the whole way, together they go four times too far."""
-    models = Quadratics(torch.ones(4, dtype=torch.float64), torch.ones(4, 4, dtype=torch.float64))
-    torch.testing.assert_close(decrease(models, layer_rates(models)), torch.tensor(-4.0, dtype=torch.float64))
-    torch.testing.assert_close(decrease(models.coupled(0), layer_rates(models)), torch.tensor(2.0, dtype=torch.float64))
 
 
 def test_the_gain_from_measured_curvatures_is_the_gain_of_the_models():

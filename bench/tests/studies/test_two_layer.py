@@ -73,23 +73,6 @@ def test_every_kernel_is_that_of_the_explicit_matrices(samples, inputs, width):
         torch.testing.assert_close(K, J @ explicit_inverse(X, G, inverse) @ J.T)
 
 
-@SHAPES
-def test_the_outputs_change_along_a_direction_by_the_jacobian(samples, inputs, width):
-    problem, net = setting(samples, inputs, width)
-    direction = torch.randn_like(net.theta)
-    change = two_layer.output_change(problem.X, net.gates(problem.X), direction)
-    torch.testing.assert_close(change, autograd_jacobian(net, problem.X) @ direction.T.flatten())
-
-
-def test_the_factors_keep_the_trace_of_the_fisher_matrix():
-    problem, net = setting(6, 3, 9)
-    X, G = problem.X, net.gates(problem.X)
-    J = autograd_jacobian(net, X)
-    psi = G.T @ G / (len(X) * two_layer.trace(G))
-    kept = torch.trace(two_layer.input_factor(X, G)) * torch.trace(psi)
-    torch.testing.assert_close(kept, torch.trace(J.T @ J) / len(X))
-
-
 def test_a_step_is_the_update_of_the_proof():
     problem, net = setting(6, 3, 9)
     first, second = islice(trajectory(problem, net, 0.25, unit_rate), 2)
@@ -99,38 +82,12 @@ def test_a_step_is_the_update_of_the_proof():
     torch.testing.assert_close(second.residual, second.net.outputs(problem.X) - problem.y)
 
 
-def test_the_best_rate_is_what_a_line_search_on_the_linearised_outputs_finds():
-    residual, change = torch.randn(2, 7, dtype=torch.float64)
-    rate = best_rate(residual, change)
-    errors = [(residual - factor * rate * change).square().sum() for factor in torch.linspace(0, 2, 201)]
-    assert torch.stack(errors).argmin() == 100
-
-
-def test_a_full_rank_kernel_is_diagonal_and_has_no_eigenvalue_below_one():
-    problem, net = setting(12, 4, 2000)
-    K = two_layer.kernel(problem.X, net.gates(problem.X))
-    torch.testing.assert_close(K, torch.diag(K.diagonal()), atol=1e-8, rtol=0)
-    assert K.diagonal().min() >= 1
-
-
-def test_a_kernel_of_deficient_rank_can_have_an_eigenvalue_below_one():
-    problem, net = setting(12, 3, 4)
-    assert torch.linalg.eigvalsh(two_layer.kernel(problem.X, net.gates(problem.X)))[0] < 0.9
-
-
 def test_wide_nets_approach_the_kernel_and_the_gram_matrix_of_infinite_width():
     problem, net = setting(6, 3, 200_000)
     G = net.gates(problem.X)
     torch.testing.assert_close(two_layer.kernel(problem.X, G), two_layer.wide_kernel(problem.X), atol=0.05, rtol=0)
     torch.testing.assert_close(G @ G.T, two_layer.wide_gram(problem.X), atol=0.01, rtol=0)
     torch.testing.assert_close(two_layer.wide_kernel(problem.X).diagonal().mean(), torch.tensor(3.0, dtype=torch.float64))
-
-
-def test_a_constant_jacobian_shrinks_every_eigenvector_by_its_own_factor():
-    K = torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))
-    start = torch.tensor([2.0, 1.0], dtype=torch.float64)
-    *_, last = islice(two_layer.linear_residuals(K, start, 0.5, unit_rate), 4)
-    torch.testing.assert_close(last, torch.tensor([2 * 0.5**3, (-0.5) ** 3], dtype=torch.float64))
 
 
 def test_a_diverging_recursion_ends_in_infinity():
@@ -143,10 +100,10 @@ def test_a_diverging_recursion_ends_in_infinity():
 
 def test_an_error_on_the_bound_keeps_it_and_one_above_is_found_with_its_step():
     shares = bound(0.1, 20)
-    assert judge(shares, 0.1).first is None
+    assert judge(shares, 0.1)[1] is None
     shares[7:] *= 2
-    assert judge(shares, 0.1).first == 7
-    assert judge(shares, 0.1).ratio == pytest.approx(2)
+    assert judge(shares, 0.1)[1] == 7
+    assert judge(shares, 0.1)[0] == pytest.approx(2)
 
 
 @pytest.mark.parametrize(("rate", "name"), [(unit_rate, "exact"), (best_rate, "rated")])
@@ -156,16 +113,16 @@ def test_the_largest_alpha_is_where_the_worst_residual_stops_keeping_the_bound(r
     residual = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
     if rate is best_rate:  # Kantorovich's inequality is an equality where the squares stand as λ_max : λ_min
         residual = torch.tensor([7.0**0.5, 0.0, 2.0**0.5], dtype=torch.float64)
-    edge = getattr(limits(torch.eye(2).double(), torch.tensor(2.0), K), name)
+    edge = limits(torch.eye(2).double(), torch.tensor(2.0), K)[name]
     for alpha, kept in ((0.999 * edge, True), (1.001 * edge, False)):
         shares = two_layer.error_shares(two_layer.linear_residuals(K, residual, alpha, rate), 1)
-        assert (judge(shares, alpha).first is None) == kept
+        assert (judge(shares, alpha)[1] is None) == kept
 
 
 def test_the_stages_of_the_proof_are_the_printed_formulas():
     Z, K = torch.diag(torch.tensor([1.0, 4.0]).double()), torch.diag(torch.tensor([1.0, 2.0]).double())
     found = limits(Z, torch.tensor(5.0), K)
-    assert (found.derived, found.solved, found.exact) == pytest.approx((4 / 5, 4 / (16 * 5), 3 / 4))
+    assert (found["derived"], found["solved"], found["exact"]) == pytest.approx((4 / 5, 4 / (16 * 5), 3 / 4))
 
 
 def test_the_conditions_are_those_of_the_explicit_jacobians():
@@ -173,9 +130,9 @@ def test_the_conditions_are_those_of_the_explicit_jacobians():
     visits = list(islice(trajectory(problem, net, 0.1, unit_rate), 4))
     found = conditions(iter(visits), problem, 3)
     jacobians = [autograd_jacobian(visit.net, problem.X) for visit in visits]
-    assert found.moved == pytest.approx(max(torch.linalg.matrix_norm(J - jacobians[0], 2).item() for J in jacobians))
-    assert found.gram == pytest.approx(min(torch.linalg.eigvalsh(v.G @ v.G.T)[0].item() for v in visits), abs=1e-12)
+    assert found["moved"] == pytest.approx(max(torch.linalg.matrix_norm(J - jacobians[0], 2).item() for J in jacobians))
+    assert found["gram"] == pytest.approx(min(torch.linalg.eigvalsh(v.G @ v.G.T)[0].item() for v in visits), abs=1e-12)
     Z = two_layer.input_factor(problem.X, visits[0].G)
     lambda_k = torch.linalg.eigvalsh(two_layer.wide_gram(problem.X))[0].item()
-    allowed = 2**0.5 / 4 * found.c * lambda_k**0.5 / torch.linalg.cond(Z).item()  # Condition 2 at the c that is reported
-    assert found.moved == pytest.approx(allowed)
+    allowed = 2**0.5 / 4 * found["c"] * lambda_k**0.5 / torch.linalg.cond(Z).item()  # Condition 2 at the c that is reported
+    assert found["moved"] == pytest.approx(allowed)

@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lngd_bench import archive
-from lngd_bench.competitors.optimizers import OPTIMIZERS
+from lngd_bench.competitors.optimizers import OPTIMIZERS, Setting
 from lngd_bench.studies.variants import changes
 from lngd_bench.studies.variants.__main__ import main
-from lngd_bench.studies.variants.norms import NormLayer
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
@@ -60,16 +59,10 @@ def test_the_table_of_variants_has_the_better_rate() -> None:
     assert row.split("|")[2].strip() == "81.00 at 0.5"
 
 
-@pytest.mark.parametrize(("module", "shape"), [(nn.LayerNorm(4), (3, 5, 4)), (nn.BatchNorm2d(4), (3, 4, 2, 2))])
-def test_a_normalisation_is_a_layer_of_one_group_a_channel(module: nn.Module, shape: tuple[int, ...]) -> None:
-    x = torch.randn(shape, requires_grad=True)
-    nn.init.normal_(module.weight)
-    out = module(x)
-    layer = NormLayer(module, with_bias=True)
-    a, g = layer.activations(x.detach()), layer.gradients(torch.ones_like(out))
-    channels = out.movedim(1, -1) if out.dim() == 4 else out
-    matrix = torch.stack([module.weight, module.bias], 1)  # [channels, 2]
-    torch.testing.assert_close(torch.einsum("cnsi,ci->nsc", a, matrix), channels.flatten(1, -2))
-    gradient = torch.autograd.grad(out.sum(), [module.weight, module.bias])
-    torch.testing.assert_close(torch.einsum("cnsi,cnso->ci", a, g), torch.stack(gradient, 1), atol=1e-5, rtol=1e-4)
-    assert F.cosine_similarity(a[..., 1].flatten(), torch.ones(a[..., 1].numel()), dim=0) == pytest.approx(1)
+def test_embeddings_have_curvature_in_the_variant_that_asks_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    setting = Setting(lr=0.1, mean_over="token")
+    assert set(changes.built(changes.LNGD)(model, setting).blocks) == {"1"}
+    assert set(changes.with_embeddings(model, setting).blocks) == {"0", "1"}
+    printed = run(capsys, "layers", "--tasks", "digits-mlp", "--steps", "1", "--seeds", "0", "--out", str(tmp_path))
+    assert ["default" in line for line in printed if line.startswith("{")] == [True]

@@ -19,7 +19,8 @@ class UntouchedBuffers:
 
     def attach(self, model: nn.Module) -> None:
         """Puts the hooks on, where there are none yet, and takes them off modules that the model has no more."""
-        modules = [module for module in model.modules() if next(module.buffers(recurse=False), None) is not None]
+        eager = (module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule))  # which takes no hooks
+        modules = [module for module in eager if next(module.buffers(recurse=False), None) is not None]
         for module in self._hooks.keys() - set(modules):
             self._hooks.pop(module).remove()
         for module in modules:

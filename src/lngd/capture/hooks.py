@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lngd.capture.attachment import Attachment
+from lngd.capture.attachment import Attachment, Hook, come_first
 from lngd.capture.attention import (
     Product,
     attention_inputs,
@@ -53,8 +53,20 @@ from lngd.capture.graph import (
 )
 from lngd.capture.loss_form import LossForm
 from lngd.layers import AttentionInput, Layer
+from lngd.linalg import HOST
 from lngd.sampling import Call, MeanOver, Source, alone, pulling
-from lngd.torch_private import NO_PASS, inside_transform, is_tracing, leave_compiled_call, left_operand, running_pass
+from lngd.torch_private import (
+    GLOBAL_FORWARD_HOOKS,
+    NO_PASS,
+    forward_hooks,
+    inside_transform,
+    is_batched,
+    is_tracing,
+    leave_compiled_call,
+    left_operand,
+    records_operations,
+    running_pass,
+)
 
 LEAST_ROWS = 2048
 """Rows, samples times positions, from which a sub-batch measures the curvature: pixels and tokens make many rows of a sample."""
@@ -107,17 +119,22 @@ class Capture:
         self._begin_outside_graphs = outside_graphs(Capture._begin)
         self._leave_call = outside_graphs(leave_compiled_call, recursive=False)
         self._loss = LossForm(self.source, self.mean_over)
-        self._watched: dict[str, nn.Module] = {}
+        self._watched: dict[str, tuple[nn.Module, int]] = {}
+        """The module of each layer, and how many inputs it had."""
         self._choosy = set[str]()
         self._called_now, self._called_outside_backward = Counter[str](), set[str]()
         self._sub_batches: dict[tuple[str, int], slice] = {}
         self._rate_slices: dict[int, slice] = {}
         self._awaited, self._reached = set[str](), set[str]()
+        self._zero = set[str]()
+        """At a measuring step, on the host, those whose gradient was zero as it came."""
         self._backward_ran = self._forward_counts = self._model_runs_again = False
 
     def attach(self) -> None:
         """Puts the hooks on the model and its layers."""
         forget_graphs_without_hooks(self.model)
+        if isinstance(self.model, torch.jit.ScriptModule):  # it takes no hooks, and no layer of it has curvature
+            return
         self._on_model.before("begin_forward")
         self._on_model.after("end_forward")
         self._on_model.after("leave_forward", always_call=True)
@@ -125,13 +142,15 @@ class Capture:
 
     def watch(self, layers: dict[str, Layer]) -> None:
         """Watches these layers from now on. What was captured of a layer is kept as long as its module is the same."""
-        gone = [name for name, module in self._watched.items() if name not in layers or layers[name].module is not module]
+        gone = [
+            name for name, (module, inputs) in self._watched.items() if not self._is_as_before(layers.get(name), module, inputs)
+        ]
         self.source.forget_layers(gone)
         for name in gone:
             self.called.discard(name)
             self.rates.pop(name, None)
             self.refused.pop(name, None)
-        self.layers, self._watched = layers, {name: layer.module for name, layer in layers.items()}
+        self.layers, self._watched = layers, {name: (layer.module, layer.inputs) for name, layer in layers.items()}
         self._watch_weights()
         self._choosy = {name for name, layer in layers.items() if type(layer).refuses_call is not Layer.refuses_call}
         self._buffers.attach(self.model)
@@ -147,8 +166,13 @@ class Capture:
         for (kind, name), module in modules.items():
             if (kind, name) not in self._on_layers:
                 self._on_layers[kind, name] = hooks = Attachment(self, module)
-                hooks.before(f"before_{kind}", name, with_kwargs=True)
-                hooks.after(f"after_{kind}", name, with_kwargs=True, prepend=True)  # what other hooks make of it comes behind
+                hooks.before("before_layer")
+                hooks.first_after(f"after_{kind}", name)
+
+    @staticmethod
+    def _is_as_before(layer: Layer | None, module: nn.Module, inputs: int) -> bool:
+        """Whether what was captured of a layer is still of use: attention's samples hold the constant of a trained bias."""
+        return layer is not None and layer.module is module and (layer.inputs == inputs or not isinstance(layer, AttentionInput))
 
     def _watch_weights(self) -> None:
         """Whose `.grad` says that a backward pass counts."""
@@ -179,6 +203,7 @@ class Capture:
         self._reached.clear()
         self._guessed.clear()
         self._accumulated.clear()
+        self._zero.clear()
         self._backward_ran = False
         if self.measuring:
             self.source.discard()
@@ -194,6 +219,7 @@ class Capture:
         self._reached.clear()
         self._guessed.clear()
         self._accumulated.clear()
+        self._zero.clear()
         if self.measuring:
             self.source.forget_arrived()
         if self._compiled.found:
@@ -243,6 +269,10 @@ class Capture:
         """Warns once if the loss is another than the arguments say; for the first measured step. `scaled`: by a GradScaler."""
         self._loss.warn(scaled=scaled)
 
+    def has_accumulated(self, name: str) -> bool:
+        """Whether a backward pass has accumulated into the layer's weight since the last step."""
+        return name in self._accumulated
+
     def why_unseen(self, name: str) -> str | None:
         """Why a layer that has a gradient can't be measured, if nothing was seen of it."""
         if name in self.refused:
@@ -271,7 +301,7 @@ class Capture:
         Inside a backward pass it is activation checkpointing that calls the model as a whole. Reentrant checkpointing ran it
         without gradients before, so this is its forward; the other kind computes once more what was seen.
         """
-        if pulling() or inside_transform() or is_tracing():
+        if pulling() or inside_transform() or is_tracing() or records_operations():
             return
         again, compiled = running_pass() != NO_PASS, self._compiled
         if trains and (measuring is not self.measuring or (left and compiled.present and not measuring)):
@@ -305,21 +335,27 @@ class Capture:
         self._forward_counts = self._model_runs_again = False
         if self.measuring:
             self.source.finished(output)
+            self.source.drawn()
             self._loss.look_at(output)
         if self._compiled.present and self._uncompiled.entered:
             self._uncompiled.enter_for_the_backward_pass_of(output)
 
     def leave_forward(self, _module: nn.Module, _args: tuple, _output: Any) -> None:
         """The model's forward has ended or failed."""
-        if not torch.compiler.is_compiling() and self._uncompiled.entered and not pulling():
+        if torch.compiler.is_compiling() or pulling():
+            return
+        self._forward_counts = False
+        if self._uncompiled.entered:
             self._uncompiled.leave()
 
-    def before_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """A layer's input has arrived, which only a measuring step wants to know."""
-        if not ((torch.compiler.is_compiling() or self.measuring) and self._is_measured(module) and self._watches(name, module)):
+    def before_layer(self, module: nn.Module, _args: tuple) -> None:
+        """A layer is called: at a measuring step as written, and what other hooks make of its output comes behind our own."""
+        if torch.compiler.is_compiling() or self.measuring:
+            self._leave_graphs()
+        if torch.compiler.is_compiling():
             return
-        if not (x := layer_input(args, kwargs)).is_nested:
-            self._arriving([x])
+        if GLOBAL_FORWARD_HOOKS or type(next(iter(forward_hooks(module).values()))) is not Hook:
+            come_first(module)
 
     def after_layer(self, name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
         """Opens this layer's pre-activation and waits for its gradient. Returns the output, or a clone that stands for it."""
@@ -331,6 +367,8 @@ class Capture:
         if x.is_nested:
             self.refused[name] = "it was called with a nested tensor"
             return output
+        if self.measuring:
+            self._arriving([x])  # not before the layer's forward: other hooks may change its input
         if x.dim() < layer.batched_dims:
             if module.training:
                 layer.check_batch(x, name)
@@ -347,13 +385,6 @@ class Capture:
             self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype))
         return output
 
-    def before_attention(self, name: str, module: nn.MultiheadAttention, args: tuple, kwargs: dict[str, Any]) -> None:
-        """The inputs of an in-projection have arrived."""
-        if not ((torch.compiler.is_compiling() or self.measuring) and self._is_measured(module)):
-            return
-        if self._watches(name, module) or self._watches(output_projection(name), module):
-            self._arriving({id(x): x for x in attention_inputs(args, kwargs)}.values())
-
     def after_attention(
         self, name: str, module: nn.MultiheadAttention, args: tuple, kwargs: dict[str, Any], output: tuple
     ) -> None:
@@ -364,6 +395,8 @@ class Capture:
         if not (self._watches(name, module) or self._watches(projection, module)):
             return
         inputs, given = attention_inputs(args, kwargs), (*args, *kwargs.values())
+        if self.measuring:
+            self._arriving({id(x): x for x in inputs}.values())
         if inputs[0].dim() != 3:
             self.refused |= dict.fromkeys((name, projection), "attention was called without a batch dimension")
             return
@@ -379,7 +412,7 @@ class Capture:
     def arrived(owner: "weakref.ref[Capture]", arrival: Arrival, gradients: tuple[Tensor | None, ...]) -> None:
         """A backward pass has brought the gradient of a call; one of our own is none. A hook on the graph: it holds no one."""
         gradient, capture = gradients[arrival.output_nr], owner()
-        if gradient is None or capture is None or pulling():
+        if gradient is None or capture is None or pulling() or is_batched(gradient):
             return
         capture._backward_ran = True
         name, number = arrival.name, running_pass()
@@ -416,17 +449,29 @@ class Capture:
             if guess.call is not None:
                 self.source.arrived(guess.call, guess.gradient)
         self._accumulated[name] = weakref.ref(weight.grad), weight.grad._version
+        if self.measuring and weight.grad.device.type in HOST and not weight.grad.any():
+            self._zero.add(name)
 
     def forget_dropped(self) -> None:
         """What came before a gradient was dropped, by whomever and however, is forgotten."""
         for name in list(self._accumulated):
             self._forget_if_dropped(name, self.layers[name].weight.grad)
 
+    def _came_as_zero(self, name: str) -> bool:
+        """Whether the gradient of a layer was zero as it was accumulated; at a step that does not measure, its samples tell."""
+        samples = () if self.measuring else self.rates.get(name, ())
+        return name in self._zero or (bool(samples) and not any(sample.g.any() and sample.x.any() for sample in samples))
+
     def _forget_if_dropped(self, name: str, grad: Tensor | None) -> None:
-        """A gradient that was accumulated is dropped if it is None or zeroed in place. Scaling and clipping drop nothing."""
+        """A gradient that was accumulated is dropped if it is None or zero now. Scaling and clipping drop nothing.
+
+        Its version says that nobody has written to it. On the host a look does: `.data` and NumPy change no version.
+        """
         known, version = self._accumulated[name]
-        if grad is not None and (grad._version == version or grad is not known() or grad.any()):
-            return
+        if grad is not None:
+            untouched = grad is known() and grad._version == version
+            if (untouched and grad.device.type not in HOST) or grad.any() or (untouched and self._came_as_zero(name)):
+                return
         del self._accumulated[name]
         self.rates.pop(name, None)
         self._reached.discard(name)
@@ -452,17 +497,16 @@ class Capture:
                     self._arriving([x])
                 self._open(open_output_projection(name, layer.module, product, x, batch))
 
-    def _is_measured(self, module: nn.Module) -> bool:
-        """Whether a module is called at a measuring step. No graph holds such a call: one that is being traced ends here."""
+    def _leave_graphs(self) -> None:
+        """No graph holds a layer's call at a measuring step: one that is being traced ends here."""
         if not torch.is_grad_enabled() or (torch.compiler.is_compiling() and traced_for_another_purpose()):
-            return False
+            return
         if self.measuring or not self._compiled.present:
             self._compiled.found |= self._leave_call(None) is not None
-        return self.measuring and not torch.compiler.is_compiling()
 
     def _watches(self, name: str, module: nn.Module) -> bool:
         """Not where activation checkpointing runs a forward again, for a backward pass of our own or of the user."""
-        if name not in self.layers or pulling() or inside_transform() or is_tracing():
+        if name not in self.layers or pulling() or inside_transform() or is_tracing() or records_operations():
             return False
         return not (name in self._called_outside_backward and running_pass() != NO_PASS)
 

@@ -1,8 +1,8 @@
 """Whether the loss is what the arguments say, as far as the first gradient of the model's output shows it.
 
 The gradient of a cross-entropy with respect to a sample's logits is w · (p − q): p the model's probabilities, q the target,
-w what the loss multiplies the sample with. It sums to zero over the classes. With a mean over N samples w is 1/N, with a sum
-it is 1.
+w what the loss multiplies the sample with. It sums to zero over the classes. With a mean over N samples, or tokens, w is 1/N,
+with a sum it is 1.
 """
 
 import math
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lngd.sampling import MeanOver, Source, class_axis, find_predictions, pulling
 from lngd.sampling.sampled import SampledSource
+from lngd.torch_private import is_batched
 from lngd.warned import warn
 
 ROWS = 256
@@ -31,21 +32,21 @@ class LossForm:
 
     def __init__(self, source: Source, mean_over: MeanOver) -> None:
         self.of_classes = isinstance(source, SampledSource) and source.likelihood == "categorical"
-        self.of_a_mean = mean_over == "batch"
-        self.known = not (self.of_classes or self.of_a_mean)
+        self.of_a_sum = mean_over == "none"
+        self.known = False
         self._seen: Tensor | None = None
-        self._shape, self._far = torch.Size(), 0.0
+        self._shape, self._rows, self._far = torch.Size(), 0, 0.0
 
     def look_at(self, output: object) -> None:
         """The output of a forward at a measuring step."""
         z = None if self.known else find_predictions(output)
         if z is None or z.grad_fn is None or z.is_nested or z.dim() < 2 or z.shape[class_axis(z)] < 2 or not z.numel():
             return
-        kept, output_nr = [z.detach()], z.output_nr
+        kept, output_nr, self._rows = [z.detach()], z.output_nr, z.numel() // z.shape[class_axis(z)]
 
         def arrived(gradients: tuple[Tensor | None, ...]) -> None:
             gradient = gradients[output_nr]
-            if gradient is not None and kept and not (self.known or pulling()):
+            if gradient is not None and kept and not (self.known or pulling() or is_batched(gradient)):
                 self._seen, self._shape = signs_of_a_form(kept.pop(), gradient.detach()), gradient.shape
                 self._far = FAR_FROM_ZERO if gradient.dtype.itemsize >= 4 else FAR_FROM_ZERO_ROUNDED
 
@@ -65,11 +66,18 @@ class LossForm:
                 f"{'last' if len(self._shape) <= 3 else 'second'} dimension of the model's output: "
                 "give fisher=Sampled('gaussian') for regression, fisher=Sampled('bernoulli') for yes-or-no logits",
             )
-        of_a_sum = off_zero < self._far and min(rows, self._shape[0]) > 1 and abs(weight - 1) < AS_A_SUM
-        if self.of_a_mean and of_a_sum and not scaled:
+        if off_zero >= self._far or min(rows, self._shape[0]) <= 1 or scaled:
+            return
+        samples = self._shape[0]
+        if not self.of_a_sum and abs(weight - 1) < AS_A_SUM:
             warn(
-                f"the loss looks like a sum over the {self._shape[0]} samples of the batch, not like a mean: "
+                f"the loss looks like a sum over the {samples} samples of the batch, not like a mean: "
                 "give mean_over='none', or divide the loss by their number",
+            )
+        if self.of_a_sum and any(abs(weight * count - 1) < AS_A_SUM for count in (samples, self._rows)):
+            warn(
+                f"the loss looks like a mean over the {samples} samples of the batch, not like a sum: "
+                "give mean_over='batch', or 'token' where it is one over tokens",
             )
 
 

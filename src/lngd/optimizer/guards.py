@@ -47,10 +47,12 @@ class Structure:
         seen = cls()
         for module in model.modules():
             children, parameters = module._modules, module._parameters
+            if isinstance(module, torch.jit.ScriptModule):  # it makes what is no dictionary, anew whenever it is asked
+                children, parameters = dict(children.items()), dict(parameters.items())
             seen.modules.append((children, tuple(children.values()), parameters, len(parameters)))
-            for key, p in module._parameters.items():
+            for key, p in parameters.items():
                 trained = (p.device, p.dtype, p.shape) if p is not None and p.requires_grad else None
-                seen.parameters.append((module._parameters, key, p, trained))
+                seen.parameters.append((parameters, key, p, trained))
         return seen
 
     def still_holds(self) -> bool:

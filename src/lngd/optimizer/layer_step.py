@@ -1,18 +1,24 @@
 """The step of all layers, Algorithm 1 line by line, for many layers at once.
 
 A layer's own part of a step is a few matrix products; the rest, averages, rates, norms, is a handful of numbers a layer. Layers
-that agree in device, dtype and parameter groups share a bucket, whose numbers are vectors: what a step costs in calls, of Python
-or of kernels, then hardly depends on the number of layers. The vectors are the bucket's; `optimizer.state` holds views of their
-entries. A bucket is small, so that a step never holds much more than one layer's direction.
+that agree in device, dtype, parameter groups and in which parameters have a gradient share a bucket, whose numbers are vectors:
+what a step costs in calls, of Python or of kernels, then hardly depends on the number of layers. The vectors are the bucket's;
+`optimizer.state` holds views of their entries. A bucket is small, so that a step never holds much more than one layer's
+direction.
+
+A weight or a bias without a gradient stays, as with any optimizer of torch: neither it nor its average moves, and the other half
+of its layer steps as if there were none.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from lngd.capture import RateSample
+from lngd.layers import Layer
 from lngd.linalg import orthogonalised
 from lngd.optimizer.curved_layer import CurvedLayer
 from lngd.optimizer.guards import Guard, lr_of
@@ -26,11 +32,13 @@ from lngd.torch_private import (
     foreach_mul_,
     foreach_norm,
 )
-from lngd.types import Flags, GradientMatrices, Scalar, Vector
+from lngd.types import Flags, GradientMatrices, GradientMatrix, Scalar, Vector
 
 LARGEST = 2**22
 """Entries of all gradients of a bucket of more than one layer."""
 Samples = Mapping[str, Sequence[RateSample]]
+Active: TypeAlias = list[tuple[CurvedLayer, tuple[int, ...]]]
+"""Layers that step, and the places of those of their parameters that have no gradient: 0 the weight, 1 the bias."""
 ALIGNMENT_DECAY = 0.9
 ALIGNED = 0.1
 """A layer is scale-invariant, in front of a normalisation, if the running mean of |cos(W, ∇)|·√dim is below this. For unrelated W
@@ -46,10 +54,11 @@ class Bucket:
 
     Args:
         layers: of one device, one dtype and the same parameter groups.
+        resting: the places of the parameters that have no gradient.
     """
 
-    def __init__(self, layers: Sequence[CurvedLayer]) -> None:
-        self.layers = list(layers)
+    def __init__(self, layers: Sequence[CurvedLayer], resting: tuple[int, ...] = ()) -> None:
+        self.layers, self.resting = list(layers), resting
         first = layers[0]
         self.recipe, self.groups, self.dtype = first.recipe, first.groups, first.layer.dtype
         self.adapters = [each.layer for each in layers]
@@ -62,7 +71,8 @@ class Bucket:
         self.alike = torch.tensor([(layer.groups * layer.outputs) ** 0.5 for layer in self.adapters]).to(self.device, self.dtype)
         self.sizes = [layer.weight.numel() ** 0.5 for layer in self.adapters]
         whole = [each.average for each in layers if each.average is not None and each.average.is_contiguous()]
-        self.averages = whole if len(whole) == len(layers) and self.recipe.momentum_on == "gradient" else None
+        usable = len(whole) == len(layers) and not resting
+        self.averages = whole if usable and self.recipe.momentum_on == "gradient" else None
         """M of each layer, of which the averages of weight and bias are views; None where that can't be."""
         self.flat_averages = [m.view(-1) for m in self.averages or ()]
 
@@ -89,9 +99,12 @@ class Bucket:
         weight = self.numbers["average_weight"]  # 1 − βᵗ
         weight.lerp_(torch.ones_like(weight), share)
         shares = (share / weight.clamp(min=torch.finfo(weight.dtype).tiny)).unbind()
-        averages = self.tensors["average"]
-        for average, grads in zip(averages, gradients, strict=True):
-            foreach_lerp_(average, list(grads), shares)
+        averages: list[Sequence[Tensor]] = [*self.tensors["average"]]
+        for place, (average, grads) in enumerate(zip(averages, gradients, strict=True)):
+            if place not in self.resting:
+                foreach_lerp_(average, list(grads), shares)
+        if self.resting:
+            averages = [gradients[place] if place in self.resting else average for place, average in enumerate(averages)]
         if recipe.momentum_on == "nesterov":
             ahead = [foreach_lerp(list(g), a, beta) for g, a in zip(gradients, averages, strict=True)]
             return self._as_matrices(gradients, ahead)
@@ -108,7 +121,9 @@ class Bucket:
                 continue
             natural = each.block.precondition(average)
             found.append(orthogonalised(natural, average) if self.recipe.spectral else natural)
-        return found
+        return (
+            [self._without_resting(each.layer, d) for each, d in zip(self.layers, found, strict=True)] if self.resting else found
+        )
 
     def size(
         self,
@@ -169,6 +184,8 @@ class Bucket:
             self._observe(step, norms)
         columns = zip(*[layer.split(d) for layer, d in zip(self.adapters, step.directions, strict=True)], strict=True)
         for place, (directions, group) in enumerate(zip(columns, self.groups, strict=True)):
+            if place in self.resting:
+                continue
             self._move(place, list(directions), -self.warmup * lr_of(group) * alpha, guard)  # lr inside ζ: m keeps its time's
         if norms is not None:
             self._keep_norms(norms, guard)
@@ -182,6 +199,11 @@ class Bucket:
             grads = [grad.to(self.dtype) for grad in grads] if self.low_precision else grads
             columns.append(grads if guard.readable else guard.kept(grads))
         return columns
+
+    def _without_resting(self, layer: Layer, direction: GradientMatrix) -> GradientMatrix:
+        """A direction that is zero where nothing moves."""
+        parts = layer.split(direction)
+        return layer.matrix([torch.zeros_like(p) if place in self.resting else p for place, p in enumerate(parts)])
 
     def _as_matrices(self, gradients: Parts, parts: Parts) -> Averages:
         matrices = [layer.matrix(list(own)) for layer, own in zip(self.adapters, zip(*parts, strict=True), strict=True)]
@@ -270,17 +292,17 @@ def stay_finite(parameters: Sequence[Tensor], directions: Sequence[Tensor], leng
     return kept * before.to(far.dtype) + lengths.abs() * far < torch.finfo(parameters[0].dtype).max / 2
 
 
-def buckets(layers: Iterable[CurvedLayer]) -> list[Bucket]:
+def buckets(layers: Active) -> list[Bucket]:
     """All layers, those of a kind together as far as they are small; in an order that depends on nothing else."""
-    kinds: dict[tuple[object, ...], list[list[CurvedLayer]]] = {}
+    kinds: dict[tuple[object, ...], list[Active]] = {}
     held: dict[tuple[object, ...], int] = {}
-    for each in layers:
+    for each, resting in layers:
         layer = each.layer
-        kind = (layer.weight.device, layer.weight.dtype, layer.dtype, *(id(group) for group in each.groups))
+        kind = (resting, layer.weight.device, layer.weight.dtype, layer.dtype, *(id(group) for group in each.groups))
         size = layer.groups * layer.outputs * layer.inputs
         if kind not in kinds or held[kind] + size > LARGEST:
             kinds.setdefault(kind, []).append([])
             held[kind] = 0
         held[kind] += size
-        kinds[kind][-1].append(each)
-    return [Bucket(members) for alike in kinds.values() for members in alike]
+        kinds[kind][-1].append((each, resting))
+    return [Bucket([each for each, _ in members], members[0][1]) for alike in kinds.values() for members in alike]

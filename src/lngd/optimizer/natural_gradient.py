@@ -25,7 +25,7 @@ from lngd.optimizer.guards import (
     refuse_sparse_gradients,
 )
 from lngd.optimizer.hyperparameters import Recipe
-from lngd.optimizer.layer_step import AGREED, OBSERVE_EVERY, Bucket, buckets
+from lngd.optimizer.layer_step import AGREED, OBSERVE_EVERY, Active, Bucket, buckets
 from lngd.optimizer.memory import MemoryReport, memory_report
 from lngd.optimizer.parameters import (
     LEFT_OUT,
@@ -83,7 +83,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self.t = 0
         """Steps so far."""
         self._layers: dict[str, CurvedLayer] = {}
-        self._active: list[CurvedLayer] | None = None
+        self._active: Active | None = None
         self._buckets: list[Bucket] = []
         self._unmeasured: list[CurvedLayer] = []
         self._lacking = False
@@ -358,12 +358,14 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def _active_buckets(self) -> list[Bucket]:
         """The layers that have a gradient, in buckets that last until others have one."""
-        active = []
+        active: Active = []
         for each in self._layers.values():
-            for p in each.parameters:
-                if p.grad is not None:
-                    active.append(each)
-                    break
+            resting: tuple[int, ...] = ()
+            for place, p in enumerate(each.parameters):
+                if p.grad is None:
+                    resting += (place,)
+            if len(resting) < len(each.parameters):
+                active.append((each, resting))
         if active != self._active:
             self._active, self._buckets = active, buckets(active)
         return self._buckets
@@ -377,12 +379,16 @@ class NaturalGradient(torch.optim.Optimizer):
                 each.pending = Measurement()
             self._unmeasured = [each for each in self._layers.values() if not each.block.measured]
         self._scale.forget()
+        missing = any(self._waits_for_a_measurement(each) for each in self._unmeasured) if self._unmeasured else False
         self._capture.reset()
-        missing = any(each.has_gradient() for each in self._unmeasured) if self._unmeasured else False
         if self._measures_at < self.t:
             self._measures_at = self._recipe.schedule.next_measurement(self.t)
         self._capture.measuring = missing or self._lost or self.t == self._measures_at
         self._lost = False
+
+    def _waits_for_a_measurement(self, each: CurvedLayer) -> bool:
+        """Whether a layer is trained that has none: it saw a backward pass, or could see none before it was watched."""
+        return each.has_gradient() and (each.since == self.t or self._capture.has_accumulated(each.name))
 
     # ---------------------------------------------------------------- the model as it is now
 
@@ -455,7 +461,10 @@ class NaturalGradient(torch.optim.Optimizer):
     def _fall_back_unseen(self) -> None:
         """Layers that have a gradient and can't be measured: a borrowed weight, a head beside the model's output."""
         for each in [each for each in self._unmeasured if each.since <= self.t and each.has_gradient()]:
-            if not each.pending.samples and (reason := self._capture.why_unseen(each.name)):
+            if each.pending.samples or not (reason := self._capture.why_unseen(each.name)):
+                continue
+            came = self._capture.has_accumulated(each.name)  # if not, zeros are what zero_grad has left
+            if came or any(p.grad.any() for p in each.parameters if p.grad is not None):
                 self._fall_back(each, reason)
 
     def _fall_back(self, each: CurvedLayer, reason: str) -> None:

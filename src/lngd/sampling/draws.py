@@ -80,24 +80,33 @@ class Draws:
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
         self._step: Tensor | None = None
-        """The generator's state where the step's first forward began."""
+        """The generator's state where the step began to draw."""
         self._running = -1
         """The number of the last forward that began."""
         self._ends: dict[int, Tensor] = {}
-        """The generator's state where the forwards before it had ended."""
+        """The generator's state where forwards had ended."""
         self._counts: int | None = None
         """The last forward that was not for nothing."""
+
+    def open(self) -> None:
+        """Something may be drawn, be it in a part of the model that is called alone."""
+        if self._step is None:
+            self._step = self.generator.get_state()
 
     def begin(self, forward_id: int) -> None:
         """A forward begins."""
         if self._step is None:
-            self._step = self.generator.get_state()
+            self.open()
         else:
-            self._ends[self._running] = self.generator.get_state()
-            if len(self._ends) > WAITING:
+            self._ends.setdefault(self._running, self.generator.get_state())
+            if len(self._ends) >= WAITING:
                 del self._ends[min(self._ends)]
             self.generator.set_state(self._go_on())
         self._running = forward_id
+
+    def finish(self) -> None:
+        """The running forward has drawn what it needs: what parts draw later that are called alone is not its own."""
+        self._ends[self._running] = self.generator.get_state()
 
     def count(self, forward_id: int) -> None:
         """What this forward has drawn is used."""

@@ -48,6 +48,12 @@ class LayerwiseSource(Source):
         super().__init__(deliver, Draws(generator))
         self.noise, self.generator = noise, generator
 
+    def begins(self, forward_id: int) -> None:
+        """What a checkpoint has run again belongs to the micro-batch before, and waits for no other layer."""
+        self.open = [(call, edge) for call, edge in self.open if call.rerun]
+        self._close()
+        super().begins(forward_id)
+
     def arriving(self, x: Tensor) -> None:
         """Closes the pre-activations that x was made from: g = Jᵩᵀ ε."""
         if not self.open or x.grad_fn is None:
@@ -59,6 +65,8 @@ class LayerwiseSource(Source):
                 self.open.append((call, edge))
             else:
                 self.give(call, g)
+        if any(call.rerun for call, _ in opened):
+            self.drawn()
 
     def finished(self, output: Any) -> None:
         """What is still open receives g = ε: its own output is what the next layer would get."""
@@ -79,6 +87,8 @@ class LayerwiseSource(Source):
             if call.rerun:
                 self.notes[call.name] = AT_ITS_OUTPUT
             self.give(call, self._noise_at(call))
+            if call.rerun:
+                self.drawn()
 
     def _at_its_output(self, call: Call, _edge: GradientEdge) -> Tensor:
         self.notes[call.name] = AT_ITS_OUTPUT

@@ -90,6 +90,8 @@ class Source(ABC):
 
     def opened(self, call: Call, edge: GradientEdge) -> None:
         """A layer's output is there."""
+        if self.draws is not None:
+            self.draws.open()
         self._called.setdefault(call.key, []).append(weakref.ref(call))
         self.open.append((call, edge))
 
@@ -101,6 +103,11 @@ class Source(ABC):
         if output is None:
             for key in sorted(self._arrived, key=lambda key: key[1]):
                 self._hand_on(key)
+
+    def drawn(self) -> None:
+        """What the running forward draws has been drawn."""
+        if self.draws is not None:
+            self.draws.finish()
 
     def part_finished(self) -> None:
         """A new micro-batch begins where the model's own forward does not say so."""

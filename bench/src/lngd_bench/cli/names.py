@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast
 
+from lngd_bench.competitors import peers
 from lngd_bench.competitors.optimizers import OPTIMIZERS
-from lngd_bench.competitors.peers import check_installed
 from lngd_bench.errors import BenchError
 from lngd_bench.report.summary import Target
 from lngd_bench.tasks import TASKS, at_scale
@@ -45,8 +45,8 @@ def names_listed(kind: str, listed: str, table: Mapping[str, Thing]) -> list[str
 def optimizers_named(listed: str) -> list[str]:
     """Raises BenchError, before any work, where a third party's is not installed."""
     names = names_listed("optimizer", listed, OPTIMIZERS)
-    for module in filter(None, (OPTIMIZERS[name].module for name in names)):
-        check_installed(module)
+    if any(OPTIMIZERS[name].third_party for name in names):
+        peers.library()
     return names
 
 

@@ -1,28 +1,30 @@
 """Options that several commands share, with the words that `--help` prints."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
-from lngd_bench.cli.names import lookup
-from lngd_bench.competitors.optimizers import OPTIMIZERS
+from lngd_bench.cli.names import lookup, optimizers_named, tasks_named
+from lngd_bench.competitors.optimizers import DEFAULT_OPTIMIZERS, OPTIMIZERS
 from lngd_bench.errors import BenchError
-from lngd_bench.tasks import SCALES, TASKS
+from lngd_bench.tasks import SCALES
+from lngd_bench.tasks.datasets.places import check_data_dir
 from lngd_bench.tasks.execution import Precision
-from lngd_bench.tasks.schedule import SCHEDULES, Schedule
-from lngd_bench.tasks.task import Scale
+from lngd_bench.tasks.schedule import SCHEDULES
+from lngd_bench.tasks.task import Scale, Task
 
 
 def _existing(data_dir: Path | None) -> Path | None:
-    if data_dir and not data_dir.is_dir():
-        raise BenchError(f"--data-dir {data_dir}: there is no such directory")
+    check_data_dir(data_dir)
     return data_dir
 
 
-TaskNames = Annotated[list[str] | None, typer.Argument(metavar="TASK…", help=f"Any of {', '.join(TASKS)}.")]
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help=f"One of {', '.join(TASKS)}.")]
 Optimizers = Annotated[str, typer.Option(metavar="NAME,…", help=f"Of {', '.join(OPTIMIZERS)}.")]
 Target = Annotated[
     str,
@@ -31,39 +33,87 @@ Target = Annotated[
         help="What the metric must reach; auto: what all competitors but outliers reach on average.",
     ),
 ]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where records and report go (a new directory in runs/).")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on in a directory where a race ended or was broken off.")]
-TaskScale = Annotated[Scale, typer.Option("--scale", help=f"Of {', '.join(SCALES)}: the paper's, this machine's, a test's.")]
-ScheduleName = Annotated[
-    str | None, typer.Option("--schedule", metavar="NAME", help=f"Instead of the task's own: {', '.join(SCHEDULES)}.")
-]
-Interval = Annotated[
-    int | None, typer.Option(min=1, help="Steps between measurements, and refreshes, of the curvature: T_FIM = T_INV.")
-]
-Amp = Annotated[Precision | None, typer.Option("--amp", help="Autocast to it; float16 with torch's GradScaler.")]
-Ema = Annotated[
-    float | None, typer.Option("--ema", min=0, max=1, help="Evaluate an average of the weights with this decay a step.")
-]
-Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile each model.")]
-ChannelsLast = Annotated[bool | None, typer.Option("--channels-last/--no-channels-last", help="That memory format for images.")]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of each run.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Steps of each run, instead of epochs; the schedule ends there.")]
-EpochSteps = Annotated[int | None, typer.Option(min=1, help="Steps that count as an epoch, the unit of records and figures.")]
-TrainSamples = Annotated[int | None, typer.Option(min=1, help="Only the first so many training samples.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples a batch.")]
 DataDir = Annotated[Path | None, typer.Option(metavar="DIR", callback=_existing, help="Where data sets are looked for first.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
-Device = Annotated[str, typer.Option(help="A torch device.")]
 
 
-def schedule_named(name: str | None) -> Schedule | None:
-    """None keeps the task's own."""
-    return None if name is None else lookup("schedule", name, SCHEDULES)
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What `lngd race` and `lngd tune` have in common; of a task's settings None keeps its own."""
+
+    optimizers: Optimizers = DEFAULT_OPTIMIZERS
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where records and report go (a new directory in runs/).")] = (
+        None
+    )
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in a directory where a race ended or was broken off.")] = False
+    epochs: Epochs = None
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each run, not epochs; the schedule ends there.")] = None
+    epoch_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps that count as an epoch, the unit of records and figures.")
+    ] = None
+    train_samples: Annotated[int | None, typer.Option(min=1, help="Only the first so many training samples.")] = None
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a batch.")] = None
+    data_dir: DataDir = None
+    threads: Threads = None
+    device: Annotated[str, typer.Option(help="A torch device.")] = "cpu"
+    scale: Annotated[Scale, typer.Option(help=f"Of {', '.join(SCALES)}: the paper's, this machine's, a test's.")] = "here"
+    schedule: Annotated[str | None, typer.Option(metavar="NAME", help=f"Instead of the task's own: {', '.join(SCHEDULES)}.")] = (
+        None
+    )
+    interval: Annotated[
+        int | None, typer.Option(min=1, help="Steps between measurements, and refreshes, of the curvature: T_FIM = T_INV.")
+    ] = None
+    amp: Annotated[Precision | None, typer.Option(help="Autocast to it; float16 with torch's GradScaler.")] = None
+    ema: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Evaluate an average of the weights with this decay a step.")
+    ] = None
+    compiled: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile each model.")] = None
+    channels_last: Annotated[bool | None, typer.Option(help="That memory format for images.")] = None
+
+    def ready(self, tasks: Sequence[str]) -> tuple[list[Task], list[str], torch.device]:
+        """Tasks whose data are here, optimizers that are installed, and a device that is there.
+
+        Raises:
+            BenchError: one of them isn't: before anything has been loaded.
+        """
+        chosen, names = tasks_named(tasks, self.scale), optimizers_named(self.optimizers)
+        for task in chosen:
+            task.look_for_data(self.data_dir)
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        try:
+            return chosen, names, torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError) as error:
+            raise BenchError(f"--device {self.device}: {str(error).splitlines()[0]}") from error
+
+    def apply(self, task: Task) -> Task:
+        """The task with what was given in the place of its own."""
+        names = ("epochs", "steps", "epoch_steps", "batch_size", "interval")
+        given: dict[str, Any] = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.epochs:
+            given["budgets"] = {}
+        if self.schedule:
+            given |= {"schedule": lookup("schedule", self.schedule, SCHEDULES), "schedules": {}}
+        if self.train_samples:
+            given["samples"] = min(self.train_samples, task.samples)
+        ways: dict[str, Any] = {name: getattr(self, name) for name in ("ema", "compiled", "channels_last")}
+        ways["precision"] = self.amp
+        execution = replace(task.execution, **{name: value for name, value in ways.items() if value is not None})
+        return replace(task, execution=execution, **given)
 
 
-def execution(
-    amp: Precision | None, ema: float | None, *, compiled: bool | None, channels_last: bool | None
-) -> Mapping[str, Any]:
-    """What was given, to replace the task's own."""
-    fields = {"precision": amp, "ema": ema, "compiled": compiled, "channels_last": channels_last}
-    return {name: value for name, value in fields.items() if value is not None}
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose last argument, `options`, is filled by the options of `RunOptions`."""
+    *own, _ = inspect.signature(command).parameters.values()
+    shared = inspect.signature(RunOptions).parameters
+
+    @wraps(command)
+    def run(*args: Any, **given: Any) -> None:
+        options = RunOptions(**{name: given.pop(name) for name in shared})
+        command(*args, **given, options=options)
+
+    parameters = [*own, *shared.values()]
+    run.__dict__["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run

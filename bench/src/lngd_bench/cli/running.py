@@ -31,14 +31,6 @@ def command_line() -> str:
     return shlex.join(["lngd", *sys.argv[1:]])
 
 
-def device_named(name: str) -> torch.device:
-    """The device, tried: a wrong name must not fail after the data has been loaded."""
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise BenchError(f"--device {name}: {str(error).splitlines()[0]}") from error
-
-
 def make_directory(out: Path) -> None:
     """Before any work: what can't be written must not be computed first."""
     try:

@@ -13,7 +13,7 @@ from lngd_bench.cli.running import console, make_directory
 from lngd_bench.errors import BenchError
 from lngd_bench.report.report import load_summaries, place_beside, write_figures, write_page, write_study, write_tables
 from lngd_bench.report.summary import Target, TaskSummary
-from lngd_bench.report.tables import caption, cells, plain_table, shortfalls
+from lngd_bench.report.tables import caption, cells, shortfalls, written
 from lngd_bench.studies.paper.command import is_number, paper_figure, paper_table
 
 What = Annotated[
@@ -79,11 +79,7 @@ def _print_tables(summaries: Sequence[TaskSummary]) -> None:
     for summary in summaries:
         console.print(f"\n{summary.task}{summary.difference and f' ({summary.difference})'}", style="bold", markup=False)
         console.print(caption(summary), markup=False)
-        rows = [cells(row, summary.metric) for row in summary.rows]
-        grid = plain_table(list(rows[0]), [row.values() for row in rows])
-        for column in grid.columns:
-            column.no_wrap = False  # on a narrow terminal a spread stands below its mean
-        console.print(grid)
+        console.print(written([cells(row, summary.metric) for row in summary.rows], "simple"), markup=False, soft_wrap=True)
         for remark in shortfalls(summary):
             console.print(f"! {remark}", markup=False)
 

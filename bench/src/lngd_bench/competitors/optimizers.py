@@ -41,7 +41,7 @@ class Competitor:
     Attributes:
         customary: the learning rate in the middle of the tuning grid.
         cost: seconds of a step over an SGD step's, roughly; only the estimate of a race's length uses it.
-        module: of a third party, which must be installed; none for what torch and this library have.
+        third_party: neither torch nor this library has it; pytorch-optimizer must be installed.
         damping: the default one; None for an optimizer without.
     """
 
@@ -49,7 +49,7 @@ class Competitor:
     build: Callable[[nn.Module, Setting], Optimizer]
     customary: float
     cost: float
-    module: str | None = None
+    third_party: bool = False
     damping: float | None = None
 
 
@@ -64,10 +64,6 @@ def _adamw(model: nn.Module, setting: Setting) -> Optimizer:
 def _plain(build: Callable[[nn.Module, float, float], Optimizer]) -> Callable[[nn.Module, Setting], Optimizer]:
     """Of one that takes a rate and a weight decay."""
     return lambda model, setting: build(model, setting.lr, setting.weight_decay)
-
-
-def _singd(model: nn.Module, setting: Setting) -> Optimizer:
-    return peers.SINGDWithAdamW(model, setting.lr, setting.weight_decay, mean_over=setting.mean_over)
 
 
 def _of_setting(setting: Setting) -> dict[str, Any]:
@@ -98,10 +94,8 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "adamw": Competitor("AdamW", _adamw, 0.002, 1.1),
     "muon": Competitor("Muon", _plain(MuonWithAdamW), 0.01, 1.5),
     "muon-fp32": Competitor("Muon, float32", _plain(partial(MuonWithAdamW, muon=Float32Muon)), 0.01, 1.3),
-    "soap": Competitor("SOAP", _plain(peers.soap), 0.003, 2.5, "pytorch_optimizer"),
-    "shampoo": Competitor("Shampoo", _plain(peers.Shampoo), 0.004, 2.5, "pytorch_optimizer"),
-    "heavyball": Competitor("PSGD Kron", _plain(peers.HeavyBall), 0.001, 4.0, "heavyball"),
-    "singd": Competitor("SINGD", _singd, 0.02, 2.0, "singd"),
+    "soap": Competitor("SOAP", _plain(peers.soap), 0.003, 2.5, third_party=True),
+    "shampoo": Competitor("Shampoo", _plain(peers.Shampoo), 0.004, 2.5, third_party=True),
     "kfac": _family("K-FAC", lngd.KFAC, 0.1, 2.0),
     "ekfac": _family("EKFAC", lngd.EKFAC, 0.1, 2.5),
     "tkfac": _family("TKFAC", lngd.TKFAC, 0.1, 2.0),

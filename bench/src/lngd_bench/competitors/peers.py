@@ -4,8 +4,7 @@ What a run saves may hold only tensors, numbers, strings and plain containers. O
 apart into theirs and put together again in an optimizer that has just been built.
 """
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -14,27 +13,22 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lngd_bench.competitors.joined import Joined, adamw_for_the_rest, trainable_of
+from lngd_bench.competitors.joined import Joined, trainable_of
 from lngd_bench.errors import BenchError
-from lngd_bench.tasks.task import MeanOver
 
-PACKAGES: Mapping[str, str] = {"pytorch_optimizer": "pytorch-optimizer", "heavyball": "heavyball", "singd": "singd"}
-"""What to install, by the name that is imported."""
 REFRESH_EVERY = 10
 """Steps between two eigenbases or roots: SOAP's default; Shampoo's port would wait for 1,000 steps."""
-REST = 0.1
-"""AdamW's rate beside SINGD's."""
-STRUCTURED = ("Ks", "Cs", "m_Ks", "m_Cs", "H_Ks", "H_Cs")
-"""Where SINGD's state dict has its objects, by layer."""
 
 
-def check_installed(module: str) -> None:
-    """Raises BenchError, with the command that cures it, where the package is missing."""
-    if not find_spec(module):
-        package = PACKAGES[module]
-        raise BenchError(
-            f"this optimizer needs {package}: pip install {package}, or all peers by pip install 'lngd-bench[peers]'"
-        )
+def library() -> Any:
+    """pytorch-optimizer.
+
+    Raises:
+        BenchError: it is missing; with the command that cures it.
+    """
+    if not find_spec("pytorch_optimizer"):
+        raise BenchError("this optimizer needs pytorch-optimizer: pip install pytorch-optimizer")
+    return import_module("pytorch_optimizer")
 
 
 def soap(model: nn.Module, lr: float, weight_decay: float) -> Optimizer:
@@ -42,8 +36,7 @@ def soap(model: nn.Module, lr: float, weight_decay: float) -> Optimizer:
 
     As in the original, the first step only measures.
     """
-    library = _imported("pytorch_optimizer")
-    return library.SOAP(model.parameters(), lr=lr, weight_decay=weight_decay, precondition_frequency=REFRESH_EVERY)
+    return library().SOAP(model.parameters(), lr=lr, weight_decay=weight_decay, precondition_frequency=REFRESH_EVERY)
 
 
 class Shampoo(Joined):
@@ -57,8 +50,7 @@ class Shampoo(Joined):
     """
 
     def __init__(self, model: nn.Module, lr: float, weight_decay: float) -> None:
-        library = _imported("pytorch_optimizer")
-        self.shampoo: Any = library.ScalableShampoo(
+        self.shampoo: Any = library().ScalableShampoo(
             trainable_of(model),
             lr=lr,
             betas=(0.9, 0.99),
@@ -69,7 +61,7 @@ class Shampoo(Joined):
             preconditioning_compute_steps=REFRESH_EVERY,
             block_size=128,
             use_svd=True,
-            graft_type=library.optimizer.shampoo.LayerWiseGrafting.RMSPROP,
+            graft_type=library().optimizer.shampoo.LayerWiseGrafting.RMSPROP,
         )
         super().__init__(trainable_of(model), [self.shampoo])
 
@@ -90,67 +82,6 @@ class Shampoo(Joined):
         for parameter, state in loaded:
             _fill(self.shampoo.state[parameter], state)
         self.zero_grad()
-
-
-class HeavyBall(Joined):
-    """heavyball's PSGD with Kronecker factors, not compiled: on a CPU compiling takes longer than a run."""
-
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float) -> None:
-        library = _imported("heavyball")
-        library.utils.compile_mode = None
-        self.psgd: Any = library.PSGDKron(trainable_of(model), lr=lr, weight_decay=weight_decay)
-        super().__init__(trainable_of(model), [self.psgd])
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """It warns of every schedule that this is for multi-tensor steps only, which these are."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Learning rate changed between steps")
-            return super().step(closure)
-
-    def state_dict(self) -> dict[str, Any]:
-        """With the share of an update of its factors that is due, which it leaves out."""
-        return super().state_dict() | {"due": dict(self.psgd.inner_group)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Its own casts bounds that it keeps in float64 to the parameters' dtype: they are put back as they were."""
-        super().load_state_dict(state_dict)
-        self.psgd.inner_group.update(state_dict["due"])
-        states = state_dict["inner"][0]["state"]
-        self.psgd.state.update((p, states[index]) for index, p in enumerate(self.trainable) if index in states)
-
-
-class SINGDWithAdamW(Joined):
-    """Linear and convolutional layers by SINGD, which takes nothing else; the rest by AdamW at a tenth of the rate.
-
-    SINGD's rate is about SGD's. Dense structures, and preconditioner steps of bounded length, which its authors advise for
-    the first steps.
-    """
-
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float, *, mean_over: MeanOver) -> None:
-        self.dense: Any = _imported("singd.structures.dense").DenseMatrix
-        loss_average = "batch+sequence" if mean_over == "token" else "batch"
-        options = {"loss_average": loss_average, "normalize_lr_cov": True, "warn_unsupported": False}
-        own: Any = _imported("singd.optim.optimizer").SINGD(model, lr=lr, weight_decay=weight_decay, **options)
-        taken = [p for group in own.param_groups for p in group["params"]]
-        rest = adamw_for_the_rest(trainable_of(model), taken, REST * lr, weight_decay)
-        super().__init__(trainable_of(model), [own, *rest])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Matrices instead of SINGD's objects around them."""
-        own, *rest = super().state_dict()["inner"]
-        plain = {name: {layer: kept.to_dense() for layer, kept in own[name].items()} for name in STRUCTURED}
-        return {"inner": [own | plain, *rest]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        own, *rest = state_dict["inner"]
-        structured = {name: {layer: self.dense(matrix) for layer, matrix in own[name].items()} for name in STRUCTURED}
-        super().load_state_dict({"inner": [own | structured, *rest]})
-
-
-def _imported(name: str) -> Any:
-    """A third party's module; mypy knows nothing of what is in it."""
-    check_installed(name.split(".")[0])
-    return import_module(name)
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pandas import DataFrame
 from plotly.express import line
 from plotly.graph_objects import Figure
 
-from lngd_bench.report.colours import colour_of
 from lngd_bench.report.curves import FIELDS, curve, focus
+from lngd_bench.report.style import colour_of
 from lngd_bench.report.summary import TaskSummary
 from lngd_bench.report.tables import caption, cells, commands, shortfalls, written
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from lngd_bench.report.colours import colour_of
 from lngd_bench.report.curves import FIELDS, Field, curve, focus
+from lngd_bench.report.style import colour_of, tidy
 from lngd_bench.report.summary import REFERENCE, TaskSummary
 
 MARKERS = "osD^vPX*"
@@ -78,6 +78,4 @@ def _draw_lines(axes: Axes, summary: TaskSummary, field: Field, against: str, pl
         )
         low, high = points.mean - points.deviation, points.mean + points.deviation
         axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)

@@ -19,34 +19,13 @@ REFERENCE = "lngd"  # whose saving the table states
 AUTO_SLACK = 1.5  # a competitor with more than this times the median error is no measure of the target
 
 
-@dataclass(frozen=True)
-class Figures:
-    """Of one run; None is what it lacks.
+Figures = dict[Figure, float | None]
+"""Of one run; None is what it lacks.
 
-    Attributes:
-        epochs, seconds: of training until the metric first reaches the target.
-        epoch_seconds: by the step, times a full epoch's steps: the last epoch of a run may be cut short.
-        first_loss: mean training loss over the first fifth of the epochs.
-    """
-
-    epochs: float | None
-    seconds: float | None
-    epoch_seconds: float
-    best: float | None
-    train_loss: float | None
-    first_loss: float | None
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation; one value has no deviation."""
-
-    mean: float
-    deviation: float | None
-
-    def text(self, digits: int, scale: float = 1) -> str:
-        deviation = "" if self.deviation is None else f" ± {scale * self.deviation:.{digits}f}"
-        return f"{scale * self.mean:.{digits}f}{deviation}"
+- epochs, seconds: of training until the metric first reaches the target;
+- epoch_seconds: by the step, times a full epoch's steps: the last epoch of a run may be cut short;
+- best: metric; train_loss: of the last epoch; first_loss: mean training loss over the first fifth of the epochs.
+"""
 
 
 @dataclass(frozen=True)
@@ -66,16 +45,14 @@ class Row:
     def optimizer(self) -> str:
         return self.header.optimizer
 
-    def spread(self, figure: Figure) -> Spread | None:
-        """None when one seed lacks the figure: a mean over the seeds that went well would flatter."""
-        values = [value for run in self.figures if (value := getattr(run, figure)) is not None]
-        if len(values) < len(self.figures):
-            return None
-        return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None)
+    def values(self, figure: Figure) -> list[float]:
+        """Empty when one seed lacks the figure: a mean over the seeds that went well would flatter."""
+        found = [value for own in self.figures if (value := own[figure]) is not None]
+        return found if len(found) == len(self.figures) else []
 
     def mean(self, figure: Figure) -> float | None:
-        spread = self.spread(figure)
-        return None if spread is None else spread.mean
+        values = self.values(figure)
+        return statistics.mean(values) if values else None
 
 
 @dataclass(frozen=True)
@@ -123,8 +100,11 @@ def summary_of(records: Sequence[Record], target: Target = "auto") -> TaskSummar
         for runs in groups
         for header in [runs[0].header]
     ]
-    fastest = min((row.mean("seconds") or math.inf for row in rows if row.optimizer == REFERENCE), default=math.inf)
-    return TaskSummary(records[0].header.task, value, meaning, tuple(_with_saving(row, fastest) for row in rows))
+    ours = [seconds for row in rows if row.optimizer == REFERENCE and (seconds := row.mean("seconds"))]
+    if ours:  # of several rates the fastest counts
+        others = {row.label: row.mean("seconds") for row in rows if row.optimizer != REFERENCE}
+        rows = [replace(row, saved=1 - min(ours) / seconds) if (seconds := others.get(row.label)) else row for row in rows]
+    return TaskSummary(records[0].header.task, value, meaning, tuple(rows))
 
 
 def auto_target(groups: Sequence[Sequence[Record]]) -> float:
@@ -165,24 +145,17 @@ def _figures(record: Record, target: float) -> Figures:
     hits = (at for at, epoch in enumerate(epochs) if epoch.metric is not None and metric.reached(epoch.metric, target))
     hit = next(hits, None)
     first = [epoch.train_loss for epoch in epochs[: max(1, len(epochs) // 5)]]
-    return Figures(
-        epochs=None if hit is None else epochs[hit].epoch,
-        seconds=None if hit is None else elapsed[hit],
-        epoch_seconds=elapsed[-1] / max(1, epochs[-1].step) * record.header.config["steps_an_epoch"],
-        best=best_metric(record),
-        train_loss=epochs[-1].train_loss,
-        first_loss=None if None in first else statistics.mean(loss for loss in first if loss is not None),
-    )
+    return {
+        "epochs": None if hit is None else epochs[hit].epoch,
+        "seconds": None if hit is None else elapsed[hit],
+        "epoch_seconds": elapsed[-1] / max(1, epochs[-1].step) * record.header.config["steps_an_epoch"],
+        "best": best_metric(record),
+        "train_loss": epochs[-1].train_loss,
+        "first_loss": None if None in first else statistics.mean(loss for loss in first if loss is not None),
+    }
 
 
 def _label(header: Header, *, with_rate: bool) -> str:
     title = OPTIMIZERS[header.optimizer].title if header.optimizer in OPTIMIZERS else header.optimizer
     damping = "" if header.damping is None else f" λ{header.damping:g}"
     return f"{title} @{header.lr:g}{damping}" if with_rate else title
-
-
-def _with_saving(row: Row, fastest: float) -> Row:
-    """Of several rates of LNGD the fastest counts."""
-    seconds = row.mean("seconds")
-    known = seconds and fastest < math.inf and row.optimizer != REFERENCE
-    return replace(row, saved=1 - fastest / seconds) if known and seconds else row

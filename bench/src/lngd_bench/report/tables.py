@@ -1,18 +1,20 @@
 """A summary as text: one set of cells for the terminal, for Markdown and for the page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 
-from rich import box
-from rich.table import Table
 from tabulate import tabulate
 
 from lngd_bench.clock import Clock
 from lngd_bench.report.summary import Figure, Row, TaskSummary
-from lngd_bench.tasks.metric import METRICS, Metric
+from lngd_bench.tasks.metric import Metric
 from lngd_bench.training.records import Header
 
 MISSING = "–"
 MIXED = "the runs come from different machines, thread counts or clocks"
+
+CLOCKS = {"cpu": "CPU time of the process", "wall": "wall-clock time"}
+"""What seconds are of."""
 
 Cells = Mapping[str, str]  # a row of a table by heading, the first column words
 
@@ -33,31 +35,25 @@ def cells(row: Row, metric: Metric) -> Cells:
 
 
 def spread_text(row: Row, figure: Figure, digits: int, scale: float = 1) -> str:
-    spread = row.spread(figure)
-    return MISSING if spread is None else spread.text(digits, scale)
+    """Mean and standard deviation; one value has no deviation."""
+    values = row.values(figure)
+    if not values:
+        return MISSING
+    deviation = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.mean(values):.{digits}f}{deviation}"
 
 
 def _to_target(row: Row, figure: Figure, digits: int) -> str:
-    mean, reached = row.mean(figure), sum(run.epochs is not None for run in row.figures)
+    mean, reached = row.mean(figure), sum(own["epochs"] is not None for own in row.figures)
     if mean is not None:
         return f"{mean:.{digits}f}"
     return f"{MISSING} ({reached}/{len(row.runs)})" if reached else MISSING
 
 
 def written(rows: Sequence[Cells], form: str = "pipe", *, numbers: bool = True) -> str:
-    """As Markdown, or as HTML with everything escaped; `numbers`: all columns but the first are."""
+    """As Markdown, "simple" for a terminal, or "html" with everything escaped; `numbers`: all columns but the first are."""
     align = ["left", *["right" if numbers else "left"] * (len(rows[0]) - 1)]
     return tabulate(rows, headers="keys", tablefmt=form, disable_numparse=True, colalign=align)
-
-
-def plain_table(headings: Sequence[str], rows: Iterable[Iterable[str]], *, words: int = 1, gap: int = 1) -> Table:
-    """For a terminal. `words`: the first so many columns are text; a long name in the first takes two lines; `gap`: spaces."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < words else "right", no_wrap=index > 0)
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def markdown(summary: TaskSummary) -> str:
@@ -78,7 +74,7 @@ def caption(summary: TaskSummary) -> str:
         f"({summary.target_meaning}). {config['total_steps']} steps of batch {config['batch_size']}{unit}, "
         f"{config['samples']} training samples, {config['note']}; {seeds} seed{'s' * (seeds != 1)}. "
         f"{header.machine}, {header.device}, {header.threads} thread{'s' * (header.threads != 1)}, "
-        f"{clock_text(header.clock)}, torch {header.torch}{header.scoring and f', {metric.name} by {header.scoring}'}."
+        f"{CLOCKS[header.clock]}, torch {header.torch}{header.scoring and f', {metric.name} by {header.scoring}'}."
     )
 
 
@@ -109,15 +105,6 @@ def commands(summary: TaskSummary) -> Mapping[str, str]:
     for header in sorted(summary.headers, key=lambda header: header.date):
         found.setdefault(header.command or "lngd race", header.date[:10])
     return found
-
-
-def metric_text(value: float, metric: str) -> str:
-    return METRICS[metric].text(value)
-
-
-def clock_text(clock: Clock) -> str:
-    """What seconds are of."""
-    return {"cpu": "CPU time of the process", "wall": "wall-clock time"}[clock]
 
 
 def conditions_of(header: Header) -> tuple[str, str, int, Clock]:

@@ -7,7 +7,7 @@ from typing import Literal
 MetricName = Literal["accuracy", "loss", "bleu"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
     """One row.
 
@@ -51,34 +51,7 @@ class Metric:
 
 
 METRICS: Mapping[str, Metric] = {
-    "accuracy": Metric(
-        name="accuracy",
-        heading="best acc. %",
-        scale=100,
-        digits=2,
-        unit=" %",
-        error=lambda accuracy: 1 - accuracy,
-        error_name="error",
-        grain=0.005,
-        grain_text="0.5 points",
-    ),
-    "loss": Metric(
-        name="loss",
-        higher_is_better=False,
-        heading="best loss",
-        digits=3,
-        error=lambda loss: loss,
-        error_name="loss",
-        grain=0.05,
-        grain_text="0.05",
-    ),
-    "bleu": Metric(
-        name="BLEU",
-        heading="best BLEU",
-        digits=2,
-        error=lambda bleu: 1 / max(bleu, 1e-3),
-        error_name="1/BLEU",
-        grain=0.5,
-        grain_text="0.5",
-    ),
+    "accuracy": Metric("accuracy", "best acc. %", 2, lambda a: 1 - a, "error", 0.005, "0.5 points", scale=100, unit=" %"),
+    "loss": Metric("loss", "best loss", 3, lambda loss: loss, "loss", 0.05, "0.05", higher_is_better=False),
+    "bleu": Metric("BLEU", "best BLEU", 2, lambda bleu: 1 / max(bleu, 1e-3), "1/BLEU", 0.5, "0.5"),
 }

@@ -47,11 +47,6 @@ def polynomial(power: int) -> Schedule:
     return Schedule(f"(1 − t/T)^{power}", lambda step, total, _: (1 - step / total) ** power)
 
 
-def inverse_root(share: float = WARMUP_SHARE) -> Schedule:
-    """√(w T / t) from the share w of the steps on (Vaswani et al. 2017, eq. 3, for any base rate)."""
-    return Schedule("inverse root", lambda step, total, _: min(1.0, math.sqrt(share * total / max(step, 1))))
-
-
 def warmed(then: Schedule, share: float = WARMUP_SHARE, *, restarts: bool = True) -> Schedule:
     """A linear warm-up over a share of the steps; then another schedule.
 
@@ -75,7 +70,6 @@ SCHEDULES: Mapping[str, Schedule] = {
     "steps": steps(),
     "cosine": paper_cosine(),
     **{f"polynomial-{power}": polynomial(power) for power in (2, 3, 4, 5, 6)},
-    "inverse-root": warmed(inverse_root(), restarts=False),
 }
 """By the name that `--schedule` knows them by."""
 

@@ -3,17 +3,18 @@
 The rates come from the command above them; the family's, from K-FAC on, from the same options.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+
+from torch import nn
 
 from lngd_bench.tasks.datasets.mnist_family import FASHION, MNIST, load_fashion_split, load_whole_mnist14_split
 from lngd_bench.tasks.datasets.python_source import CONTEXT, PYTHON_SOURCE, VOCABULARY, load_python_source
 from lngd_bench.tasks.datasets.small_images import DIGITS, MNIST5K, load_digits_split, load_mnist14_split, load_mnist_split
-from lngd_bench.tasks.models.cnn import cnn
 from lngd_bench.tasks.models.gpt import GPT, ViT
-from lngd_bench.tasks.models.mlp import mlp
 from lngd_bench.tasks.models.mobilenet import MobileNet
+from lngd_bench.tasks.models.plain import cnn, mlp
 from lngd_bench.tasks.models.resnet import ResNet
 from lngd_bench.tasks.task import Scale, Task
 
@@ -74,47 +75,35 @@ fashion_mlp = Task(
     rates={"sgd": 0.14, "adamw": 0.004, "muon": 0.0025},
     note="10,000 evaluation images",
 )
-fashion_cnn = replace(
-    fashion_mlp,
-    name="fashion-cnn",
-    title="CNN without normalisation on Fashion-MNIST",
-    model=cnn,
-    step_seconds=0.035,
+_FASHION: Mapping[str, tuple[str, Callable[[], nn.Module], float, Mapping[str, float]]] = {
     # lngd tune fashion-cnn --optimizers sgd,adamw,muon --trials 4 --steps 1000 --threads 1
-    rates={"sgd": 0.05, "adamw": 0.016, "muon": 0.0071},
-)
-fashion_resnet = replace(
-    fashion_mlp,
-    name="fashion-resnet",
-    title="Small ResNet with BatchNorm on Fashion-MNIST",
-    model=ResNet,
-    step_seconds=0.04,
+    "fashion-cnn": ("CNN without normalisation on Fashion-MNIST", cnn, 0.035, {"sgd": 0.05, "adamw": 0.016, "muon": 0.0071}),
     # lngd tune fashion-resnet --optimizers sgd,adamw,muon --trials 4 --steps 1000 --threads 1
     # stopped after one extension of the grid: AdamW is flat from 0.008 to 0.032, within 0.4 points
     # the family with --steps 400 --epoch-steps 200
-    rates={"sgd": 0.2, "adamw": 0.032, "muon": 0.014}
-    | {"kfac": 0.05, "ekfac": 0.025, "tkfac": 0.05, "ngplus": 1.0, "thor": 0.05, "lngd-sample": 2.4},
-)
-fashion_mobilenet = replace(
-    fashion_mlp,
-    name="fashion-mobilenet",
-    title="MobileNet with 4 separable stages on Fashion-MNIST",
-    model=partial(MobileNet, ((32, 1), (64, 2), (64, 1), (128, 2)), 16, stem_stride=2, channels=1),
-    step_seconds=0.03,
+    "fashion-resnet": (
+        "Small ResNet with BatchNorm on Fashion-MNIST",
+        ResNet,
+        0.04,
+        {"sgd": 0.2, "adamw": 0.032, "muon": 0.014}
+        | {"kfac": 0.05, "ekfac": 0.025, "tkfac": 0.05, "ngplus": 1.0, "thor": 0.05, "lngd-sample": 2.4},
+    ),
     # lngd tune fashion-mobilenet --optimizers sgd,adamw,muon --trials 3 --threads 1 with
-    # --steps 120 --epoch-steps 40 --train-samples 12800
-    rates={"sgd": 0.17, "adamw": 0.032, "muon": 0.08},
-)
-fashion_vit = replace(
-    fashion_mlp,
-    name="fashion-vit",
-    title="Vision transformer, 16 patches, 3 blocks of width 64, on Fashion-MNIST",
-    model=partial(ViT, 7, 64, 3, 4, image=28, channels=1),
-    step_seconds=0.03,
-    # lngd tune fashion-vit --optimizers sgd,adamw,muon --trials 3 --threads 1 with
-    # --steps 120 --epoch-steps 40 --train-samples 12800
-    rates={"sgd": 0.2, "adamw": 0.004, "muon": 0.01},
-)
+    # --steps 120 --epoch-steps 40 --train-samples 12800; fashion-vit by the same
+    "fashion-mobilenet": (
+        "MobileNet with 4 separable stages on Fashion-MNIST",
+        partial(MobileNet, ((32, 1), (64, 2), (64, 1), (128, 2)), 16, stem_stride=2, channels=1),
+        0.03,
+        {"sgd": 0.17, "adamw": 0.032, "muon": 0.08},
+    ),
+    "fashion-vit": (
+        "Vision transformer, 16 patches, 3 blocks of width 64, on Fashion-MNIST",
+        partial(ViT, 7, 64, 3, 4, image=28, channels=1),
+        0.03,
+        {"sgd": 0.2, "adamw": 0.004, "muon": 0.01},
+    ),
+}
+"""Title, model, seconds of a step and rates."""
 stdlib_charlm = Task(
     name="stdlib-charlm",
     title="GPT with 3 layers on Python source, characters",
@@ -133,14 +122,11 @@ stdlib_charlm = Task(
     note="an epoch is 200 steps; loss in nats a character",
 )
 SMALL_TASKS = (
-    digits_mlp,
-    mnist_mlp,
-    mnist_cnn,
-    fashion_mlp,
-    fashion_cnn,
-    fashion_resnet,
-    fashion_mobilenet,
-    fashion_vit,
+    *(digits_mlp, mnist_mlp, mnist_cnn, fashion_mlp),
+    *(
+        replace(fashion_mlp, name=name, title=title, model=model, step_seconds=seconds, rates=rates)
+        for name, (title, model, seconds, rates) in _FASHION.items()
+    ),
     stdlib_charlm,
 )
 

@@ -106,42 +106,9 @@ class Task:
         if self.data_set:
             self.data_set.found(data_dir)
 
-    def for_tuning(self) -> "Task":
-        return replace(self, **self.tuning)
-
     def config(self) -> dict[str, Any]:
         """What a run must have in common with its continuation, and mostly with the others of its table."""
         names = ("title", "metric", "batch_size", "samples", "steps_an_epoch", "total_steps", "weight_decay")
         own = {name: getattr(self, name) for name in (*names, "target", "note", "scale", "batch_unit")}
         own |= {"schedule": str(self.schedule), "execution": str(self.execution)}
         return own | ({"interval": self.interval} if self.interval else {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Changes:
-    """What the command line changes in a task; None, or a field that `execution` does not name, keeps the task's own value."""
-
-    epochs: int | None = None
-    steps: int | None = None
-    epoch_steps: int | None = None
-    train_samples: int | None = None
-    batch_size: int | None = None
-    rates: Mapping[str, float] = field(default_factory=dict)
-    dampings: Mapping[str, float] = field(default_factory=dict)
-    schedule: Schedule | None = None
-    interval: int | None = None
-    execution: Mapping[str, Any] = field(default_factory=dict)
-
-    def apply(self, task: Task) -> Task:
-        names = ("epochs", "steps", "epoch_steps", "batch_size", "schedule", "interval")
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return replace(
-            task,
-            **given,
-            budgets={} if self.epochs else task.budgets,
-            schedules={} if self.schedule else task.schedules,
-            samples=min(self.train_samples or task.samples, task.samples),
-            rates={**task.rates, **self.rates},
-            dampings={**task.dampings, **self.dampings},
-            execution=replace(task.execution, **self.execution),
-        )

@@ -116,12 +116,9 @@ class Corpus(Data):
         return self._padded([self.train[row] for row in rows.tolist()])
 
     def _padded(self, pairs: Sequence[Encoded]) -> Batch:
-        source = self._rectangle([pair.source for pair in pairs])
-        target = self._rectangle([pair.target for pair in pairs])
+        sides = ([pair.source for pair in pairs], [pair.target for pair in pairs])
+        source, target = (pad_sequence(side, batch_first=True, padding_value=PAD).long().to(self.device) for side in sides)
         return Sentences(source, target[:, :-1]), target[:, 1:]
-
-    def _rectangle(self, rows: Sequence[Tensor]) -> Tensor:
-        return pad_sequence(list(rows), batch_first=True, padding_value=PAD).long().to(self.device)
 
 
 def _filled(order: Sequence[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -140,14 +137,13 @@ def _filled(order: Sequence[int], lengths: Sequence[int], size: int) -> Iterator
 def corpus(text: ParallelText, size: int) -> Corpus:
     """With a vocabulary of that size, learnt from the training part."""
     vocabulary = Vocabulary(text.train, size)
-    train, test = (_encoded(part, vocabulary) for part in (text.train, text.test))
-    return Corpus(vocabulary, train, test, [german for _, german in text.test])
-
-
-def _encoded(pairs: Sequence[Pair], vocabulary: Vocabulary) -> list[Encoded]:
     begin, end = torch.tensor([BEGIN], dtype=torch.int32), torch.tensor([END], dtype=torch.int32)
-    english, german = (vocabulary.encoded([pair[side] for pair in pairs]) for side in (0, 1))
-    return [Encoded(torch.cat([s, end]), torch.cat([begin, t, end])) for s, t in zip(english, german, strict=True)]
+
+    def encoded(pairs: Sequence[Pair]) -> list[Encoded]:
+        sides = (vocabulary.encoded([pair[side] for pair in pairs]) for side in (0, 1))
+        return [Encoded(torch.cat([s, end]), torch.cat([begin, t, end])) for s, t in zip(*sides, strict=True)]
+
+    return Corpus(vocabulary, encoded(text.train), encoded(text.test), [german for _, german in text.test])
 
 
 def smoothed_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -165,11 +161,15 @@ def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[f
 def evaluator(*, beams: int, chunk: int = 128) -> Callable[[nn.Module, Data], Score]:
     """Loss without smoothing and accuracy by token; BLEU of greedy (`beams=1`) or beam search, none with `beams=0`."""
 
+    def without_padding(outputs: Tensor, targets: Tensor) -> Tensor:
+        kept = targets != PAD
+        return totals(outputs[kept], targets[kept])
+
     @torch.no_grad()
     def evaluate(model: nn.Module, data: Data) -> Score:
         assert isinstance(data, Corpus)
         with evaluating(model):
-            loss, accuracy = means(model, data.chunks(chunk), _totals)
+            loss, accuracy = means(model, data.chunks(chunk), without_padding)
             bleu = corpus_bleu(translations(model, data, beams, chunk), data.references)[0] if beams else None
         return Score(loss, accuracy, bleu)
 
@@ -180,9 +180,3 @@ def translations(model: nn.Module, data: Corpus, beams: int, chunk: int) -> list
     """Of the evaluation sentences, in their order."""
     search = greedy if beams == 1 else partial(beam_search, beams=beams)
     return data.vocabulary.decoded([row for x, _ in data.chunks(chunk) for row in search(translator(model), x.source)])
-
-
-def _totals(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Of tokens that are no padding."""
-    kept = targets != PAD
-    return totals(outputs[kept], targets[kept])

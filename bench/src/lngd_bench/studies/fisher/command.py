@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,18 +14,18 @@ from lngd.linalg import Damping
 from lngd_bench.cli import options
 from lngd_bench.cli.running import command_line, console, make_directory
 from lngd_bench.errors import BenchError
-from lngd_bench.studies.fisher.compare import APPROXIMATIONS, THOR_SPLIT, Comparison, approximate, compare
-from lngd_bench.studies.fisher.drawing import FILE, STUDY, FisherBlocks, draw, kronecker_factors, weights_only
+from lngd_bench.studies.fisher.compare import APPROXIMATIONS, THOR_SPLIT, approximate, compare
+from lngd_bench.studies.fisher.drawing import FisherBlocks, draw, kronecker_factors, weights_only
 from lngd_bench.studies.fisher.exact import ExactCurvature
 from lngd_bench.studies.results import MISSING, leave, markdown, text
 from lngd_bench.tasks import at_scale
 from lngd_bench.tasks.data import Split, in_memory
-from lngd_bench.tasks.task import Changes, Scale, Task
+from lngd_bench.tasks.task import Scale, Task
 from lngd_bench.training.race import rate_of
-from lngd_bench.training.randomness import PrivateRandomness
 from lngd_bench.training.records import finite
-from lngd_bench.training.train import DivergenceError, Learner, RunSpec
+from lngd_bench.training.train import Run, RunSpec
 
+STUDY = "fisher"
 TASK = "mnist-fisher"
 OPTIMIZER = "lngd"
 DRAWN = "3"  # the layer of the paper's figures, the first with 20 inputs and 20 outputs
@@ -39,15 +39,6 @@ Cosine: between the damped F̂⁻¹∇ and (F + λI)⁻¹∇. {GRADIENT}: the co
 LNGD-lr: LNGD's block made of back-propagated g. THOR: K-FAC's factors in blocks of {THOR_SPLIT}."""
 
 Line = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The model at one point of training."""
-
-    name: str
-    step: int
-    curvature: ExactCurvature
 
 
 def fisher(
@@ -68,7 +59,8 @@ def fisher(
         raise BenchError(f"--damping {damping}: give a number greater than 0")
     if threads:
         torch.set_num_threads(threads)
-    task = Changes(epochs=epochs).apply(at_scale(TASK, scale))
+    task = at_scale(TASK, scale)
+    task = replace(task, epochs=epochs or task.epochs)
     split = in_memory(task.data(data_dir)).first(task.samples)
     few = split.first(samples or min(SAMPLES, task.samples))
     make_directory(out)
@@ -78,13 +70,20 @@ def fisher(
     start = {"event": "start", **origin, "task": task.name, **settings, "config": task.config(), "layers": layers}
     lines: list[dict[str, Any]] = [start]
     console.print(f"{caption(lines)}\n{LEGEND}", markup=False, soft_wrap=True)
-    for stop in _training(task, seed, split, few):
-        layers |= {name: f"{layer.inputs - 1}→{layer.outputs}" for name, layer in stop.curvature.layers.items()}
-        rows = _measured(stop, few, damping)
+    for moment, step, curvature in _training(task, seed, split, few):
+        layers |= {name: f"{layer.inputs - 1}→{layer.outputs}" for name, layer in curvature.layers.items()}
+        rows = []
+        try:
+            for row in compare(curvature, few.train_y, damping):
+                known = {name: finite(value) if isinstance(value, float) else value for name, value in row.items()}
+                rows.append({"event": "row", "moment": moment, "step": step, **known})
+        except ValueError as error:
+            raise BenchError(f"{moment}, step {step}: {error}") from error
         lines += rows
         console.print(f"\n{table(rows, layers)}", markup=False, soft_wrap=True)
-    lines += [_blocks(stop, damping, layers[DRAWN]).line(), {"event": "end"}]
-    written = leave(out, STUDY, {FILE: lines}, page(lines), draw(lines, FisherBlocks.from_line(lines[-2])))
+    title = f"Fisher block of the first {layers[DRAWN]} layer, weights only, after {step} steps of LNGD"
+    lines += [_blocks(curvature, damping, title).line(), {"event": "end"}]
+    written = leave(out, STUDY, {f"{STUDY}.jsonl": lines}, page(lines), draw(lines))
     console.print(f"\n{written}", markup=False, soft_wrap=True)
 
 
@@ -116,7 +115,7 @@ def page(lines: Sequence[Line]) -> str:
     start, rows = lines[0], [line for line in lines if line["event"] == "row"]
     moments = dict.fromkeys(row["moment"] for row in rows)
     tables = [table([row for row in rows if row["moment"] == moment], start["layers"]) for moment in moments]
-    names = [field.name for field in fields(Comparison) if field.name not in ("layer", "method")]
+    names = [name for name in rows[0] if name not in ("event", "moment", "step", "layer", "method")]
     headings = ["", "layer", "method", *(name.replace("_", " ") for name in names)]
     every = [
         [row["moment"], row["layer"], row["method"], *(MISSING if row[name] is None else f"{row[name]:.4g}" for name in names)]
@@ -136,43 +135,22 @@ def page(lines: Sequence[Line]) -> str:
     return "\n\n".join(parts)
 
 
-def _training(task: Task, seed: int, split: Split, few: Split) -> Iterator[Stop]:
-    """The start, after the first epoch, the middle, the end."""
+def _training(task: Task, seed: int, split: Split, few: Split) -> Iterator[tuple[str, int, ExactCurvature]]:
+    """Name, step and curvature at the start, after the first epoch, in the middle and at the end."""
     total = task.total_epochs
     names = {1: "first epoch", total // 2: "middle", 0: "start", total: "end"}
-    randomness = PrivateRandomness(seed)
-    with randomness.active():
-        learner = Learner(RunSpec(task, OPTIMIZER, rate_of(task, OPTIMIZER), seed), split)
+    run = Run(RunSpec(task, OPTIMIZER, rate_of(task, OPTIMIZER), seed), split)
     for epoch in range(total + 1):
-        if epoch:
-            _train_epoch(learner, randomness)
+        if epoch and (row := run.epoch()).diverged:
+            raise BenchError(f"the training diverged: {row.reason}; try another --seed")
         if epoch in names:
-            yield Stop(names[epoch], learner.steps_done, ExactCurvature(learner.model, few.train_x))
+            yield names[epoch], run.learner.steps_done, ExactCurvature(run.learner.model, few.train_x)
 
 
-def _train_epoch(learner: Learner, randomness: PrivateRandomness) -> None:
-    try:
-        with randomness.active():
-            learner.train_epoch()
-    except DivergenceError as error:
-        raise BenchError(f"the training diverged: {error}; try another --seed") from error
-
-
-def _measured(stop: Stop, few: Split, damping: float) -> list[dict[str, Any]]:
-    """A line for each layer and method."""
-    try:
-        rows = [asdict(row) for row in compare(stop.curvature, few.train_y, damping)]
-    except ValueError as error:
-        raise BenchError(f"{stop.name}, step {stop.step}: {error}") from error
-    place = {"event": "row", "moment": stop.name, "step": stop.step}
-    return [place | {name: finite(v) if isinstance(v, float) else v for name, v in row.items()} for row in rows]
-
-
-def _blocks(stop: Stop, damping: float, heading: str) -> FisherBlocks:
-    """Of the drawn layer, as they are at the end."""
-    outputs = stop.curvature.layers[DRAWN].outputs
-    exact = weights_only(stop.curvature.fisher(DRAWN), outputs)
-    approximations = {name: approximate(stop.curvature, DRAWN, name, Damping(damping)).dense() for name in IN_FIG_5}
+def _blocks(curvature: ExactCurvature, damping: float, title: str) -> FisherBlocks:
+    """Of the drawn layer."""
+    outputs = curvature.layers[DRAWN].outputs
+    exact = weights_only(curvature.fisher(DRAWN), outputs)
+    approximations = {name: approximate(curvature, DRAWN, name, Damping(damping)).dense() for name in IN_FIG_5}
     factors = {name: kronecker_factors(weights_only(dense, outputs), outputs) for name, dense in approximations.items()}
-    title = f"Fisher block of the first {heading} layer, weights only, after {stop.step} steps of LNGD"
     return FisherBlocks(title, exact, factors)

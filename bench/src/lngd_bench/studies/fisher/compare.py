@@ -6,8 +6,8 @@ a learning rate takes it up. So errors come in two kinds, of F̂ as it is and of
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,56 +35,35 @@ LNGD-lr is LNGD's block on back-propagated g, as in the paper's ablation: only w
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatrixErrors:
-    """How far F̂ is from F.
+def compare(curvature: ExactCurvature, y: Tensor, damping: float) -> Iterator[dict[str, Any]]:
+    """A line for every layer and approximation: `matrix_errors`, the layer, the method, and
 
-    Attributes:
-        error: ‖F̂ − F‖ / ‖F‖, Frobenius norms.
-        scale: c = ⟨F̂, F⟩ / ‖F̂‖², which minimises ‖cF̂ − F‖.
-        scaled_error: ‖cF̂ − F‖ / ‖F‖, between 0 and 1.
-        diagonal_error: `error` of the diagonals.
-        scaled_diagonal_error: `scaled_error` of the diagonals, with their own c.
-        trace_ratio: tr F̂ / tr F.
-    """
-
-    error: float
-    scale: float
-    scaled_error: float
-    diagonal_error: float
-    scaled_diagonal_error: float
-    trace_ratio: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison(MatrixErrors):
-    """One layer and one approximation.
-
-    Attributes:
-        cosine: between the damped F̂⁻¹∇ and (F + λI)⁻¹∇, λ the same share of F's mean eigenvalue as the block's own damping.
-        gradient_cosine: between ∇ itself and (F + λI)⁻¹∇, what no curvature at all would give.
-        outputwise_error: the least `error` of any block without entries between different outputs, such as LNGD's.
-    """
-
-    layer: str
-    method: str
-    cosine: float
-    gradient_cosine: float
-    outputwise_error: float
-
-
-def compare(curvature: ExactCurvature, y: Tensor, damping: float) -> Iterator[Comparison]:
-    """Every layer with every approximation.
+    - cosine: between the damped F̂⁻¹∇ and (F + λI)⁻¹∇, λ the same share of F's mean eigenvalue as the block's own damping;
+    - gradient_cosine: between ∇ itself and (F + λI)⁻¹∇, what no curvature at all would give;
+    - outputwise_error: the least `error` of any block without entries between different outputs, such as LNGD's.
 
     Args:
         y: labels; the gradient is that of the mean loss over the curvature's samples.
         damping: relative to the mean eigenvalue.
 
     Raises:
-        ValueError: y doesn't fit, or a layer's exact block is zero.
+        ValueError: a layer's exact block is zero.
     """
     for name in curvature.layers:
-        yield from _compare_layer(curvature, name, curvature.gradient(name, y), Damping(damping))
+        exact, gradient = curvature.fisher(name), curvature.gradient(name, y)
+        if not exact.any():
+            raise ValueError(f"the exact Fisher block of layer {name!r} is zero: no output of the model depends on it")
+        target = exact_direction(exact, gradient, Damping(damping))
+        for method in APPROXIMATIONS:
+            block = approximate(curvature, name, method, Damping(damping))
+            yield {
+                **matrix_errors(block.dense(), exact),
+                "layer": name,
+                "method": method,
+                "cosine": cosine(block.precondition(gradient), target),
+                "gradient_cosine": cosine(gradient, target),
+                "outputwise_error": outputwise_error(exact, gradient.shape[-2]),
+            }
 
 
 def approximate(curvature: ExactCurvature, name: str, method: str, damping: Damping) -> CurvatureBlock:
@@ -97,18 +76,25 @@ def approximate(curvature: ExactCurvature, name: str, method: str, damping: Damp
     return block
 
 
-def matrix_errors(approximation: Dense, exact: Dense) -> MatrixErrors:
-    """Blocks of several groups count as one block-diagonal matrix."""
-    diagonals = approximation.diagonal(dim1=-2, dim2=-1), exact.diagonal(dim1=-2, dim2=-1)
+def matrix_errors(approximation: Dense, exact: Dense) -> dict[str, float]:
+    """How far F̂ is from F, Frobenius norms; blocks of several groups count as one block-diagonal matrix.
+
+    - error: ‖F̂ − F‖ / ‖F‖;
+    - scale: c = ⟨F̂, F⟩ / ‖F̂‖², which minimises ‖cF̂ − F‖;
+    - scaled_error: ‖cF̂ − F‖ / ‖F‖, between 0 and 1;
+    - diagonal_error, scaled_diagonal_error: the same of the diagonals, with their own c;
+    - trace_ratio: tr F̂ / tr F.
+    """
+    diagonal, exact_diagonal = approximation.diagonal(dim1=-2, dim2=-1), exact.diagonal(dim1=-2, dim2=-1)
     scale = best_scale(approximation, exact)
-    return MatrixErrors(
-        error=_relative_error(approximation, exact),
-        scale=scale,
-        scaled_error=_relative_error(scale * approximation, exact),
-        diagonal_error=_relative_error(*diagonals),
-        scaled_diagonal_error=_relative_error(best_scale(*diagonals) * diagonals[0], diagonals[1]),
-        trace_ratio=(diagonals[0].sum() / diagonals[1].sum()).item(),
-    )
+    return {
+        "error": _relative_error(approximation, exact),
+        "scale": scale,
+        "scaled_error": _relative_error(scale * approximation, exact),
+        "diagonal_error": _relative_error(diagonal, exact_diagonal),
+        "scaled_diagonal_error": _relative_error(best_scale(diagonal, exact_diagonal) * diagonal, exact_diagonal),
+        "trace_ratio": (diagonal.sum() / exact_diagonal.sum()).item(),
+    }
 
 
 def best_scale(approximation: Tensor, exact: Tensor) -> float:
@@ -132,23 +118,6 @@ def exact_direction(exact: Dense, gradient: GradientMatrix, damping: Damping) ->
 def cosine(one: Tensor, other: Tensor) -> float:
     """⟨x, y⟩ / ‖x‖‖y‖ over all entries; NaN if one of them is zero."""
     return (inner(one, other) / (one.norm() * other.norm())).item()
-
-
-def _compare_layer(curvature: ExactCurvature, name: str, gradient: GradientMatrix, damping: Damping) -> Iterator[Comparison]:
-    exact = curvature.fisher(name)
-    if not exact.any():
-        raise ValueError(f"the exact Fisher block of layer {name!r} is zero: no output of the model depends on it")
-    target = exact_direction(exact, gradient, damping)
-    for method in APPROXIMATIONS:
-        block = approximate(curvature, name, method, damping)
-        yield Comparison(
-            layer=name,
-            method=method,
-            cosine=cosine(block.precondition(gradient), target),
-            gradient_cosine=cosine(gradient, target),
-            outputwise_error=outputwise_error(exact, gradient.shape[-2]),
-            **vars(matrix_errors(block.dense(), exact)),
-        )
 
 
 def _relative_error(approximation: Tensor, exact: Tensor) -> float:

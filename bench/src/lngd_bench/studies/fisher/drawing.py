@@ -12,8 +12,7 @@ are ordered as the paper's a ⊗ g: the o outputs of the first input, then those
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,19 +20,14 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from lngd.types import Dense
-from lngd_bench import archive
-from lngd_bench.errors import BenchError
+from lngd_bench.report.style import tidy
 from lngd_bench.studies.fisher.compare import APPROXIMATIONS, matrix_errors
-from lngd_bench.studies.results import records_at
 
-STUDY = "fisher"
-FILE = f"{STUDY}.jsonl"
 COLOURS_OF_VALUES = colormaps["magma"].resampled(64)  # all 256 would make the files a third larger
 BRIGHTEST = 0.999  # the quantile of the exact entries that is drawn brightest
 # Okabe and Ito's colours, told apart by every kind of colour vision; LNGD has the strongest.
@@ -71,6 +65,19 @@ class FisherBlocks:
     def dense(self) -> dict[str, Tensor]:
         return {name: torch.kron(inputs, outputs) for name, (inputs, outputs) in self.factors.items()}
 
+    @property
+    def brightest(self) -> slice:
+        """The two neighbouring inputs with the largest share of the trace."""
+        by_input = self.exact.diagonal().reshape(-1, self.outputs).sum(-1)
+        start = self.outputs * int((by_input[:-1] + by_input[1:]).argmax())
+        return slice(start, start + 2 * self.outputs)
+
+    def at_best_scale(self, name: str) -> tuple[Tensor, float, float]:
+        """c F̂, c, and the error at c."""
+        block = self.dense[name]
+        errors = matrix_errors(block, self.exact)
+        return errors["scale"] * block, errors["scale"], errors["scaled_error"]
+
     def line(self) -> dict[str, Any]:
         """For JSON."""
         largest = self.exact.abs().max().item()
@@ -85,13 +92,18 @@ class FisherBlocks:
             "factors": {name: [_packed(factor.numpy(), "<f4") for factor in pair] for name, pair in self.factors.items()},
         }
 
-    @classmethod
-    def from_line(cls, line: Mapping[str, Any]) -> Self:
-        sides = line["inputs"], line["outputs"]
-        lower = torch.zeros(sides[0] * sides[1], sides[0] * sides[1], dtype=torch.double)
-        lower[*np.tril_indices(len(lower))] = _unpacked(line["exact"], "<f2") * line["largest"]
-        factors = {name: (_square(one, sides[0]), _square(two, sides[1])) for name, (one, two) in line["factors"].items()}
-        return cls(line["title"], lower + lower.tril(-1).T, factors)
+
+def blocks_of(lines: Sequence[Mapping[str, Any]]) -> FisherBlocks:
+    """Those that a record holds; raises IndexError where it has none."""
+    line = [line for line in lines if line["event"] == "blocks"][0]  # noqa: RUF015  an IndexError says what is wrong
+    sides = line["inputs"], line["outputs"]
+    lower = torch.zeros(sides[0] * sides[1], sides[0] * sides[1], dtype=torch.double)
+    lower[*np.tril_indices(len(lower))] = _unpacked(line["exact"], "<f2") * line["largest"]
+    factors = {
+        name: (_unpacked(one, "<f4").reshape(sides[0], -1), _unpacked(two, "<f4").reshape(sides[1], -1))
+        for name, (one, two) in line["factors"].items()
+    }
+    return FisherBlocks(line["title"], lower + lower.tril(-1).T, factors)
 
 
 def kronecker_factors(block: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
@@ -109,32 +121,16 @@ def weights_only(block: Dense, outputs: int) -> Tensor:
     return whole[:, :-1, :, :-1].permute(1, 0, 3, 2).flatten(2, 3).flatten(0, 1)
 
 
-def read_blocks(source: Path) -> FisherBlocks:
-    """What `lngd fisher` has left: in a directory or an archive.
-
-    Raises:
-        BenchError: nothing, or no readable blocks.
-    """
-    lines = archive.read(records_at(source, STUDY)).get(FILE, [])
-    found = [line for line in lines if line.get("event") == "blocks"]
-    if not found:
-        raise BenchError(f"{source} has no {FILE} with blocks; lngd fisher makes one")
-    try:
-        return FisherBlocks.from_line(found[0])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BenchError(f"{source}: its Fisher blocks are not readable ({error}); lngd fisher makes new ones") from error
-
-
-def figure_1(blocks: FisherBlocks) -> Figure:
+def figure_1(lines: Sequence[Mapping[str, Any]]) -> Figure:
     """The exact block, LNGD's and their distance; below, the two neighbouring inputs of the largest trace."""
-    panels = {"exact F": blocks.exact, **_beside(blocks, "LNGD")}
+    blocks = blocks_of(lines)
+    panels, part = {"exact F": blocks.exact, **_beside(blocks, "LNGD")}, blocks.brightest
     figure = Figure(figsize=(12.5, 8.6), layout="constrained")
     axes = figure.subplots(2, 3)
-    start, size = _brightest(blocks), 2 * blocks.outputs
-    _images(figure, axes[0], panels, (0, len(blocks.exact)))
-    _images(figure, axes[1], {name: _window(panel, blocks) for name, panel in panels.items()}, (start, start + size))
+    _images(figure, axes[0], panels, slice(0, len(blocks.exact)))
+    _images(figure, axes[1], {name: panel[part, part] for name, panel in panels.items()}, part)
     for top in axes[0]:
-        top.add_patch(Rectangle((start, start), size, size, fill=False, edgecolor="red", linewidth=1.6))
+        top.add_patch(Rectangle((part.start,) * 2, *(2 * blocks.outputs,) * 2, fill=False, edgecolor="red", linewidth=1.6))
     for bottom in axes[1]:
         bottom.set_title("")
         bottom.spines[:].set_color("red")
@@ -143,24 +139,25 @@ def figure_1(blocks: FisherBlocks) -> Figure:
     return figure
 
 
-def figure_5(blocks: FisherBlocks) -> Figure:
+def figure_5(lines: Sequence[Mapping[str, Any]]) -> Figure:
     """A row for each approximation, with the exact block and the distance between the two."""
+    blocks = blocks_of(lines)
     figure = Figure(figsize=(12.5, 4.1 * len(blocks.factors) + 0.5), layout="constrained")
     for axes, name in zip(figure.subplots(len(blocks.factors), 3, squeeze=False), blocks.factors, strict=True):
-        _images(figure, axes, {"exact F": blocks.exact, **_beside(blocks, name)}, (0, len(blocks.exact)))
+        _images(figure, axes, {"exact F": blocks.exact, **_beside(blocks, name)}, slice(0, len(blocks.exact)))
     figure.suptitle(blocks.title, fontsize=13)
     return figure
 
 
-def draw(lines: Sequence[Mapping[str, Any]], blocks: FisherBlocks) -> Figure:
+def draw(lines: Sequence[Mapping[str, Any]]) -> Figure:
     """The metrics of `METRICS` over the steps of training, a column for each layer; above, the brightest part of the blocks."""
-    start, rows = lines[0], [line for line in lines if line["event"] == "row"]
+    start, rows, blocks = lines[0], [line for line in lines if line["event"] == "row"], blocks_of(lines)
     layers: Mapping[str, str] = start["layers"]
     figure = Figure(figsize=(1.65 * len(layers) + 0.6, 7.3), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1, 2.6), squeeze=False)[:, 0]
-    panels = {"exact F": blocks.exact} | {name: _at_best_scale(blocks, name)[0] for name in blocks.factors}
-    windows, tops = {name: _window(panel, blocks) for name, panel in panels.items()}, above.subplots(1, len(panels))
-    _images(above, tops, windows, (0, 2 * blocks.outputs))
+    panels = {"exact F": blocks.exact} | {name: blocks.at_best_scale(name)[0] for name in blocks.factors}
+    part, tops = blocks.brightest, above.subplots(1, len(panels))
+    _images(above, tops, {name: panel[part, part] for name, panel in panels.items()}, slice(0, 2 * blocks.outputs))
     for top in tops:
         top.set(xticks=[], yticks=[])
     above.suptitle(f"{blocks.title}:\nthe two neighbouring inputs with the largest trace, at the best scale", fontsize=10)
@@ -179,48 +176,26 @@ def draw(lines: Sequence[Mapping[str, Any]], blocks: FisherBlocks) -> Figure:
     return figure
 
 
-def _at_best_scale(blocks: FisherBlocks, name: str) -> tuple[Tensor, float, float]:
-    """c F̂, c, and the error at c."""
-    block = blocks.dense[name]
-    errors = matrix_errors(block, blocks.exact)
-    return errors.scale * block, errors.scale, errors.scaled_error
-
-
 def _beside(blocks: FisherBlocks, name: str) -> dict[str, Tensor]:
     """A block at its best scale and its distance from the exact one, by title."""
-    scaled, scale, error = _at_best_scale(blocks, name)
+    scaled, scale, error = blocks.at_best_scale(name)
     title = f"|exact − {scale:#.3g} × {name}|, relative error {error:.2f}"
     return {f"{scale:#.3g} × {name}": scaled, title: blocks.exact - scaled}
 
 
-def _images(figure: Any, axes: Sequence[Axes], panels: Mapping[str, Tensor], extent: tuple[int, int]) -> None:
+def _images(figure: Any, axes: Sequence[Axes], panels: Mapping[str, Tensor], part: slice) -> None:
     """A row of panels on one scale, which ends above all but the largest thousandth of the first panel's entries."""
     values = [panel.abs().numpy() for panel in panels.values()]
     norm = PowerNorm(0.5, vmin=0, vmax=np.quantile(values[0], BRIGHTEST))
-    images = [_image(panel, value, norm, extent) for panel, value in zip(axes, values, strict=True)]
-    for panel, title in zip(axes, panels, strict=True):
+    corners = (part.start, part.stop, part.stop, part.start)
+    images = []
+    for panel, title, value in zip(axes, panels, values, strict=True):
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_locator(MaxNLocator(4, integer=True))
+        images.append(panel.imshow(value, cmap=COLOURS_OF_VALUES, norm=norm, extent=corners, interpolation_stage="data"))
         panel.set_title(title, fontsize=10)
     bar = figure.colorbar(images[0], ax=list(axes), extend="max", shrink=0.9, pad=0.01)
     bar.set_label("absolute value,\nsquare-root scale")
-
-
-def _image(axes: Axes, value: np.ndarray, norm: PowerNorm, extent: tuple[int, int]) -> AxesImage:
-    first, last = extent
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(4, integer=True))
-    corners = (first, last, last, first)
-    return axes.imshow(value, cmap=COLOURS_OF_VALUES, norm=norm, extent=corners, interpolation_stage="data")
-
-
-def _brightest(blocks: FisherBlocks) -> int:
-    """Where the two neighbouring inputs with the largest share of the trace begin."""
-    by_input = blocks.exact.diagonal().reshape(-1, blocks.outputs).sum(-1)
-    return blocks.outputs * int((by_input[:-1] + by_input[1:]).argmax())
-
-
-def _window(panel: Tensor, blocks: FisherBlocks) -> Tensor:
-    start = _brightest(blocks)
-    return panel[start : start + 2 * blocks.outputs, start : start + 2 * blocks.outputs]
 
 
 def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) -> None:
@@ -233,9 +208,7 @@ def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str) -> None:
             field, label, dashes = BASELINES[metric]
             axes.plot(steps, [row[field] for row in own], label=label, color="black", linestyle=dashes, linewidth=1.2)
     axes.set_ylim(0, 1.03)
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
 
 
 def _packed(values: np.ndarray, kind: str) -> str:
@@ -244,7 +217,3 @@ def _packed(values: np.ndarray, kind: str) -> str:
 
 def _unpacked(text: str, kind: str) -> Tensor:
     return torch.from_numpy(np.frombuffer(base64.b64decode(text, validate=True), kind).astype(np.float64))
-
-
-def _square(text: str, side: int) -> Tensor:
-    return _unpacked(text, "<f4").reshape(side, side)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from lngd.layers import Layer, adapter_of
-from lngd.types import Activations, Dense, GradientMatrix, Gradients, written_out
+from lngd.types import Activations, Dense, GradientMatrix, Gradients
 
 Pairs = tuple[Activations, Gradients]
 Outputs = Float[Tensor, "n ... c"]
@@ -29,38 +29,26 @@ class ExactCurvature:
         x: `[n, …]`, the inputs that blocks are means over.
 
     Raises:
-        ValueError: no samples; outputs that are not finite or have no class dimension; no supported layer.
+        ValueError: outputs that are not finite.
     """
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
-        if x.dim() < 2 or not len(x):
-            raise ValueError(f"x has shape {tuple(x.shape)}: a batch dimension with at least one sample and one more are needed")
         self.model = copy.deepcopy(model).double().eval().requires_grad_(False)
         self.x = x.double() if x.is_floating_point() else x
         self.layers = dict(_layers(self.model))
-        if not self.layers:
-            raise ValueError(f"{type(model).__name__} has no linear or convolution layer")
         self.outputs = self.model(self.x)
-        if self.outputs.dim() < 2 or not self.outputs.isfinite().all():
-            raise ValueError(f"the outputs, of shape {tuple(self.outputs.shape)}, must be finite and [n, …, classes]")
+        if not self.outputs.isfinite().all():
+            raise ValueError("the outputs must be finite")
 
     def fisher(self, name: str) -> Dense:
         """F = E_x E_{y~p}[vec(∇log p) vec(∇log p)ᵀ], the expectation over labels done class by class."""
         rows = torch.einsum("kntc,...ntcw->...knw", self._scores(), self.jacobian(name)).flatten(-3, -2)
         return rows.mT @ rows / rows.shape[-2]
 
-    def layerwise_fisher(self, name: str) -> Dense:
-        """E[Σₛ E(g gᵀ) ⊗ a aᵀ] with g = Jᵩᵀε (LNGD eq. 3 before off-diagonal entries are left out). Sequential models only."""
-        layer, (x, rows) = self._layer(name), self._pulled_back(name)
-        a, g = written_out(layer.activations(x)), layer.gradients(rows.flatten(0, 1)).unflatten(-3, rows.shape[:2])
-        output_side = torch.einsum("...knso,...knsp->...nsop", g, g)
-        products = torch.einsum("...nsi,...nsj,...nsop->...oipj", a, a, output_side)
-        return products.flatten(-4, -3).flatten(-2) / len(x)
-
     def gradient(self, name: str, y: Tensor) -> GradientMatrix:
         """∇ of the mean over samples of −log p."""
         row = torch.einsum("ntc,...ntcw->...w", self._residual(y), self.jacobian(name)) / len(self.x)
-        return row.unflatten(-1, (self._layer(name).outputs, -1))
+        return row.unflatten(-1, (self.layers[name].outputs, -1))
 
     def label_pairs(self, name: str) -> Pairs:
         """(a, g) by back-propagation such that a block's `measure` is its exact expectation over labels.
@@ -71,7 +59,7 @@ class ExactCurvature:
         x, s, outputs = self._call(name)
         scores = self._scores().reshape(-1, *outputs.shape)
         g = torch.stack([torch.autograd.grad(outputs, s, score, retain_graph=True)[0] for score in scores])
-        return _stacked(self._layer(name), x, g)
+        return _stacked(self.layers[name], x, g)
 
     def layerwise_pairs(self, name: str) -> Pairs:
         """(a, g) such that a block's `measure` is its exact expectation over the ε of g = Jᵩᵀε. Sequential models only.
@@ -79,11 +67,11 @@ class ExactCurvature:
         Each row of Jᵩ in turn, times √k for the k rows.
         """
         x, g = self._pulled_back(name)
-        return _stacked(self._layer(name), x, g * len(g) ** 0.5)
+        return _stacked(self.layers[name], x, g * len(g) ** 0.5)
 
     def jacobian(self, name: str) -> Float[Tensor, "*group n s c oi"]:
         """∂z/∂W of each sample."""
-        layer, prefix = self._layer(name), f"{name}." if name else ""
+        layer, prefix = self.layers[name], f"{name}." if name else ""
         trained = {f"{prefix}{own}": p.detach() for own, p in layer.module.named_parameters(recurse=False)}
 
         def outputs(weights: dict[str, Tensor], sample: Tensor) -> Tensor:
@@ -93,18 +81,9 @@ class ExactCurvature:
         rows = vmap(layer.matrix)([found[key].flatten(0, 2) for key in trained]).flatten(-2)  # [n·s·c, *group, oi]
         return rows.movedim(0, -2).unflatten(-2, _by_position(self.outputs).shape)
 
-    def _layer(self, name: str) -> Layer:
-        if name not in self.layers:
-            raise ValueError(f"no layer {name!r}: the model has {', '.join(map(repr, self.layers))}")
-        return self.layers[name]
-
     def _residual(self, y: Tensor) -> Float[Tensor, "n s c"]:
         """r = −∇_z log p(y|z) = p − e_y at given labels."""
         z = self.outputs
-        if y.shape != z.shape[:-1] or y.is_floating_point():
-            raise ValueError(f"y is {y.dtype} of shape {tuple(y.shape)}: class numbers of shape {tuple(z.shape[:-1])} are needed")
-        if y.min() < 0 or y.max() >= z.shape[-1]:
-            raise ValueError(f"y reaches from {y.min()} to {y.max()}: the model has the classes 0 to {z.shape[-1] - 1}")
         return _by_position(z.softmax(-1) - nn.functional.one_hot(y, z.shape[-1]))
 
     def _scores(self) -> Float[Tensor, "k n s c"]:
@@ -126,11 +105,10 @@ class ExactCurvature:
             calls.append((args[0] if args else kwargs["input"], s))
             return s.clone()  # an activation that works in place must not change what is kept
 
-        with self._layer(name).module.register_forward_hook(keep, with_kwargs=True):
+        with self.layers[name].module.register_forward_hook(keep, with_kwargs=True):
             outputs = self.model(self.x)
-        if len(calls) != 1:
-            raise ValueError(f"layer {name!r} is called {len(calls)} times in a forward: its pairs need one call")
-        return *calls[0], outputs
+        (call,) = calls
+        return *call, outputs
 
     def _pulled_back(self, name: str) -> tuple[Tensor, Float[Tensor, "k n ..."]]:
         """The layer's input and the rows of Jᵩ, the Jacobian of the next layer's input in this layer's pre-activation."""
@@ -144,9 +122,7 @@ class ExactCurvature:
 
     def _between(self, name: str) -> nn.Sequential:
         """What stands between a layer and the next; nothing after the last one, whose next input is its own output."""
-        chain = dict(_chain(self.model))
-        if not set(self.layers) <= set(chain):
-            raise TypeError(f"{type(self.model).__name__} is no nn.Sequential of layers: layer-wise Jacobians need one")
+        chain = dict(self.model.named_children())
         names = list(chain)
         rest = names[names.index(name) + 1 :]
         following = [place for place, other in enumerate(rest) if other in self.layers]
@@ -156,19 +132,8 @@ class ExactCurvature:
 def _layers(model: nn.Module) -> Iterator[tuple[str, Layer]]:
     for name, module in model.named_modules():
         adapter = adapter_of(module)
-        if isinstance(module, nn.MultiheadAttention):
-            raise TypeError(f"'{name}' is an nn.MultiheadAttention, whose projections have no exact block here: use nn.Linear")
         if adapter is not None:
             yield name, adapter(module, with_bias=getattr(module, "bias", None) is not None)
-
-
-def _chain(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The modules of nested Sequentials in their order."""
-    if not isinstance(module, nn.Sequential):
-        yield name, module
-        return
-    for own, child in module.named_children():
-        yield from _chain(child, f"{name}.{own}" if name else own)
 
 
 def _by_position(z: Outputs) -> Float[Tensor, "n s c"]:

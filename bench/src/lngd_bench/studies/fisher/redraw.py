@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -11,53 +10,38 @@ from lngd_bench import archive
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.fisher import drawing as fisher
 from lngd_bench.studies.gaussian import drawing as gaussian
+from lngd_bench.studies.results import records_at
 
 DOTS_PER_INCH = 110
-
-
-@dataclass(frozen=True)
-class Redrawn:
-    """A figure.
-
-    Attributes:
-        study: the command that records it, after `lngd`.
-        figure: from a directory or an archive.
-    """
-
-    number: str
-    study: str
-    figure: Callable[[Path], Figure]
-
-    def draw(self, records: Path, out: Path) -> Path:
-        """`out` is a PNG's name, or a directory or a file beside which it goes as figure-N.png."""
-        beside = out if out.is_dir() else out.parent
-        path = out if out.suffix == ".png" else beside / f"figure-{self.number}.png"
-        picture = io.BytesIO()
-        self.figure(records).savefig(picture, format="png", dpi=DOTS_PER_INCH, facecolor="white")
-        archive.put(path, picture.getvalue())
-        return path
-
-
-REDRAWN: Mapping[str, Redrawn] = {
-    one.number: one
-    for one in (
-        Redrawn("1", fisher.STUDY, lambda records: fisher.figure_1(fisher.read_blocks(records))),
-        Redrawn("5", fisher.STUDY, lambda records: fisher.figure_5(fisher.read_blocks(records))),
-        Redrawn("6", gaussian.STUDY, lambda records: gaussian.draw(gaussian.read(records))),
-    )
+REDRAWN: Mapping[str, tuple[str, Callable[[archive.Lines], Figure]]] = {
+    "1": ("fisher", fisher.figure_1),
+    "5": ("fisher", fisher.figure_5),
+    "6": ("gaussian", gaussian.draw),
 }
-"""By the figure's number."""
+"""By the figure's number: the study that records it, after `lngd`, and the figure of its lines."""
 
 
-def place_of(number: str) -> Path:
-    """The first archive with its record, under the working directory.
+def redraw(number: str, source: Path | None, out: Path | None = None) -> Path:
+    """A PNG from a directory or an archive, else from the first archive under the working directory.
+
+    `out` is its name; without one it goes beside the records as figure-N.png.
 
     Raises:
-        BenchError: there is none.
+        BenchError: there are no records, or they lack what the figure shows.
     """
-    study = REDRAWN[number].study
+    study, draw = REDRAWN[number]
     places = [Path(place, f"{study}{archive.ENDING}") for place in ("results", f"runs/{study}")]
-    for place in places:
-        if place.is_file():
-            return place
-    raise BenchError(f"no {' or '.join(map(str, places))}: name the records, or make some with lngd {study}")
+    place = source or next((place for place in places if place.is_file()), None)
+    if place is None:
+        raise BenchError(f"no {' or '.join(map(str, places))}: name the records, or make some with lngd {study}")
+    lines = archive.read(records_at(place, study)).get(f"{study}.jsonl")
+    if not lines:
+        raise BenchError(f"{place} has no {study}.jsonl; lngd {study} makes one")
+    picture = io.BytesIO()
+    try:
+        draw(lines).savefig(picture, format="png", dpi=DOTS_PER_INCH, facecolor="white")
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise BenchError(f"{place} lacks what the figure shows ({error}); lngd {study} makes a new one") from error
+    path = out or (place if place.is_dir() else place.parent) / f"figure-{number}.png"
+    archive.put(path, picture.getvalue())
+    return path

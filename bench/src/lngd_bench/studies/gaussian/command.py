@@ -1,6 +1,7 @@
 """`lngd gaussian`: the paper's Fig. 6 on a task of the benchmark."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,17 +12,16 @@ from lngd_bench.cli import options
 from lngd_bench.cli.names import names_listed, tasks_named
 from lngd_bench.cli.running import command_line, console, make_directory
 from lngd_bench.errors import BenchError
-from lngd_bench.studies.gaussian.drawing import FILE, STUDY, draw, record
-from lngd_bench.studies.gaussian.outputs import Stage, layers_of, observe
+from lngd_bench.studies.gaussian.drawing import draw
+from lngd_bench.studies.gaussian.outputs import layers_of, lines_of, observe
 from lngd_bench.studies.results import MISSING, leave, text
-from lngd_bench.tasks.data import Split, in_memory
-from lngd_bench.tasks.scoring import EVALUATION_CHUNK, Score
-from lngd_bench.tasks.task import Changes
+from lngd_bench.tasks.data import in_memory
+from lngd_bench.tasks.scoring import EVALUATION_CHUNK
 from lngd_bench.training.machine import header
 from lngd_bench.training.race import rate_of
-from lngd_bench.training.randomness import PrivateRandomness
-from lngd_bench.training.train import DivergenceError, Learner, RunSpec
+from lngd_bench.training.train import Run, RunSpec
 
+STUDY = "gaussian"
 SAMPLE = ("layer", "stage", "sample", "skew", "ex.kurt.", "KS", "KS > 0", "zeros %", "p")
 COORDINATES = ("layer", "stage", "coordinates", "constant", "KS", "< 0.05 %", "KS > 0", "< 0.05 %")
 
@@ -41,18 +41,30 @@ def gaussian(
     """Draw the paper's Fig. 6: are the outputs of layers Gaussian over the samples?"""
     if threads:
         torch.set_num_threads(threads)
-    chosen = Changes(steps=steps).apply(tasks_named([task])[0])
+    chosen = replace(tasks_named([task])[0], steps=steps)
     spec = RunSpec(chosen, "lngd", rate_of(chosen, "lngd"), seed)
     split = in_memory(spec.task.data(data_dir)).first(spec.task.samples)
-    names = _layers_named(layers, spec)
+    modules = layers_of(spec.task.model())
+    every = list(modules)
+    thirds = [every[len(every) // 3], every[2 * len(every) // 3]]
+    names = names_listed("layer", ",".join(thirds) if layers is None else layers, modules)
     make_directory(out)
-    learner, score = _trained(spec, split)
+    run = Run(spec, split)
+    while not run.over:
+        if (row := run.epoch()).diverged:
+            raise BenchError(f"the training diverged: {row.reason}; try another --seed")
     inputs = [x for x, _ in split.chunks(EVALUATION_CHUNK)]
-    stages = [stage for name in names for stage in _observed(learner, inputs, name)]
-    lines = record(header(spec, torch.device("cpu"), command_line()), score.accuracy, stages)
+    start = asdict(header(spec, torch.device("cpu"), command_line()))
+    lines = [{"event": "start", **start, "accuracy": run.learner.score().accuracy}]
+    for name in names:
+        try:
+            for stage, values in observe(run.learner.model, inputs, name).items():
+                lines += lines_of(name, stage, values)
+        except ValueError as error:
+            raise BenchError(f"layer {name}: {error}") from error
     tables = shown(lines)
     console.print(tables, markup=False, soft_wrap=True)
-    console.print(leave(out, STUDY, {FILE: lines}, page(lines), draw(lines)), soft_wrap=True, markup=False)
+    console.print(leave(out, STUDY, {f"{STUDY}.jsonl": lines}, page(lines), draw(lines)), soft_wrap=True, markup=False)
 
 
 def page(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -100,29 +112,3 @@ def _all(line: Mapping[str, Any]) -> Iterable[str]:
 
 def _text(value: float | None, shape: str) -> str:
     return MISSING if value is None else format(value, shape)
-
-
-def _layers_named(listed: str | None, spec: RunSpec) -> list[str]:
-    modules = layers_of(spec.task.model())
-    if listed is None:
-        every = list(modules)
-        return list(dict.fromkeys([every[len(every) // 3], every[2 * len(every) // 3]]))
-    return names_listed("layer", listed, modules)
-
-
-def _trained(spec: RunSpec, split: Split) -> tuple[Learner, Score]:
-    with PrivateRandomness(spec.seed).active():
-        learner = Learner(spec, split)
-        try:
-            while learner.steps_done < spec.task.total_steps:
-                learner.train_epoch()
-            return learner, learner.score()
-        except DivergenceError as error:
-            raise BenchError(f"the training diverged: {error}; try another --seed") from error
-
-
-def _observed(learner: Learner, inputs: list[torch.Tensor], layer: str) -> list[Stage]:
-    try:
-        return observe(learner.model, inputs, layer)
-    except ValueError as error:
-        raise BenchError(f"layer {layer}: {error}") from error

@@ -1,12 +1,7 @@
-"""The paper's Fig. 6 and the record that it is drawn from: bars instead of samples, a hundred points of each curve.
-
-A record has one line about the run, then three for each layer and stage: a coordinate, the norm, and all coordinates together.
-"""
+"""The paper's Fig. 6 from a record: a line about the run, then those of `outputs`."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,81 +9,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from lngd_bench import archive
-from lngd_bench.errors import BenchError
-from lngd_bench.studies.gaussian.normality import CLOSE, PerSample, aggregate
-from lngd_bench.studies.gaussian.outputs import STAGES, Sample, Stage
-from lngd_bench.studies.results import records_at
-from lngd_bench.training.records import Header, finite
+from lngd_bench.report.style import tidy
+from lngd_bench.studies.gaussian.normality import CLOSE
+from lngd_bench.studies.gaussian.outputs import STAGES
 
-STUDY = "gaussian"
-FILE = f"{STUDY}.jsonl"
-DISTANCES = {"normal": "distance", "rectified": "rectified_distance"}
 STAGE_COLOURS = dict(zip(STAGES, ("#0072B2", "#009E73"), strict=True))
 BARS, NORMAL, RECTIFIED = "#56B4E9", "#D55E00", "#000000"
-BINS, CURVE_POINTS, SHOWN_DEVIATIONS = 50, 200, 3
-MOST_POINTS, DIGITS = 100, 6  # of a curve of distances
+CURVE_POINTS, SHOWN_DEVIATIONS = 200, 3
 INCHES_A_LAYER, INCHES_HIGH = 4.8, 7.2
 
 Line = Mapping[str, Any]
 
 
-def record(header: Header, accuracy: float, stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """What is not known is null."""
-    lines: list[dict[str, Any]] = [{"event": "start", **asdict(header), "accuracy": accuracy}]
-    for stage in stages:
-        place = {"layer": stage.layer, "stage": stage.stage}
-        lines += [{"event": "sample", **place, **_bars(sample)} for sample in (stage.coordinate, stage.norm)]
-        lines.append({"event": "coordinates", **place, "count": stage.every["distance"].size, **_curves(stage.every)})
-    return lines
-
-
-def read(source: Path) -> list[dict[str, Any]]:
-    """What `lngd gaussian` has left: a directory or an archive.
-
-    Raises:
-        BenchError: nothing.
-    """
-    lines = archive.read(records_at(source, STUDY)).get(FILE)
-    if not lines:
-        raise BenchError(f"{source} has no {FILE}; lngd gaussian makes one")
-    return lines
-
-
 def draw(lines: Sequence[Line]) -> Figure:
-    """Layers side by side, their stages below each other, the distances of all coordinates at the bottom.
-
-    Raises:
-        BenchError: the record lacks what the figure shows.
-    """
-    try:
-        return _figure(lines[0], lines[1:])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BenchError(f"the record of lngd gaussian lacks what its figure shows ({error}); make a new one") from error
-
-
-def _bars(sample: Sample) -> dict[str, Any]:
-    """Bars leave out what is exactly 0, which has no density."""
-    values = sample.values.double().cpu().numpy()
-    counts, edges = np.histogram(values[values != 0], BINS)
-    numbers = {name: finite(float(value)) for name, value in vars(sample.fit).items()}
-    shape = {"low": float(edges[0]), "high": float(edges[-1]), "counts": counts.tolist()}
-    return {"quantity": sample.quantity, "n": len(values), **numbers, **shape}
-
-
-def _curves(every: Mapping[str, PerSample]) -> dict[str, Any]:
-    """The k-th of m points has the share k/m of the known distances at or below it; m is their number or 100."""
-    found = {}
-    for name, field in DISTANCES.items():
-        known = np.sort(every[field][np.isfinite(every[field])])
-        count = min(len(known), MOST_POINTS)
-        points = [known[-(-k * len(known) // count) - 1] for k in range(1, count + 1)]
-        aggregates = {key: finite(value) for key, value in aggregate(every[field]).items()}
-        found[name] = {**aggregates, "curve": [float(f"{point:.{DIGITS}g}") for point in points]}
-    return found
-
-
-def _figure(start: Line, rest: Sequence[Line]) -> Figure:
+    """Layers side by side, their stages below each other, the distances of all coordinates at the bottom."""
+    start, *rest = lines
     layers = list(dict.fromkeys(line["layer"] for line in rest))
     figure = Figure(figsize=(INCHES_A_LAYER * len(layers), INCHES_HIGH), layout="constrained")
     parts = figure.subfigures(1, len(layers), squeeze=False)[0]
@@ -125,7 +60,10 @@ def _histogram(axes: Axes, line: Line) -> None:
         curve = _density(above, line["rectified_mean"], line["rectified_deviation"])
         axes.plot(above, curve, color=RECTIFIED, linestyle="--", label="rectified normal, zeros and mean of the samples")
     axes.set_title(f"{line['stage']}, {line['quantity']}", fontsize=9)
-    axes.annotate(_remark(line), (0.97, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize=8)
+    distance = line["rectified_distance"]
+    remark = f"KS: {line['distance']:.3f}" + ("" if distance is None else f"\nKS of values > 0: {distance:.3f}")
+    remark += f"\n{100 * line['zeros']:.0f} % exactly 0" if line["zeros"] > 0 else ""
+    axes.annotate(remark, (0.97, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize=8)
     axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the remark
     axes.set_yticks([])
     _tidy(axes)
@@ -133,13 +71,6 @@ def _histogram(axes: Axes, line: Line) -> None:
 
 def _density(t: np.ndarray, mean: float, deviation: float) -> np.ndarray:
     return np.exp(-(((t - mean) / deviation) ** 2) / 2) / (deviation * math.sqrt(2 * math.pi))
-
-
-def _remark(line: Line) -> str:
-    distance = line["rectified_distance"]
-    rectified = "" if distance is None else f"\nKS of values > 0: {distance:.3f}"
-    zeros = f"\n{100 * line['zeros']:.0f} % exactly 0" if line["zeros"] > 0 else ""
-    return f"KS: {line['distance']:.3f}{rectified}{zeros}"
 
 
 def _distances(axes: Axes, lines: Sequence[Line]) -> None:
@@ -162,4 +93,4 @@ def _distances(axes: Axes, lines: Sequence[Line]) -> None:
 def _tidy(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes, grid=False)

@@ -6,7 +6,6 @@ judged at once. Moments divide by n. What a constant sample has no value for is 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 import numpy as np
@@ -24,38 +23,16 @@ Samples: TypeAlias = Float[ndarray, "n ..."]
 PerSample: TypeAlias = Float[ndarray, "..."]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Normality:
+def normality(sample: Float[Tensor, "n ..."]) -> dict[str, PerSample]:
     """What a table and a figure need to know of each sample.
 
-    Attributes:
-        mean, deviation: of all observations, the normal that fits best.
-        skewness: E[z³], 0 for a normal.
-        excess_kurtosis: E[z⁴] − 3, 0 for a normal.
-        distance: Kolmogorov–Smirnov, supₜ |F(t) − Φ((t−µ)/σ)|. A normal sample of n has about 0.63/√n.
-        p_value: of D'Agostino's and Pearson's omnibus test. Thousands of observations make it small for any small deviation.
-        zeros: the share of observations that are exactly 0.
-        rectified_mean, rectified_deviation: the normal of which `max(0, ·)` has the sample's share of zeros and its mean.
-        rectified_distance: Kolmogorov–Smirnov of the observations above 0 to that normal's part above 0.
-    """
-
-    mean: PerSample
-    deviation: PerSample
-    skewness: PerSample
-    excess_kurtosis: PerSample
-    distance: PerSample
-    p_value: PerSample
-    zeros: PerSample
-    rectified_mean: PerSample
-    rectified_deviation: PerSample
-    rectified_distance: PerSample
-
-
-NUMBERS = tuple(field.name for field in fields(Normality))
-
-
-def normality(sample: Float[Tensor, "n ..."]) -> Normality:
-    """All of it.
+    - mean, deviation: of all observations, the normal that fits best;
+    - skewness, excess_kurtosis: E[z³] and E[z⁴] − 3, 0 for a normal;
+    - distance: Kolmogorov–Smirnov, supₜ |F(t) − Φ((t−µ)/σ)|. A normal sample of n has about 0.63/√n;
+    - p_value: of D'Agostino's and Pearson's omnibus test. Thousands of observations make it small for any small deviation;
+    - zeros: the share of observations that are exactly 0;
+    - rectified_mean, rectified_deviation: the normal of which `max(0, ·)` has the sample's share of zeros and its mean;
+    - rectified_distance: Kolmogorov–Smirnov of the observations above 0 to that normal's part above 0.
 
     Raises:
         ValueError: fewer than 20 observations, or one that is not finite.
@@ -67,25 +44,34 @@ def normality(sample: Float[Tensor, "n ..."]) -> Normality:
     if not sample.isfinite().all():
         raise ValueError("the sample holds values that are not finite: has the training diverged?")
     x = np.sort(sample.detach().cpu().double().numpy(), axis=0)
-    found = {name: np.full(x.shape[1:], np.nan) for name in NUMBERS}
-    found["mean"], found["zeros"] = x.mean(0), (x == 0).mean(0)
     varies = x[0] < x[-1]
-    shaped = x[:, varies]
-    mean, deviation = shaped.mean(0), shaped.std(0)
-    shapes = {"skewness": stats.skew(shaped), "excess_kurtosis": stats.kurtosis(shaped), "deviation": deviation}
-    shapes |= {"distance": _gaps(shaped, mean, deviation).max(0), "p_value": stats.normaltest(shaped).pvalue}
     cut_off = (x[0] == 0) & ((x > 0).sum(0) >= FEWEST)
-    rectified = dict(zip([name for name in NUMBERS if name.startswith("rectified")], _rectified(x[:, cut_off]), strict=True))
-    for chosen, values in ((varies, shapes), (cut_off, rectified)):
-        for name, value in values.items():
-            found[name][chosen] = value
-    return Normality(**found)
+    shaped, rectified = x[:, varies], _rectified(x[:, cut_off])
+    mean, deviation = shaped.mean(0), shaped.std(0)
+
+    def where(chosen: ndarray, values: ndarray) -> PerSample:
+        found = np.full(x.shape[1:], np.nan)
+        found[chosen] = values
+        return found
+
+    return {
+        "mean": x.mean(0),
+        "deviation": where(varies, deviation),
+        "skewness": where(varies, stats.skew(shaped)),
+        "excess_kurtosis": where(varies, stats.kurtosis(shaped)),
+        "distance": where(varies, _gaps(shaped, mean, deviation).max(0)),
+        "p_value": where(varies, stats.normaltest(shaped).pvalue),
+        "zeros": (x == 0).mean(0),
+        "rectified_mean": where(cut_off, rectified[0]),
+        "rectified_deviation": where(cut_off, rectified[1]),
+        "rectified_distance": where(cut_off, rectified[2]),
+    }
 
 
 def normality_of_columns(samples: Float[Tensor, "n columns"]) -> dict[str, PerSample]:
-    """The fields of each column's `Normality`, a few columns at a time: float64 copies of all would fill the memory."""
-    parts = [vars(normality(part)) for part in samples.split(COLUMNS_AT_ONCE, 1)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in NUMBERS}
+    """`normality` of each column, a few at a time: float64 copies of all would fill the memory."""
+    parts = [normality(part) for part in samples.split(COLUMNS_AT_ONCE, 1)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def aggregate(distances: PerSample) -> Mapping[str, float]:

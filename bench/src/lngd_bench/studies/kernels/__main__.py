@@ -1,4 +1,4 @@
-"""Measures every idea against what it would replace, on one thread, and prints tables; what was found is told in a page.
+"""Measures an idea against what it would replace, on one thread, and prints tables; what was found is told in a page.
 
     python -m lngd_bench.studies.kernels --out results
     python -m lngd_bench.studies.kernels --topics polar passes
@@ -9,7 +9,7 @@ Topics that are named are measured again, the records of the others stay.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -18,23 +18,13 @@ import torch
 
 from lngd_bench import archive
 from lngd_bench.errors import BenchError
-from lngd_bench.studies.kernels import elementwise, inverses, polar, trace_rule
-from lngd_bench.studies.kernels.stopwatch import Record
+from lngd_bench.studies.kernels import passes, polar
+from lngd_bench.studies.kernels.passes import Record
 from lngd_bench.studies.results import MISSING, text
 from lngd_bench.training.machine import processor
 
 NAME = "kernels.jsonl"
-TOPICS: Mapping[str, Callable[[], Iterator[Record]]] = {
-    "applying": inverses.applications,
-    "packing": inverses.packings,
-    "precision": inverses.precisions,
-    "stacking": inverses.stacked,
-    "foreach": elementwise.foreach,
-    "moments": elementwise.moments,
-    "polar": polar.cases,
-    "trace": trace_rule.cases,
-    "passes": elementwise.passes,
-}
+TOPICS = {"moments": passes.moments, "polar": polar.cases, "passes": passes.passes}
 TIMED = ("idea", "size", "instead of", "ms before", "ms", "ratio", "quartiles", "verdict")
 
 
@@ -55,19 +45,17 @@ def tables(lines: Sequence[Record]) -> Iterator[str]:
     head, *rows = lines
     yield f"{head['machine']} ({head['capability']}), {head['threads']} thread, torch {head['torch']}, {head['date']}."
     yield "CPU time, medians of interleaved pairs; ratio is new / old with its quartiles: below 1 is faster."
-    shown = [row for row in rows if row["ratio"] is not None or _columns(row)]
-    for (topic, timed, names), group in groupby(sorted(shown, key=_kind), key=_kind):
-        cells = [[*_cells(row), *(_figure(row["figures"][name]) for name in names)] for row in group]
-        yield f"\n{topic}\n{text([*(TIMED if timed else TIMED[:2]), *names], cells, words=3 if timed else 2)}"
+    kinds = groupby(sorted(rows, key=_kind), key=_kind)
+    for (topic, timed, names), group in kinds:
+        if timed or names:
+            cells = [[*_cells(row), *(_figure(row["figures"][name]) for name in names)] for row in group]
+            yield f"\n{topic}\n{text([*(TIMED if timed else TIMED[:2]), *names], cells, words=3 if timed else 2)}"
 
 
 def _kind(row: Record) -> tuple[str, bool, tuple[str, ...]]:
-    return str(row["topic"]), row["ratio"] is not None, _columns(row)
-
-
-def _columns(row: Record) -> tuple[str, ...]:
-    """Figures that fit into a cell; a series stays in the records."""
-    return tuple(name for name, value in row["figures"].items() if not isinstance(value, list))
+    """Topic, whether times were taken, and the figures that fit into a cell."""
+    names = tuple(name for name, value in row["figures"].items() if not isinstance(value, list))
+    return str(row["topic"]), row["ratio"] is not None, names
 
 
 def _cells(row: Record) -> list[str]:

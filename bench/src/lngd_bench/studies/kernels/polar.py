@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lngd_bench.studies.kernels.factors import generator, name_of, orthogonal
-from lngd_bench.studies.kernels.stopwatch import Record, found, timed
+from lngd_bench.studies.kernels.passes import Record, generator, orthogonal, timed
 
 Quintic = tuple[float, float, float]
 """a, b, c of ax + bx³ + cx⁵."""
@@ -55,25 +54,10 @@ def schedule(iterations: int, low: float) -> tuple[tuple[Quintic, ...], float]:
 def usual(G: Tensor, quintics: tuple[Quintic, ...]) -> Tensor:
     """Muon's form: X ← aX + (bA + cA²)X with A = XXᵀ, from G/‖G‖."""
     X: Tensor = G / G.norm()
-    for quintic in quintics:
-        X = _iterated(X, X @ X.T, quintic)
+    for a, b, c in quintics:
+        A = X @ X.T
+        X = torch.addmm(X, torch.addmm(A, A, A, beta=b, alpha=c), X, beta=a)
     return X
-
-
-def tightly_scaled(G: Tensor, quintics: tuple[Quintic, ...]) -> Tensor:
-    """The same from G/√‖GGᵀ‖, which lies nearer to σ_max than ‖G‖ does; GGᵀ then serves the first iteration."""
-    N = G @ G.T
-    square = N.norm()
-    X = _iterated(G / square.sqrt(), N / square, quintics[0])
-    for quintic in quintics[1:]:
-        X = _iterated(X, X @ X.T, quintic)
-    return X
-
-
-def _iterated(X: Tensor, A: Tensor, quintic: Quintic) -> Tensor:
-    """p(X), A being XXᵀ."""
-    a, b, c = quintic
-    return torch.addmm(X, torch.addmm(A, A, A, beta=b, alpha=c), X, beta=a)
 
 
 def on_gram(G: Tensor, quintics: tuple[Quintic, ...]) -> Tensor:
@@ -100,17 +84,11 @@ def by_eigenvectors(G: Tensor) -> Tensor:
 
 def ideas() -> dict[str, Polar]:
     """By name; the first is what the others replace."""
-    best = {count: schedule(count, low)[0] for count, low in LOW.items()}
-    five, gram = partial(usual, quintics=(MUON,) * 5), partial(on_gram, quintics=(MUON,) * 5)
     rows: dict[str, Polar] = {
-        "Muon's 5": five,
-        "Muon's 5 in bfloat16": lambda G: five(G.bfloat16()).float(),
-        "Muon's 5 on the Gram matrix": gram,
-        "Muon's 5 on the Gram matrix in bfloat16": lambda G: gram(G.bfloat16()).float(),
+        "Muon's 5": partial(usual, quintics=(MUON,) * 5),
+        "Muon's 5 on the Gram matrix": partial(on_gram, quintics=(MUON,) * 5),
     }
-    rows |= {f"minimax {n}, tightly scaled": partial(tightly_scaled, quintics=q) for n, q in best.items()}
-    rows |= {f"minimax {n} on the Gram matrix": partial(on_gram, quintics=q) for n, q in best.items()}
-    return rows | {"eigenvectors of GGᵀ": by_eigenvectors}
+    return rows | {f"minimax {n} on the Gram matrix": partial(on_gram, quintics=schedule(n, low)[0]) for n, low in LOW.items()}
 
 
 def cases() -> Iterator[Record]:
@@ -118,7 +96,8 @@ def cases() -> Iterator[Record]:
     for count, low in LOW.items():
         quintics, worst = schedule(count, low)
         text = " ".join(f"({a:.4f}, {b:.4f}, {c:.4f})" for a, b, c in quintics)
-        yield found(f"coefficients: minimax {count}", f"σ in [{low:g}, 1]", {"max |1 − σ|": worst, "a, b, c": text})
+        figures = {"max |1 − σ|": worst, "a, b, c": text}
+        yield {"idea": f"coefficients: minimax {count}", "size": f"σ in [{low:g}, 1]", "ratio": None, "figures": figures}
     rows = ideas()
     first = next(iter(rows))
     for k, m in SIZES:
@@ -129,7 +108,7 @@ def cases() -> Iterator[Record]:
         for name, polar in rows.items():
             ends = {kind: _quality(polar(g), factor) for kind, (g, factor) in exact.items()}
             figures = {f"{key}, {kind}": value for kind, values in ends.items() for key, value in values.items()}
-            yield timed(name, name_of((k, m)), first, (partial(rows[first], G), partial(polar, G)), figures)
+            yield timed(name, f"{k}×{m}", first, (partial(rows[first], G), partial(polar, G)), figures)
 
 
 def _quality(X: Tensor, exact: Tensor) -> dict[str, float | None]:

@@ -8,15 +8,16 @@ freed memory that the allocator keeps would count.
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from lngd.optimizer import NaturalGradient
 from lngd_bench.clock import clock
@@ -54,25 +55,13 @@ PEAK_STEPS = 12
 
 def state_bytes(trainee: Trainee) -> int:
     """Of every tensor that the optimizer keeps: moments, statistics, inverses, averages. Each memory counts once."""
+    saved = trainee.optimizer.state_dict()
+    for group in saved.get("param_groups", ()):
+        group.pop("progress", None)  # the random generator, which is the optimizer's own
     known = {p.untyped_storage().data_ptr() for p in trainee.model.parameters()}
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(trainee.kept())}
-    return sum(size for place, size in storages.items() if place not in known)
-
-
-def _tensors(thing: Any) -> Iterator[Tensor]:
-    """In containers, and in objects that are no containers."""
-    if isinstance(thing, Tensor):
-        yield thing
-        return
-    if isinstance(thing, type) or callable(thing):
-        return
-    parts = thing if isinstance(thing, dict | list | tuple) else getattr(thing, "__dict__", {})
-    for part in parts.values() if isinstance(parts, dict) else parts:
-        yield from _tensors(part)
-
-
-def parameter_count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+    storages = [leaf.untyped_storage() for leaf in tree_leaves(saved) if isinstance(leaf, Tensor)]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    return sum(size for place, size in sizes.items() if place not in known)
 
 
 def peak_bytes(workload: Workload, method: str) -> int | None:
@@ -116,7 +105,7 @@ class StageProfile:
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._stack = ["other"]
-        self._known: dict[CodeType, str | None] = {}
+        self._stage = cache(_stage_of)
 
     def __enter__(self) -> "StageProfile":
         self._since = clock()
@@ -130,10 +119,7 @@ class StageProfile:
     def _event(self, frame: FrameType, event: str, _argument: Any) -> None:
         if event not in ("call", "return"):
             return
-        code = frame.f_code
-        if code not in self._known:
-            self._known[code] = _stage_of(code, frame.f_globals.get("__name__", ""))
-        stage = self._known[code]
+        stage = self._stage(frame.f_code, frame.f_globals.get("__name__", ""))
         if stage is None:
             return
         self._count()

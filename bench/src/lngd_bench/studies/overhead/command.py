@@ -1,10 +1,11 @@
 """`lngd overhead`: what a step of each method costs in time and memory beside SGD's, measured and on paper."""
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -14,10 +15,10 @@ from lngd_bench import archive
 from lngd_bench.cli.names import names_listed
 from lngd_bench.cli.running import command_line, console, make_directory
 from lngd_bench.errors import BenchError
-from lngd_bench.studies.overhead.anatomy import breakdown, parameter_count, peak_bytes, state_bytes
+from lngd_bench.studies.overhead.anatomy import breakdown, peak_bytes, state_bytes
 from lngd_bench.studies.overhead.on_paper import Prediction, Work, calibrated, predict
-from lngd_bench.studies.overhead.report import HEADINGS, Found, append, as_markdown, costs, draw, pages, stages, started
-from lngd_bench.studies.overhead.timing import ASDL, DEFAULT_METHODS, METHODS, Trainee, asdl_takes, interval, trainee_of
+from lngd_bench.studies.overhead.report import append, as_markdown, conditions, draw, pages, ratios, title
+from lngd_bench.studies.overhead.timing import DEFAULT_METHODS, METHODS, Trainee, interval, trainee_of
 from lngd_bench.studies.overhead.workloads import NETWORKS, Workload
 from lngd_bench.studies.results import MISSING, leave, number, records_at, text
 
@@ -45,7 +46,12 @@ def overhead(
         _show(records_at(report, STUDY), report if report.is_dir() else report.parent)
         return
     torch.set_num_threads(threads)
-    workloads = _workloads(names_listed("model", models, NETWORKS), batch, width)
+    sizes = _sizes(batch)
+    workloads = [
+        Workload(name, width or NETWORKS[name].width, size)
+        for name in names_listed("model", models, NETWORKS)
+        for size in sizes or NETWORKS[name].batches
+    ]
     names = names_listed("method", methods, dict.fromkeys(METHODS))
     console.print("calibrating …", markup=False)
     second = calibrated()
@@ -62,71 +68,62 @@ def overhead(
     _show(records, out)
 
 
-def _workloads(names: list[str], batch: str, width: int | None) -> list[Workload]:
-    return [Workload(name, width or NETWORKS[name].width, size) for name in names for size in _batches(name, batch)]
-
-
-def _batches(name: str, listed: str) -> Iterator[int]:
-    if not listed.strip():
-        yield from NETWORKS[name].batches
-        return
-    for word in listed.split(","):
-        if not word.strip().isdecimal() or int(word) < 2:
-            raise BenchError(f"--batch {listed}: give sizes of 2 and more, such as 32,128")
-        yield int(word)
+def _sizes(listed: str) -> list[int]:
+    words = [word.strip() for word in listed.split(",") if listed.strip()]
+    if not all(word.isdecimal() and int(word) > 1 for word in words):
+        raise BenchError(f"--batch {listed}: give sizes of 2 and more, such as 32,128")
+    return [int(word) for word in words]
 
 
 def _measure_all(workload: Workload, methods: Sequence[str], second: Work, path: Path, *, rounds: int, peak: bool) -> None:
     """Every method of one model and batch in its turn, built, timed, weighed and freed, into the archive."""
-    if ASDL in methods and not asdl_takes(workload):
-        methods = [name for name in methods if name != ASDL]
-        console.print(f"{workload.title}: {ASDL} takes no grouped convolutions and one input only; it is left out", markup=False)
     console.print(f"{workload.title}: {', '.join(methods)}; {rounds} rounds", markup=False)
-    calibration = {"calibration": second._asdict(), "rounds": rounds, "command": command_line()}
-    append(path, workload.file_name, started(workload, **calibration))
+    start = {"event": "start", "workload": asdict(workload), "conditions": conditions(), "calibration": second._asdict()}
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    append(path, workload.file_name, {**start, "rounds": rounds, "command": command_line(), "date": date})
     predictions = predict(workload, methods, second)
-    reference = Trainee(workload, "sgd")
+    reference = trainee_of(workload, "sgd")
     reference.warm_up()
     for method in methods:
         found = _measured(method, workload, reference, rounds)
         gc.collect()
-        if peak:
-            found.peak_bytes = peak_bytes(workload, method)
-        if method in predictions:
-            found.predicted = predictions[method].ratio
-        append(path, workload.file_name, {"event": "method", **asdict(found)})
-        console.print(f"  {method}: {', '.join(f'{each.ratio:.2f}' for each in found.intervals)} × SGD", markup=False)
+        found["peak_bytes"] = peak_bytes(workload, method) if peak else None
+        found["predicted"] = predictions[method].ratio if method in predictions else None
+        append(path, workload.file_name, found)
+        console.print(f"  {method}: {', '.join(f'{ratio:.2f}' for ratio in ratios(found))} × SGD", markup=False)
 
 
-def _measured(method: str, workload: Workload, reference: Trainee, rounds: int) -> Found:
+def _measured(method: str, workload: Workload, reference: Trainee, rounds: int) -> dict[str, Any]:
     trainee = trainee_of(workload, method)
     trainee.warm_up()
-    intervals = [interval(trainee, reference, number) for number in range(rounds)]
-    kept, count = state_bytes(trainee), parameter_count(trainee.model)
-    times = breakdown(trainee) if isinstance(trainee.optimizer, NaturalGradient) else {}
-    return Found(method, intervals, kept, count, stages=times)
+    return {
+        "event": "method",
+        "method": method,
+        "intervals": [interval(trainee, reference, number) for number in range(rounds)],
+        "state_bytes": state_bytes(trainee),
+        "parameters": sum(p.numel() for p in trainee.model.parameters()),
+        "stages": breakdown(trainee) if isinstance(trainee.optimizer, NaturalGradient) else {},
+    }
 
 
 def _show(source: Path, out: Path) -> None:
     """Prints every page and writes the three files."""
-    found = [page for page in pages(source) if page.methods]
+    found = pages(source)
     if not found:
         raise BenchError(f"{source} has no records of lngd overhead")
     for page in found:
-        _print(f"\n{page.caption}\n{text(HEADINGS, costs(page))}")
-        if page.profiled:
-            _print(f"\n{text(*stages(page))}")
+        _print("\n".join([f"\n{page.caption}", "\n\n".join(text(*table) for table in page.tables)]))
     _print("\n" + leave(out, STUDY, archive.read(source), as_markdown(found), draw(found)))
 
 
-def _show_prediction(title: str, found: Mapping[str, Prediction]) -> None:
+def _show_prediction(heading: str, found: Mapping[str, Prediction]) -> None:
     """A method a row: the ratio, SGD's step, and what each stage adds, in milliseconds."""
     headings = ("optimizer", "ratio", "network", "SGD", *PAPER_STAGES)
     rows = []
     for method, prediction in found.items():
         times = [number(prediction.stages[stage]) if stage in prediction.stages else MISSING for stage in PAPER_STAGES]
-        rows.append([Found(method).title, number(prediction.ratio), number(prediction.network), number(prediction.sgd), *times])
-    _print(f"\n{title}, on paper; milliseconds\n{text(headings, rows)}")
+        rows.append([title(method), number(prediction.ratio), number(prediction.network), number(prediction.sgd), *times])
+    _print(f"\n{heading}, on paper; milliseconds\n{text(headings, rows)}")
 
 
 def _print(words: str) -> None:

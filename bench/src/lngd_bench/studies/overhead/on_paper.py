@@ -7,7 +7,7 @@ operations, preconditioning by a dense factor 2·o·i², so i/(3·n·s) of a ste
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from lngd.capture import LEAST_ROWS
@@ -108,33 +109,28 @@ def calibrated(repeats: int = REPEATS) -> Work:
 class Counter(TorchDispatchMode):
     """Adds up what the operators inside it do; tensors may be on the meta device, which computes nothing.
 
-    `products`: whether matrix products and convolutions count; they are the operators with operations.
+    `products`: whether matrix products and convolutions count as work; they are the operators with operations.
     """
 
     def __init__(self, *, products: bool = True) -> None:
         super().__init__()
-        self.work, self.products = Work(), products
+        self.work, self.operators, self.products = Work(), 0, products
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        self.operators += 1
         multiplies = func.overloadpacket in flop_registry
         if multiplies and not self.products:
             return out
         if not (func.is_view or func.overloadpacket.__name__ in FREE):
-            self.work = self.work.plus(Work(traffic=float(sum(t.nbytes for t in _tensors((args, out))))))
+            self.work = self.work.plus(
+                Work(traffic=float(sum(t.nbytes for t in tree_leaves((args, out)) if isinstance(t, Tensor))))
+            )
         if multiplies:
             count = float(flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=out))
             kind = "convolutions" if func.overloadpacket in CONVOLUTIONS else "products"
             self.work = self.work.plus(Work(**{kind: count}))
         return out
-
-
-def _tensors(thing: Any) -> Iterator[Tensor]:
-    if isinstance(thing, Tensor):
-        yield thing
-    elif isinstance(thing, tuple | list):
-        for each in thing:
-            yield from _tensors(each)
 
 
 def forward_and_backward(workload: Workload) -> Work:
@@ -196,11 +192,15 @@ def layer_shapes(model: nn.Module, one_sample: tuple[Tensor, ...]) -> list[Layer
     """Every linear layer and convolution as a forward of one sample meets it; a second call adds to a layer's positions."""
     found: dict[str, LayerShape] = {}
 
-    def see(name: str, module: nn.Module, x: Tensor, output: Tensor) -> None:
-        shape = _shape(name, module, x, output)
+    def see(name: str, module: nn.Linear | nn.Conv2d, x: Tensor, output: Tensor) -> None:
+        convolution, weight = isinstance(module, nn.Conv2d), module.weight
+        groups = module.groups if isinstance(module, nn.Conv2d) else 1
+        inputs, outputs = weight[0].numel() + (module.bias is not None), len(weight) // groups
+        positions = output.numel() // len(weight)
+        pixels = math.prod(x.shape[-2:]) if convolution else x.numel() // weight.shape[1]
         if before := found.get(name):
-            shape = replace(shape, positions=before.positions + shape.positions, pixels=before.pixels + shape.pixels)
-        found[name] = shape
+            positions, pixels = before.positions + positions, before.pixels + pixels
+        found[name] = LayerShape(name, inputs, outputs, groups, positions, pixels, convolution)
 
     hooks = [
         module.register_forward_hook(lambda module, args, output, name=name: see(name, module, args[0], output))
@@ -214,16 +214,6 @@ def layer_shapes(model: nn.Module, one_sample: tuple[Tensor, ...]) -> list[Layer
     for hook in hooks:
         hook.remove()
     return [*found.values()]
-
-
-def _shape(name: str, module: nn.Module, x: Tensor, output: Tensor) -> LayerShape:
-    assert isinstance(module, nn.Linear | nn.Conv2d)
-    convolution = isinstance(module, nn.Conv2d)
-    groups = module.groups if isinstance(module, nn.Conv2d) else 1
-    weight = module.weight
-    inputs, outputs = weight[0].numel() + (module.bias is not None), len(weight) // groups
-    pixels = math.prod(x.shape[-2:]) if convolution else x.numel() // weight.shape[1]
-    return LayerShape(name, inputs, outputs, groups, output.numel() // len(weight), pixels, convolution)
 
 
 @dataclass(frozen=True)
@@ -257,18 +247,20 @@ class Layer:
 
     def measure(self) -> Work:
         """Second moments of every sample and position, and what is read and written for them."""
-        samples, channels, groups = self._measured(), self._channels(), self.shape.groups
-        rows = samples * self.shape.positions
+        shape, groups, wanted = self.shape, self.shape.groups, self.recipe.schedule.samples
+        samples = self.batch if wanted is None else min(self.batch, max(wanted, -(-LEAST_ROWS // shape.positions)))
+        kernel = [sides[-1] for name, sides in self.statistics.items() if "kernel" in name]
+        channels = max(1, shape.inputs // max(kernel, default=1))  # of a convolution's group
+        rows = samples * shape.positions
         products = 0.0
-        for name, shape in self.statistics.items():
-            if _is_dense(shape):
-                places = samples * (self.shape.pixels if "channels" in name else self.shape.positions)
+        for name, sides in self.statistics.items():
+            if _is_dense(sides):
+                places = samples * (shape.pixels if "channels" in name else shape.positions)
                 if "kernel" in name:
-                    places = min(samples, KERNEL_SAMPLES) * self.shape.positions * channels
-                products += MOMENTS * 2.0 * groups * places * math.prod(shape)
-        unfolded = not any("kernel" in name for name in self.statistics)
-        inputs = self.shape.inputs * rows if unfolded else samples * self.shape.pixels * channels
-        traffic = FLOAT * groups * (ROW_PASSES * inputs + OUTPUT_PASSES * rows * self.shape.outputs)
+                    places = min(samples, KERNEL_SAMPLES) * shape.positions * channels
+                products += MOMENTS * 2.0 * groups * places * math.prod(sides)
+        inputs = samples * shape.pixels * channels if kernel else shape.inputs * rows
+        traffic = FLOAT * groups * (ROW_PASSES * inputs + OUTPUT_PASSES * rows * shape.outputs)
         return Work(products=products, traffic=traffic)
 
     def refresh(self) -> Work:
@@ -280,15 +272,6 @@ class Layer:
         """P Mᵀ, the iterations on what is k×k, and a product with P."""
         small, large = sorted((self.shape.inputs, self.shape.outputs))
         return Work(products=self.shape.groups * (4.0 * small**2 * large + POLAR_PRODUCTS * 2.0 * small**3))
-
-    def _measured(self) -> int:
-        """Samples of a batch."""
-        wanted = self.recipe.schedule.samples
-        return self.batch if wanted is None else min(self.batch, max(wanted, -(-LEAST_ROWS // self.shape.positions)))
-
-    def _channels(self) -> int:
-        """Of a convolution's group, from the factors over channels and kernel."""
-        return max(1, self.shape.inputs // max((s[-1] for n, s in self.statistics.items() if "kernel" in n), default=1))
 
 
 def _is_dense(shape: tuple[int, ...]) -> bool:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lngd_bench.tasks.models.gpt import GPT, ViT
-from lngd_bench.tasks.models.mlp import mlp
 from lngd_bench.tasks.models.mobilenet import V1, MobileNet
+from lngd_bench.tasks.models.plain import mlp
 from lngd_bench.tasks.models.resnet import ResNet, ResNet18, ResNet50
 from lngd_bench.tasks.models.transformer import Sentences, Transformer
 from lngd_bench.tasks.task import MeanOver
@@ -20,20 +20,6 @@ HEAD = 64
 """Width of an attention head."""
 
 Inputs = tuple[Any, ...]
-
-
-class Trainable(Protocol):
-    """A model and the batch it sees at every step."""
-
-    @property
-    def mean_over(self) -> MeanOver:
-        """What the loss is a mean over."""
-
-    def model(self) -> nn.Module:
-        """A new one."""
-
-    def batch_of_data(self) -> tuple[Inputs, Tensor]:
-        """Inputs and targets."""
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,17 @@ ran at several rates the one that reaches the target first counts; seconds of di
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Literal
+
+from scipy import stats
 
 from lngd_bench.report.summary import Figure, Row, TaskSummary
 from lngd_bench.report.tables import MIXED, are_mixed
 from lngd_bench.studies.paper.paper import Claim
 
 Verdict = Literal["reproduced", "not reproduced", "undecided", "untestable here"]
-STUDENT = (12.71, 4.31, 3.19, 2.78, 2.58, 2.45, 2.37, 2.31, 2.27, 2.23)
-"""How many standard errors a mean of n paired differences must exceed, for n = 2, 3, …: the 97.5 % quantiles of Student's t,
-rounded up. The last stands for all that follow."""
-
+LEVEL = 0.05
 PRINTED: Mapping[Figure, tuple[int, str]] = {
     "epochs": (1, ""),
     "seconds": (1, " s"),
@@ -34,29 +32,28 @@ TIMED = {"seconds", "epoch_seconds"}  # which only compare under the same condit
 Values = Mapping[int, float | None]  # by seed; better when small
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """A claim, what became of it, and why."""
+def judge(claim: Claim, summary: TaskSummary) -> tuple[Verdict, str]:
+    """What became of a claim, and why.
 
-    claim: Claim
-    verdict: Verdict
-    because: str
-
-
-def judge(claim: Claim, summary: TaskSummary) -> Judgement:
-    """Reproduced where it holds against every rival; one rival that is better refutes it, whatever else was not run."""
+    Reproduced where it holds against every rival; one rival that is better refutes it, whatever else was not run.
+    """
     rows = by_optimizer(summary)
     named = [claim.ours, *claim.others]
     there = [rows[name] for name in named if name in rows]
     lacking = [f"no runs of {', '.join(name for name in named if name not in rows)}"] if len(there) < len(named) else []
     if claim.ours not in rows or len(there) < 2:
-        return Judgement(claim, "untestable here", *lacking)
+        return "untestable here", "; ".join(lacking)
     if claim.figure in TIMED and are_mixed(there):
-        return Judgement(claim, "untestable here", MIXED)
+        return "untestable here", MIXED
     ours, *theirs = (_values(row, claim.figure, summary) for row in there)
     shown = [_shown(row.label, _values(row, claim.figure, summary), claim.figure) for row in there]
-    verdict = _verdict([compared(ours, values) for values in theirs], complete=not lacking)
-    return Judgement(claim, verdict, "; ".join([*shown, *lacking]))
+    signs = [compared(ours, values) for values in theirs]
+    because = "; ".join([*shown, *lacking])
+    if 1 in signs:
+        return "not reproduced", because
+    if lacking:
+        return "untestable here", because
+    return "reproduced" if set(signs) == {-1} else "undecided", because
 
 
 def by_optimizer(summary: TaskSummary) -> dict[str, Row]:
@@ -82,24 +79,16 @@ def compared(ours: Values, theirs: Values) -> int | None:
         return None
     mean = statistics.mean(differences)
     error = statistics.stdev(differences) / math.sqrt(len(differences))
-    if abs(mean) <= STUDENT[min(len(differences) - 1, len(STUDENT)) - 1] * error:
+    if abs(mean) <= stats.t.ppf(1 - LEVEL / 2, len(differences) - 1) * error:
         return None
     return -1 if mean < 0 else 1
-
-
-def _verdict(signs: Sequence[int | None], *, complete: bool) -> Verdict:
-    if 1 in signs:
-        return "not reproduced"
-    if not complete:
-        return "untestable here"
-    return "reproduced" if set(signs) == {-1} else "undecided"
 
 
 def _values(row: Row, figure: Figure, summary: TaskSummary) -> Values:
     """The best metric in its unit, and negated where a large one is better."""
     metric = summary.metric
     factor = 1.0 if figure != "best" else -metric.scale if metric.higher_is_better else metric.scale
-    found = ((run.header.seed, getattr(own, figure)) for run, own in zip(row.runs, row.figures, strict=True))
+    found = ((run.header.seed, own[figure]) for run, own in zip(row.runs, row.figures, strict=True))
     return {seed: None if value is None else factor * value for seed, value in found}
 
 

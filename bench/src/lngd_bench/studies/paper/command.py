@@ -3,21 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from lngd_bench import archive
 from lngd_bench.cli.running import console
 from lngd_bench.errors import BenchError
 from lngd_bench.report.report import place_beside
 from lngd_bench.report.summary import Target, summarise
-from lngd_bench.report.tables import plain_table
-from lngd_bench.studies.fisher.redraw import REDRAWN, place_of
+from lngd_bench.report.tables import written
+from lngd_bench.studies.fisher.redraw import REDRAWN, redraw
 from lngd_bench.studies.paper.paper import TABLES, PaperTable
 from lngd_bench.studies.paper.tables import Comparison
 from lngd_bench.training.records import read_records
 
 RESULTS = Path(f"results/paper{archive.ENDING}")
-WIDTH = 140  # of a table: a narrower terminal breaks its lines rather than its numbers
 FIGURES = {str(table.figure): table for table in TABLES.values() if table.number != 1}
 """The table with the same runs, by the figure's number."""
 
@@ -36,12 +33,10 @@ def paper_table(number: int, source: Path | None, target: Target) -> None:
         formulas = "; its Table 4 is a table of formulas: docs/methods.md has them"
         raise BenchError(f"the paper's tables with numbers are {', '.join(map(str, TABLES))}, not {number}{formulas}")
     comparison = _comparison(TABLES[number], source, target)
-    rows = comparison.rows()
     console.print(f"Table {number}: {comparison.table.title}", markup=False)
-    wide = Console(width=max(console.width, WIDTH), highlight=False)
-    wide.print(plain_table(list(rows[0]), [row.values() for row in rows]), "")
-    for one in comparison.judgements():
-        console.print(f"{one.verdict.upper()}: {one.claim.text} ({one.because})", markup=False, soft_wrap=True)
+    console.print(f"{written(comparison.rows(), 'simple')}\n", markup=False, soft_wrap=True)
+    for claim, verdict, because in comparison.judgements():
+        console.print(f"{verdict.upper()}: {claim.text} ({because})", markup=False, soft_wrap=True)
     if source:
         path = place_beside(source) / f"table-{number}.md"
         archive.put(path, comparison.markdown().encode())
@@ -55,8 +50,7 @@ def paper_figure(number: str, source: Path | None, target: Target) -> None:
         BenchError: the paper has no such figure, or there is nothing to draw it from.
     """
     if number in REDRAWN:
-        place = source or place_of(number)
-        path = REDRAWN[number].draw(place, place)
+        path = redraw(number, source)
     elif number in FIGURES:
         path = _draw(number, source, target)
     else:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.report.summary import Figure, Row, TaskSummary
 from lngd_bench.report.tables import MISSING, Cells, caption, shortfalls, spread_text, written
-from lngd_bench.studies.paper.claims import Judgement, by_optimizer, judge
-from lngd_bench.studies.paper.paper import CLAIMS, PaperRow, PaperTable
+from lngd_bench.studies.paper.claims import Verdict, by_optimizer, judge
+from lngd_bench.studies.paper.paper import CLAIMS, Claim, PaperRow, PaperTable
 from lngd_bench.tasks.metric import METRICS
 
 ABLATION = 5
@@ -54,8 +54,8 @@ class Comparison:
             "paper's best": _cell(paper.best, ".2f"),
         }
 
-    def judgements(self) -> list[Judgement]:
-        return [judge(claim, self.summary) for claim in CLAIMS[self.table.number]] if self.summary else []
+    def judgements(self) -> list[tuple[Claim, Verdict, str]]:
+        return [(claim, *judge(claim, self.summary)) for claim in CLAIMS[self.table.number]] if self.summary else []
 
     def markdown(self) -> str:
         """For the docs: the caption, the table, the remarks and the claims."""
@@ -65,9 +65,10 @@ class Comparison:
         if summary and (remarks := shortfalls(summary)):
             parts.append("\n".join(f"- {remark}" for remark in remarks))
         if judged := self.judgements():
+            headings = ("the paper says", "where", "here", "the numbers")
             claims = [
-                {"the paper says": one.claim.text, "where": one.claim.source, "here": one.verdict, "the numbers": one.because}
-                for one in judged
+                dict(zip(headings, (claim.text, claim.source, verdict, because), strict=True))
+                for claim, verdict, because in judged
             ]
             parts += [written(claims, numbers=False), RULE]
         return "\n\n".join(parts) + "\n"

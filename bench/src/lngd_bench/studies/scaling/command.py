@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,26 +14,13 @@ from lngd_bench.cli.running import command_line, console, make_directory
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.overhead.on_paper import calibrated
-from lngd_bench.studies.overhead.report import Conditions, conditions
+from lngd_bench.studies.overhead.report import conditions, conditions_text
 from lngd_bench.studies.overhead.timing import METHODS, STATELESS
 from lngd_bench.studies.results import leave, records_at, text
-from lngd_bench.studies.scaling.scaling import (
-    AXES,
-    FITS,
-    HEADINGS,
-    MOST_STEPS,
-    Axis,
-    Perceptron,
-    Point,
-    as_markdown,
-    draw,
-    fits,
-    point,
-    rows,
-)
+from lngd_bench.studies.scaling.scaling import AXES, BASE, MOST_STEPS, as_markdown, draw, point, tables
 
 STUDY = "scaling"
-OURS = tuple(name for name in METHODS if name not in STATELESS and name in OPTIMIZERS and OPTIMIZERS[name].module is None)
+OURS = tuple(name for name in METHODS if name not in STATELESS and not OPTIMIZERS[name].third_party)
 
 
 def scaling(
@@ -56,24 +42,24 @@ def scaling(
             raise BenchError(f"{report} has no records of lngd scaling")
         _show(found, report if report.is_dir() else report.parent)
         return
-    chosen = names_listed("axis", axes, {str(axis): sizes for axis, sizes in AXES.items()})
+    chosen = names_listed("axis", axes, AXES)
     lookup("method", method, dict.fromkeys(OURS))
     torch.set_num_threads(threads)
     make_directory(out)
     second = calibrated()
-    start = {"method": method, "base": asdict(Perceptron()), "conditions": asdict(conditions()), "calibration": second._asdict()}
+    start = {"method": method, "base": BASE, "conditions": conditions(), "calibration": second._asdict()}
     lines: list[dict[str, Any]] = [{"event": "start", **start, "steps": steps, "command": command_line()}]
     for axis in AXES:
         for value in _sizes(axis, chosen, values):
-            each = point(axis, replace(Perceptron(), **{axis: value}), method, steps, second)
+            each = point(axis, BASE | {axis: value}, method, steps, second)
             gc.collect()
-            lines.append({"event": "point", **asdict(each)})
+            lines.append({"event": "point", **each})
             archive.write(out / f"{STUDY}{archive.ENDING}", {f"{STUDY}.jsonl": lines})
-            console.print(f"  {axis} {value}: {each.ratio:.2f} × SGD", markup=False)
+            console.print(f"  {axis} {value}: {each['milliseconds'] / each['sgd']:.2f} × SGD", markup=False)
     _show(lines, out)
 
 
-def _sizes(axis: Axis, chosen: Sequence[str], values: str) -> Sequence[int]:
+def _sizes(axis: str, chosen: Sequence[str], values: str) -> Sequence[int]:
     if axis not in chosen:
         return ()
     if not values:
@@ -84,11 +70,10 @@ def _sizes(axis: Axis, chosen: Sequence[str], values: str) -> Sequence[int]:
 
 
 def _show(lines: archive.Lines, out: Path) -> None:
-    start, *others = lines
-    points = [Point(**{name: value for name, value in line.items() if name != "event"}) for line in others]
-    place = Conditions(**start["conditions"])
+    start, *points = lines
+    place = conditions_text(start["conditions"])
     title = f"{start['method']} on MLPs of width 512, depth 3, batch 128, 10 classes, one of them varied; {place}"
-    tables = f"\n{title}\n{text(HEADINGS, rows(points))}\n\n{text(FITS, fits(points))}\n"
-    console.print(tables, markup=False, soft_wrap=True)
+    shown = "\n\n".join(text(*table) for table in tables(points))
+    console.print(f"\n{title}\n{shown}\n", markup=False, soft_wrap=True)
     written = leave(out, STUDY, {f"{STUDY}.jsonl": lines}, as_markdown(title, points), draw(points))
     console.print(written, markup=False, soft_wrap=True)

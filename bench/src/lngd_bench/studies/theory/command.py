@@ -1,7 +1,7 @@
 """`lngd theory`: the paper's theorems, tried out on quadratic models, a real run and a two-layer net."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -16,15 +16,11 @@ from lngd.types import Vector
 from lngd_bench.cli.running import command_line, console, make_directory
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.results import leave, text
-from lngd_bench.studies.theory import quadratic, sweep
+from lngd_bench.studies.theory import proof, quadratic
 from lngd_bench.studies.theory.drawing import Family, draw
-from lngd_bench.studies.theory.proof import demanded_width, extremes, printed_c
-from lngd_bench.studies.theory.quadratic import Quadratics
-from lngd_bench.studies.theory.sweep import ALPHAS, CONDITIONS_ALPHA, Run
 from lngd_bench.studies.theory.two_layer import NU, wide_gram, wide_kernel
 from lngd_bench.tasks import TASKS
 from lngd_bench.tasks.schedule import LINEAR, scheduler
-from lngd_bench.tasks.task import Changes
 from lngd_bench.training.race import rate_of
 from lngd_bench.training.randomness import PrivateRandomness
 from lngd_bench.training.records import finite
@@ -37,6 +33,8 @@ TRIALS, LAYERS, BLOCK = 1000, (2, 3, 8), 4  # random models, their layers, param
 FAILURE = 0.1  # ε of Theorem 2
 TASK = "mnist-mlp"
 TITLES = {"none": "the update of the proof", "eq. 12": "that update with the rate of eq. 12"}
+
+Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,16 @@ def theory(
         "least sq.": {n: quadratic.least_squares(TRIALS, n, BLOCK, generator) for n in LAYERS},
     }
     gains = _gains_of_a_run(run_steps)
-    runs = list(sweep.recursions(chosen, seeds, steps))
-    starts = [sweep.start(width, seed, steps) for width in chosen for seed in range(seeds)]
-    said = "\n\n".join([_theorem_1(families, gains), _theorem_2(runs, seeds), *_proof(starts, seeds)])
+    runs = list(proof.runs(chosen, seeds, steps))
+    nets = [proof.start_of(width, seed, steps) for width in chosen for seed in range(seeds)]
+    said = "\n\n".join([_theorem_1(families, gains), _theorem_2(runs, seeds), _proof(nets, seeds)])
     console.print(said, markup=False, soft_wrap=True)
     origin = {"command": command_line(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "torch": str(torch.__version__)}
-    lines: list[Mapping[str, Any]] = [{"event": "start", **origin}, {"event": "gains", "task": TASK, "gains": gains}]
-    lines += [_line(run) for run in runs] + [{"event": "net", **_finite(start)} for start in starts]
+    lines: list[Line] = [{"event": "start", **origin}, {"event": "gains", "task": TASK, "gains": gains}]
+    for run in runs:
+        short = [finite(float(f"{share:.3g}")) for share in run["shares"]]
+        lines.append({"event": "run", **run, "width": finite(run["width"]), "shares": short, "ratio": finite(run["ratio"])})
+    lines += [{"event": "net", **{key: finite(v) if isinstance(v, float) else v for key, v in net.items()}} for net in nets]
     page = (
         f"`{origin['command']}`, {origin['date'][:10]}, torch {origin['torch']}.\n\n# The paper's theorems, tried out\n\n"
         f"[docs/theory.md](../docs/theory.md) explains the tables.\n\n![The theorems]({STUDY}.png)\n\n```\n{said}\n```\n"
@@ -83,19 +84,17 @@ def theory(
     console.print(f"\n{written}", soft_wrap=True, markup=False)
 
 
-def _line(run: Run) -> dict[str, Any]:
-    """An infinite width is null, and so is the error of a recursion that has diverged."""
-    shares = [finite(float(f"{share:.3g}")) for share in run.shares.tolist()]
-    return _finite({"event": "run", **asdict(run), "shares": shares, **asdict(run.verdict)})
-
-
-def _finite(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: finite(value) if isinstance(value, float) else value for name, value in line.items()}
-
-
 def _theorem_1(families: Mapping[str, Family], gains: Sequence[float]) -> str:
+    rows = []
+    for name, family in families.items():
+        for layers, models in family.items():
+            diagonal = models.coupled(0)
+            fall = quadratic.decrease(models, quadratic.layer_rates(models))
+            single = quadratic.decrease(models, quadratic.single_rate(models))
+            shares = [f"{100 * flags.double().mean().item():.0f} %" for flags in (fall < single, fall < 0, single < 0)]
+            quantiles = [f"{g:.0f}" if g >= 100 else f"{g:.3g}" for g in _quantiles(quadratic.gain(diagonal))]
+            rows.append([name, str(layers), f"{quadratic.violation(diagonal).max().item():.1e}", *quantiles, *shares])
     head = ("H", "layers", "violation", "10 %", "median", "90 %", "worse", "raises", "single")
-    rows = [_quadratic_row(name, layers, models) for name, family in families.items() for layers, models in family.items()]
     low, middle, high = _quantiles(torch.tensor(gains, dtype=torch.float64))
     return (
         f"Theorem 1: one rate a layer against one rate, {TRIALS} models a row\n{text(head, rows)}\n"
@@ -107,94 +106,79 @@ def _theorem_1(families: Mapping[str, Family], gains: Sequence[float]) -> str:
     )
 
 
-def _quadratic_row(name: str, layers: int, models: Quadratics) -> list[str]:
-    quantiles = _quantiles(quadratic.gain(models.coupled(0)))
-    fall = quadratic.decrease(models, quadratic.layer_rates(models))
-    single = quadratic.decrease(models, quadratic.single_rate(models))
-    shares = [f"{100 * flags.double().mean().item():.0f} %" for flags in (fall < single, fall < 0, single < 0)]
-    largest = quadratic.violation(models.coupled(0)).max().item()
-    gains = [f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in quantiles]
-    return [name, str(layers), f"{largest:.1e}", *gains, *shares]
-
-
 def _gains_of_a_run(steps: int) -> list[float]:
     """The gain at every step of a run, from slopes and curvatures that LNGD measures anyway."""
-    task = Changes(steps=steps, epoch_steps=1).apply(TASKS[TASK])
+    task = replace(TASKS[TASK], steps=steps, epoch_steps=1)
     split = task.data(None).first(task.samples)
+    gains = []
     with PrivateRandomness(0).active():
         learner = Learner(RunSpec(task, "sgd", rate_of(task, "lngd"), 0), split)
         step_size = RateWithSlope(smoothing=0.0)  # κ of this step alone
         optimizer = lngd.LNGD(learner.model, lr=rate_of(task, "lngd"), step_size=step_size)
         learner.optimizer, learner.schedule = optimizer, scheduler(optimizer, LINEAR, steps)
         try:
-            return [_gain_of_a_step(learner, optimizer) for _ in range(steps)]
+            for _ in range(steps):
+                learner.train_epoch()
+                stats = optimizer.stats()
+                slopes, kappas = (
+                    torch.tensor([v for name, v in stats.items() if name.startswith(f"{key}/")], dtype=torch.float64)
+                    for key in ("slope", "kappa")
+                )
+                gains.append(quadratic.measured_gain(slopes, kappas).item())
         except DivergenceError as error:
             raise BenchError(f"{TASK} diverged: {error}; choose fewer --run-steps") from error
+    return gains
 
 
-def _gain_of_a_step(learner: Learner, optimizer: lngd.LNGD) -> float:
-    learner.train_epoch()
-    stats = optimizer.stats()
-    layers = [name.removeprefix("slope/") for name in stats if name.startswith("slope/")]
-    slopes, kappas = (
-        torch.tensor([stats[f"{key}/{layer}"] for layer in layers], dtype=torch.float64) for key in ("slope", "kappa")
-    )
-    return quadratic.measured_gain(slopes, kappas).item()
-
-
-def _theorem_2(runs: Sequence[Run], seeds: int) -> str:
+def _theorem_2(runs: Sequence[Line], seeds: int) -> str:
     parts = []
     for rate, title in TITLES.items():
-        rows = [
-            [f"{width:g}".replace("inf", "∞"), *(_verdict(runs, (rate, width, alpha)) for alpha in ALPHAS)]
-            for width in dict.fromkeys(run.width for run in runs)
-        ]
-        head = ("m", *(f"α = {alpha:g}" for alpha in ALPHAS))
+        rows = []
+        for width in dict.fromkeys(run["width"] for run in runs):
+            chosen = [run for run in runs if (run["rate"], run["width"]) == (rate, width)]
+            verdicts = [_verdict([run for run in chosen if run["alpha"] == alpha]) for alpha in proof.ALPHAS]
+            rows.append([f"{width:g}".replace("inf", "∞"), *verdicts])
+        head = ("m", *(f"α = {alpha:g}" for alpha in proof.ALPHAS))
         parts.append(f"Theorem 2, {title}: of {seeds} seeds, how many keep the bound\n{text(head, rows)}")
-    remark = (
-        "Then: largest error over the bound (∞: it grew 1e12-fold) @ first step over it.\n"
-        f"The printed bound on α allows them up to c = {', '.join(f'{printed_c(alpha):.2f}' for alpha in ALPHAS)}."
+    allowed = ", ".join(f"{proof.printed_c(alpha):.2f}" for alpha in proof.ALPHAS)
+    return "\n\n".join(parts) + (
+        "\nThen: largest error over the bound (∞: it grew 1e12-fold) @ first step over it.\n"
+        f"The printed bound on α allows them up to c = {allowed}."
     )
-    return "\n\n".join(parts) + f"\n{remark}"
 
 
-def _verdict(runs: Sequence[Run], case: tuple[str, float, float]) -> str:
-    verdicts = [run.verdict for run in runs if (run.rate, run.width, run.alpha) == case]
-    over = [verdict.first for verdict in verdicts if verdict.first is not None]
-    worst = max(verdict.ratio for verdict in verdicts)
+def _verdict(runs: Sequence[Line]) -> str:
+    over = [run["first"] for run in runs if run["first"] is not None]
+    worst = max(run["ratio"] for run in runs)
     size = f"{worst:.2g}" if worst < 100 else f"{worst:.0e}".replace("e+0", "e").replace("e+", "e").replace("inf", "∞")
-    kept = f"{len(verdicts) - len(over)}/{len(verdicts)}"
+    kept = f"{len(runs) - len(over)}/{len(runs)}"
     return f"{kept} {size} @{min(over)}" if over else kept
 
 
-def _proof(starts: Sequence[Mapping[str, Any]], seeds: int) -> list[str]:
+def _proof(nets: Sequence[Line], seeds: int) -> str:
     """Limits, kernels and conditions, a row for each width."""
-    by_width = {start["width"]: [s for s in starts if s["width"] == start["width"]] for start in starts}
-
-    names = ("derived", "exact", "solved", "rated")
-    allowed = {width: [fmean(net[name] for net in nets) for name in names] for width, nets in by_width.items()}
-    rows = [[str(width), "1", *(f"{mean:.3g}" if mean > 0 else "none" for mean in means)] for width, means in allowed.items()]
-    head = ("m", "printed", "λ_max(Z)/η", "exact", "λ_max(Z)/κ²η", "exact, eq. 12")
-    limits = f"Largest α at c = 0, by the stages of the proof and by K at θ₀; mean of {seeds} seeds\n{text(head, rows)}"
-
-    kinds = ("proof", "unsigned", "diagonal")
-    rows = [[str(width), *(_range([net[kind] for net in nets]) for kind in kinds)] for width, nets in by_width.items()]
-    data = [sweep.problem(seed).X for seed in range(seeds)]
-    rows.append(["∞", _range([extremes(wide_kernel(X)) for X in data]), "→ 0", "→ ∞"])
+    by_width = {net["width"]: [other for other in nets if other["width"] == net["width"]] for net in nets}
+    data = [proof.problem(seed).X for seed in range(seeds)]
+    limits, kernels, conditions = [], [], []
+    for width, own in by_width.items():
+        means = {name: fmean(net[name] for net in own) for name, value in own[0].items() if isinstance(value, float)}
+        allowed = [means[name] for name in ("derived", "exact", "solved", "rated")]
+        limits.append([str(width), "1", *(f"{mean:.3g}" if mean > 0 else "none" for mean in allowed)])
+        kernels.append([str(width), *(_range([net[kind] for net in own]) for kind in ("proof", "unsigned", "diagonal"))])
+        conditions.append([str(width), *(f"{means[name]:.2g}" for name in ("gram", "moved", "c", "travelled"))])
+    kernels.append(["∞", _range([proof.extremes(wide_kernel(X)) for X in data]), "→ 0", "→ ∞"])
+    stages = ("m", "printed", "λ_max(Z)/η", "exact", "λ_max(Z)/κ²η", "exact, eq. 12")
     psi = ("m", "Ψ of the proof", "without a_r (eq. 17)", "diagonal (eq. 5)")
-    kernels = f"λ_min … λ_max of K at θ₀ by the Ψ in it; mean of {seeds} seeds\n{text(psi, rows)}"
-
-    names = ("gram", "moved", "c", "travelled")
-    rows = [[str(width), *(f"{fmean(net[name] for net in nets):.2g}" for name in names)] for width, nets in by_width.items()]
     measured = ("m", "least λ_min(GGᵀ)", "max ‖J−J₀‖", "c it needs", "‖θ−θ₀‖ / Lemma 7")
-    smallest = fmean(extremes(wide_gram(X))[0] for X in data)
-    width = min(demanded_width(X, NU, FAILURE) for X in data)
-    conditions = (
-        f"Conditions of the proof along α = {CONDITIONS_ALPHA:g}; mean of {seeds} seeds\n{text(measured, rows)}\n"
+    smallest = fmean(proof.extremes(wide_gram(X))[0] for X in data)
+    width = min(proof.demanded_width(X, NU, FAILURE) for X in data)
+    return (
+        f"Largest α at c = 0, by the stages of the proof and by K at θ₀; mean of {seeds} seeds\n{text(stages, limits)}\n\n"
+        f"λ_min … λ_max of K at θ₀ by the Ψ in it; mean of {seeds} seeds\n{text(psi, kernels)}\n\n"
+        f"Conditions of the proof along α = {proof.CONDITIONS_ALPHA:g}; mean of {seeds} seeds\n{text(measured, conditions)}\n"
         f"λ_K = {smallest:.3g}, λ_K/2 = {smallest / 2:.3g}, √(λ_K/2) = {(smallest / 2) ** 0.5:.3g}; "
         f"c < ½ is demanded; n⁴κ⁸/(ν²ε³λ_K⁴) at ε = {FAILURE:g}: {width:.0e} or more."
     )
-    return [limits, kernels, conditions]
 
 
 def _quantiles(values: torch.Tensor) -> list[float]:

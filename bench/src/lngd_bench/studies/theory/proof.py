@@ -1,15 +1,46 @@
-"""The bound of Theorems 2–3 held against a recursion, and the constants that its proof needs, measured (LNGD appendix D)."""
+"""The bound of Theorems 2–3 held against recursions of every width, seed, α and rate, and what its proof needs, measured
+(LNGD appendix D).
+"""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice, product
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lngd_bench.studies.theory.two_layer import Inputs, Kernel, Net, Problem, Visit, input_factor, kernel, trace, wide_gram
+from lngd_bench.studies.theory.two_layer import (
+    Inputs,
+    Kernel,
+    Net,
+    Problem,
+    Rate,
+    Visit,
+    best_rate,
+    diagonal_kernel,
+    error_shares,
+    input_factor,
+    kernel,
+    linear_residuals,
+    random_net,
+    random_problem,
+    trace,
+    trajectory,
+    unit_rate,
+    unsigned_kernel,
+    wide_gram,
+    wide_kernel,
+)
 
+SAMPLES, INPUTS = 32, 8
+ALPHAS = (0.03, 0.1, 0.2, 0.32, 0.66)
+CONDITIONS_ALPHA = 0.1
+"""The α at which the proof's conditions are followed along the recursion."""
+RATES: dict[str, Rate] = {"none": unit_rate, "eq. 12": best_rate}
+NET_SEEDS = 1_000_000
+"""Seeds of the nets count from here, so that no net shares its random numbers with a problem."""
 FLOOR = 1e-24
 """Squared errors below this share are rounding: a bound below it is not held against them."""
 SLACK = 1e-9
@@ -18,17 +49,40 @@ SLACK = 1e-9
 Shares = Float[Tensor, " steps"]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What became of ‖y − v_k‖² ≤ (1−α)ᵏ ‖y − v₀‖².
+def problem(seed: int) -> Problem:
+    """The data of a seed, the same for all widths."""
+    return random_problem(SAMPLES, INPUTS, torch.Generator().manual_seed(seed))
 
-    Attributes:
-        ratio: the largest ‖y − v_k‖² / ((1−α)ᵏ ‖y − v₀‖²) over k ≥ 1.
-        first: the first k where it is over 1; None if the bound holds.
-    """
 
-    ratio: float
-    first: int | None
+def net(width: int, seed: int) -> Net:
+    return random_net(width, INPUTS, torch.Generator().manual_seed(NET_SEEDS + seed))
+
+
+def runs(widths: Sequence[int], seeds: int, steps: int) -> Iterator[dict[str, Any]]:
+    """A record each: of real nets; then for m → ∞, where J is constant, from the residuals that the widest starts with."""
+    for width, seed, rate, alpha in product([*widths, math.inf], range(seeds), RATES, ALPHAS):
+        data = problem(seed)
+        if width < math.inf:
+            residuals: Iterator[Tensor] = (
+                visit.residual for visit in trajectory(data, net(int(width), seed), alpha, RATES[rate])
+            )
+        else:
+            start = net(max(widths), seed).outputs(data.X) - data.y
+            residuals = linear_residuals(wide_kernel(data.X), start, alpha, RATES[rate])
+        shares = error_shares(residuals, steps)
+        ratio, first = judge(shares, alpha)
+        about = {"width": width, "seed": seed, "alpha": alpha, "rate": rate}
+        yield about | {"shares": shares.tolist(), "ratio": ratio, "first": first}
+
+
+def start_of(width: int, seed: int, steps: int) -> dict[str, Any]:
+    """What the proof needs to know of one net: its limits and the kernel's extremes at θ₀, its conditions along the recursion."""
+    data, first = problem(seed), net(width, seed)
+    X, G = data.X, first.gates(data.X)
+    followed = conditions(trajectory(data, first, CONDITIONS_ALPHA, unit_rate), data, steps)
+    kernels = {"proof": kernel(X, G), "unsigned": unsigned_kernel(X, G, first.signs), "diagonal": diagonal_kernel(X, G)}
+    found = limits(input_factor(X, G), trace(G), kernels["proof"]) | followed
+    return {"width": width, "seed": seed} | found | {name: extremes(K) for name, K in kernels.items()}
 
 
 def bound(alpha: float, steps: int) -> Shares:
@@ -36,11 +90,11 @@ def bound(alpha: float, steps: int) -> Shares:
     return (1 - alpha) ** torch.arange(steps + 1, dtype=torch.float64)
 
 
-def judge(shares: Shares, alpha: float) -> Verdict:
-    """Holds the errors of a recursion against the bound."""
+def judge(shares: Shares, alpha: float) -> tuple[float, int | None]:
+    """The largest ‖y − v_k‖² / ((1−α)ᵏ ‖y − v₀‖²) over k ≥ 1, and the first k where it is over 1; None if the bound holds."""
     ratios = (shares / bound(alpha, len(shares) - 1).clamp(min=FLOOR))[1:]
     over = (ratios > 1 + SLACK).nonzero()
-    return Verdict(ratios.max().item(), int(over[0]) + 1 if len(over) else None)
+    return ratios.max().item(), int(over[0]) + 1 if len(over) else None
 
 
 def printed_c(alpha: float) -> float:
@@ -48,34 +102,22 @@ def printed_c(alpha: float) -> float:
     return ((1 + 3 * alpha) ** 0.5 - 1 - alpha) / alpha
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The largest α by each stage of the proof at c = 0, its most generous value, and by K itself.
+def limits(Z: Float[Tensor, "d d"], eta: Tensor, K: Kernel) -> dict[str, float]:
+    """The largest α by each stage of the proof at c = 0, where the printed (1−2c)/(1+c)² is 1, and by K itself.
 
-    Attributes:
-        derived: λ_max(Z)/η, the proof's next-to-last expression.
-        solved: λ_max(Z)/(κ²η), which its last inequality really gives, κ = λ_max(Z)/λ_min(Z).
-        exact: (2λ−1)/λ² at the worst eigenvalue λ of K, from (1−αλ)² ≤ 1−α: with constant J necessary and sufficient for all r.
-        rated: the same with the rate of eq. 12: 2 − (1+q)²/4q, q = κ(K), from cos²(r, Kr) ≥ 4q/(1+q)² (Kantorovich).
+    - derived: λ_max(Z)/η, the proof's next-to-last expression;
+    - solved: λ_max(Z)/(κ²η), which its last inequality really gives, κ = λ_max(Z)/λ_min(Z);
+    - exact: (2λ−1)/λ² at the worst eigenvalue λ of K, from (1−αλ)² ≤ 1−α: with constant J necessary and sufficient for all r;
+    - rated: the same with the rate of eq. 12: 2 − (1+q)²/4q, q = κ(K), from cos²(r, Kr) ≥ 4q/(1+q)² (Kantorovich).
     """
-
-    derived: float
-    solved: float
-    exact: float
-    rated: float
-
-
-def limits(Z: Float[Tensor, "d d"], eta: Tensor, K: Kernel) -> Limits:
-    """All of them; the printed (1−2c)/(1+c)² is 1 at c = 0."""
     values = torch.linalg.eigvalsh(K)
-    spread = condition_number(K)
-    derived = extremes(Z)[1] / eta.item()
-    return Limits(
-        derived=derived,
-        solved=derived / condition_number(Z) ** 2,
-        exact=((2 * values - 1) / values.square()).min().item(),
-        rated=2 - (1 + spread) ** 2 / (4 * spread),
-    )
+    derived, spread = extremes(Z)[1] / eta.item(), condition_number(K)
+    return {
+        "derived": derived,
+        "solved": derived / condition_number(Z) ** 2,
+        "exact": ((2 * values - 1) / values.square()).min().item(),
+        "rated": 2 - (1 + spread) ** 2 / (4 * spread),
+    }
 
 
 def extremes(matrix: Float[Tensor, "k k"]) -> tuple[float, float]:
@@ -90,36 +132,25 @@ def condition_number(matrix: Float[Tensor, "k k"]) -> float:
     return (values[-1] / values[0]).item()
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """Conditions 1–2 and Lemmas 4 and 7 along a recursion.
+def conditions(visits: Iterator[Visit], data: Problem, steps: int) -> dict[str, float]:
+    """Conditions 1–2 and Lemmas 4 and 7 along so many steps of a recursion.
 
-    Attributes:
-        gram: λ_min(GGᵀ), the least over the steps; Lemma 4 says ≥ √(λ_K/2), its proof gives ≥ λ_K/2.
-        moved: the largest ‖J − J₀‖₂; Condition 2 demands ≤ √2·c·√λ_K/(4κ) with c < ½.
-        c: the c that `moved` would need.
-        travelled: the largest ‖θ − θ₀‖ over Lemma 7's radius 2‖y − v₀‖κ/√(λ_K/2).
+    - gram: λ_min(GGᵀ), the least over the steps; Lemma 4 says ≥ √(λ_K/2), its proof gives ≥ λ_K/2;
+    - moved: the largest ‖J − J₀‖₂; Condition 2 demands ≤ √2·c·√λ_K/(4κ) with c < ½;
+    - c: the c that `moved` would need;
+    - travelled: the largest ‖θ − θ₀‖ over Lemma 7's radius 2‖y − v₀‖κ/√(λ_K/2).
     """
-
-    gram: float
-    moved: float
-    c: float
-    travelled: float
-
-
-def conditions(visits: Iterator[Visit], problem: Problem, steps: int) -> Conditions:
-    """Follows a recursion for so many steps."""
     first, *later = islice(visits, steps + 1)
-    X, root = problem.X, extremes(wide_gram(problem.X))[0] ** 0.5  # √λ_K
+    X, root = data.X, extremes(wide_gram(data.X))[0] ** 0.5  # √λ_K
     kappa = condition_number(input_factor(X, first.G))
-    moved = max(_moved(X, visit, first) for visit in later)
+    moved = max(_moved(X, visit.G - first.G) for visit in later)
     radius = 2 * first.residual.norm().item() * kappa * 2**0.5 / root
-    return Conditions(
-        gram=max(0.0, min(extremes(visit.G @ visit.G.T)[0] for visit in (first, *later))),
-        moved=moved,
-        c=moved * 4 * kappa / (2**0.5 * root),
-        travelled=max(_distance(visit.net, first.net) for visit in later) / radius,
-    )
+    return {
+        "gram": max(0.0, min(extremes(visit.G @ visit.G.T)[0] for visit in (first, *later))),
+        "moved": moved,
+        "c": moved * 4 * kappa / (2**0.5 * root),
+        "travelled": max((visit.net.theta - first.net.theta).norm().item() for visit in later) / radius,
+    }
 
 
 def demanded_width(X: Inputs, nu: float, failure: float) -> float:
@@ -127,17 +158,6 @@ def demanded_width(X: Inputs, nu: float, failure: float) -> float:
     return len(X) ** 4 * condition_number(X.T @ X) ** 8 / (nu**2 * failure**3 * extremes(wide_gram(X))[0] ** 4)
 
 
-def initial_limits(X: Inputs, net: Net) -> Limits:
-    """The limits at θ₀."""
-    G = net.gates(X)
-    return limits(input_factor(X, G), trace(G), kernel(X, G))
-
-
-def _moved(X: Inputs, visit: Visit, first: Visit) -> float:
+def _moved(X: Inputs, difference: Tensor) -> float:
     """‖J − J₀‖₂ from its Gram matrix XXᵀ ∘ (G−G₀)(G−G₀)ᵀ."""
-    difference = visit.G - first.G
     return max(extremes((X @ X.T) * (difference @ difference.T))[1], 0.0) ** 0.5
-
-
-def _distance(net: Net, start: Net) -> float:
-    return (net.theta - start.theta).norm().item()

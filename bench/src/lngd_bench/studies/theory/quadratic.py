@@ -73,7 +73,7 @@ def random_quadratics(trials: int, layers: int, block: int, generator: torch.Gen
         _normal(trials, size, generator=generator) * _scales(trials, layers, block, generator) for _ in range(2)
     )
     slopes = (direction * gradient).unflatten(-1, (layers, block)).sum(-1)
-    return Quadratics(slopes.abs(), _curvature(root.mT, direction * _per_entry(slopes.sign(), block), layers))
+    return Quadratics(slopes.abs(), _curvature(root.mT, direction * slopes.sign().repeat_interleave(block, dim=-1), layers))
 
 
 def least_squares(trials: int, layers: int, block: int, generator: torch.Generator) -> Quadratics:
@@ -96,11 +96,7 @@ def _curvature(root: Tensor, direction: Tensor, layers: int) -> Curvature:
 
 def _scales(trials: int, layers: int, block: int, generator: torch.Generator) -> Tensor:
     exponents = (torch.rand(trials, layers, generator=generator, dtype=torch.float64) - 0.5) * SCALE
-    return _per_entry(10**exponents, block)
-
-
-def _per_entry(per_layer: Tensor, block: int) -> Tensor:
-    return per_layer.repeat_interleave(block, dim=-1)
+    return (10**exponents).repeat_interleave(block, dim=-1)
 
 
 def _normal(*shape: int, generator: torch.Generator) -> Tensor:

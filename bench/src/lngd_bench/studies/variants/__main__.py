@@ -1,31 +1,40 @@
 """What variants of the step, kinds of layers and default values were measured with. Runs add up in an archive of their own.
 
     python -m lngd_bench.studies.variants variants
-    python -m lngd_bench.studies.variants layers --tasks stdlib-charlm fashion-resnet --steps 200 --seeds 1000 1001
+    python -m lngd_bench.studies.variants layers --tasks stdlib-charlm --steps 200 --seeds 1000 1001
     python -m lngd_bench.studies.variants defaults --steps 400 --lr 0.5 1 --damping 0.1 0.3 1
     python -m lngd_bench.studies.variants defaults --method KFAC --tasks mnist-cnn --lr 0.1 0.2 --kl-clip 0.001 0.01
     python -m lngd_bench.studies.variants lengths cifar10-resnet18 kfac --at 6 51 101 161 191
 
 Prints each run as it ends and writes NAME.md beside NAME.jsonl.gz; runs that the archive has are not made again. `lengths` only
-prints.
+prints how far each step of a race goes, at seed 0 and the task's own settings.
 """
 
 import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 import torch
+from torch import Tensor
 
+from lngd.optimizer import NaturalGradient
 from lngd_bench import archive
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.results import MISSING, markdown, text
-from lngd_bench.studies.variants import changes, defaults, lengths, norms
-from lngd_bench.studies.variants.runs import Line, add
+from lngd_bench.studies.variants import changes, defaults
+from lngd_bench.studies.variants.changes import Line, Wanted
 from lngd_bench.tasks import TASKS
+from lngd_bench.training.race import plan
+from lngd_bench.training.train import Run
+
+FOUND = ("train_loss", "metric", "diverged", "date")
+"""Of a line, beside what identifies the run."""
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -39,8 +48,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     variants.add_argument("--seeds", nargs="+", type=int, default=list(changes.SEEDS))
     variants.add_argument("--steps", type=int, help="instead of a third of the full schedule")
 
-    layers = names.add_parser("layers", parents=[places], help="curvature for embeddings and normalisations")
-    layers.add_argument("--tasks", nargs="+", default=["stdlib-charlm", "fashion-resnet"], choices=list(TASKS))
+    layers = names.add_parser("layers", parents=[places], help="curvature for embeddings")
+    layers.add_argument("--tasks", nargs="+", default=["stdlib-charlm"], choices=list(TASKS))
     layers.add_argument("--seeds", nargs="+", type=int, default=[1000, 1001])
     layers.add_argument("--steps", type=int, default=200)
 
@@ -62,6 +71,21 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def add(path: Path, file: str, wanted: Iterable[Wanted]) -> Iterator[Line]:
+    """Makes every run that the archive's file lacks. Gives each with its training loss, metric and date."""
+    files = archive.read(path) if path.exists() else {}
+    lines = files.setdefault(file, [])
+    for identity, measure in wanted:
+        about = json.loads(json.dumps(identity, default=repr))
+        if any(about == {name: value for name, value in line.items() if name not in FOUND} for line in lines):
+            continue
+        last = measure()
+        end = {"train_loss": last.train_loss, "metric": last.metric, "diverged": last.diverged}
+        lines.append({**about, **end, "date": datetime.now(UTC).isoformat(timespec="seconds")})
+        archive.write(path, files)
+        yield lines[-1]
+
+
 def every_run(lines: Sequence[Line]) -> str:
     """A row for each run, a column for whatever was set."""
     names = [name for name in dict.fromkeys(name for line in lines for name in line) if name not in ("date", "diverged")]
@@ -72,10 +96,29 @@ def every_run(lines: Sequence[Line]) -> str:
     return markdown(names, [[cell(line.get(name)) for name in names] for line in lines], words=len(names))
 
 
-def page(name: str, lines: Sequence[Line], command: str) -> str:
-    dates = sorted({line["date"][:10] for line in lines if "date" in line})
-    table = changes.table(lines) if name == "variants" else every_run(lines)
-    return f"`{command}`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}.\n\n{table}"
+def lengths(task: str, optimizer: str, at: Sequence[int]) -> list[list[str]]:
+    """After each step asked for: lr, the medians over layers of lr · α (none for optimizers without) and of ‖ΔW‖ / ‖W‖."""
+    (spec,) = plan([TASKS[task]], [optimizer], [0])
+    run = Run(spec, spec.task.data(None).first(spec.task.samples))
+    learner = run.learner
+    found: list[list[str]] = []
+    before: dict[str, Tensor] = {}
+    lr = 0.0
+
+    def remember(step: int) -> None:
+        nonlocal before, lr
+        weights = {name: p.detach().clone() for name, p in learner.model.named_parameters() if p.ndim > 1}
+        if step in at:
+            moved = median(float((weights[name] - old).norm() / old.norm()) for name, old in before.items())
+            rates = [float(r) for r in learner.optimizer.rates.values()] if isinstance(learner.optimizer, NaturalGradient) else []
+            found.append([str(step), f"{lr:.2g}", f"{lr * median(rates):.2g}" if rates else MISSING, f"{moved:.2g}"])
+        before, lr = weights, learner.optimizer.param_groups[0]["lr"]
+
+    remember(0)
+    learner.watch = remember
+    while learner.steps_done < max(at):
+        run.epoch()
+    return found
 
 
 def main(words: Sequence[str]) -> None:
@@ -83,14 +126,17 @@ def main(words: Sequence[str]) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     if given.name == "lengths":
-        print(text(lengths.HEADINGS, list(lengths.rows(given.task, given.optimizer, given.at)), words=0))
+        print(text(("step", "lr", "lr · α", "‖ΔW‖/‖W‖"), lengths(given.task, given.optimizer, given.at), words=0))
         return
-    wanted = {"variants": changes.wanted, "layers": norms.wanted}
-    runs = defaults.wanted(given) if given.name == "defaults" else wanted[given.name](given.tasks, given.seeds, given.steps)
+    wanted = {"variants": changes.wanted, "layers": changes.wanted_of_layers, "defaults": defaults.wanted}[given.name]
     file, path = f"{given.name}.jsonl", given.out / f"{given.name}{archive.ENDING}"
-    for line in add(path, file, runs):
+    for line in add(path, file, wanted(given)):
         print(json.dumps(line), flush=True)
-    said = page(given.name, archive.read(path)[file], f"python -m lngd_bench.studies.variants {shlex.join(words)}")
+    lines = archive.read(path)[file]
+    dates = sorted({line["date"][:10] for line in lines if "date" in line})
+    table = changes.table(lines) if given.name == "variants" else every_run(lines)
+    command = f"python -m lngd_bench.studies.variants {shlex.join(words)}"
+    said = f"`{command}`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}.\n\n{table}"
     archive.put(path.with_name(f"{given.name}.md"), said.encode())
     print(f"\n{said}\nWritten: {path}, {path.with_name(f'{given.name}.md')}")
 

@@ -1,29 +1,58 @@
 """Variants of the step, one thing changed at a time, on short runs of the quality tasks: the table in `docs/performance.md`.
 
-The mean over seeds of the final metric at the better of two rates. Seeds are apart from those of the reports.
+The mean over seeds of the final metric at the better of two rates. Seeds are apart from those of the reports. Runs are of an
+optimizer that no race knows.
 """
 
+import argparse
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import product
 from statistics import mean
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from lngd import LNGD, Factors, Schedule, SpectralLNGD
 from lngd.curvature import LNGDBlock, LNGDKroneckerBlock
 from lngd.linalg import Damping
+from lngd_bench.competitors.optimizers import OPTIMIZERS, Competitor, Setting
 from lngd_bench.studies.quality.quality import SIZES, scheduled
 from lngd_bench.studies.results import MISSING, markdown
-from lngd_bench.studies.variants.runs import Wanted, built, last_epoch
+from lngd_bench.tasks import TASKS as TABLE
+from lngd_bench.tasks.data import Data
+from lngd_bench.tasks.task import Task
+from lngd_bench.training.records import Epoch
+from lngd_bench.training.train import RunSpec, train
 
+NAME = "candidate"
+Line = dict[str, Any]
+Build = Callable[[nn.Module, Setting], Optimizer]
+Wanted = tuple[Line, Callable[[], Epoch]]
+"""What identifies a run, as in its record, and how it is made."""
 SEEDS = (1000, 1001)
 TASKS = {"fashion-cnn": 0.35, "fashion-vit": 0.35}
 """By name, the share of the full schedule."""
 ADAM, NEWTON = (0.02, 0.04), (0.5, 1.0)
 """Rates for steps of a fixed length, and for those that the layer's own curvature measures."""
 WHOLE = Factors(8192, convolution="full")
+
+
+def built(method: Callable[..., Optimizer]) -> Build:
+    """One of this library's methods with the runner's rate."""
+    return lambda model, setting: method(model, lr=setting.lr, mean_over=setting.mean_over)
+
+
+def last_epoch(task: Task, build: Build, lr: float, seed: int, data: Data | None = None) -> Epoch:
+    """What a run of the optimizer ends with."""
+    with patch.dict(OPTIMIZERS, {NAME: Competitor(NAME, build, lr, 1.0)}):
+        *_, last = train(RunSpec(task, NAME, lr, seed), task.data(None) if data is None else data)
+    return last
 
 
 class NoPsiDense(LNGDBlock):
@@ -68,17 +97,35 @@ VARIANTS: Mapping[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
 }
 
 
-def wanted(tasks: Sequence[str], seeds: Sequence[int], steps: int | None) -> Iterator[Wanted]:
+def wanted(given: argparse.Namespace) -> Iterator[Wanted]:
     """Every variant at its rates; `steps` instead of the share of the full schedule."""
-    for name in tasks:
+    for name in given.tasks:
         full = SIZES[name].full()
         assert full.steps
-        task = scheduled(full, steps / full.steps if steps else TASKS[name])
+        task = scheduled(full, given.steps / full.steps if given.steps else TASKS[name])
         for variant, (build, rates) in VARIANTS.items():
-            for lr in rates:
-                for seed in seeds:
-                    about = {"task": name, "steps": task.steps, "variant": variant, "lr": lr, "seed": seed}
-                    yield Wanted(about, partial(last_epoch, task, built(build), lr, seed))
+            for lr, seed in product(rates, given.seeds):
+                about = {"task": name, "steps": task.steps, "variant": variant, "lr": lr, "seed": seed}
+                yield about, partial(last_epoch, task, built(build), lr, seed)
+
+
+def wanted_of_layers(given: argparse.Namespace) -> Iterator[Wanted]:
+    """LNGD with and without curvature for embeddings, in turn within a seed: `docs/layers.md`."""
+    for name in given.tasks:
+        task = replace(TABLE[name], steps=given.steps, epoch_steps=100)
+        data, embeddings = task.data(None), any(isinstance(module, nn.Embedding) for module in task.model().modules())
+        for seed, variant in product(given.seeds, ("default", "embeddings") if embeddings else ("default",)):
+            about = {"task": name, "steps": given.steps, "seed": seed, "lr": NEWTON[0], "curvature on": variant}
+            build = built(LNGD) if variant == "default" else with_embeddings
+            yield about, partial(last_epoch, task, build, NEWTON[0], seed, data)
+
+
+def with_embeddings(model: nn.Module, setting: Setting) -> Optimizer:
+    """A group that asks for curvature where the library would not give it."""
+    asked = [p for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()]
+    known = {id(p) for p in asked}
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.parameters() if id(p) not in known]}]
+    return LNGD(model, [*groups, {"params": asked, "curvature": True}], lr=setting.lr, mean_over=setting.mean_over)
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import lngd
 from lngd.methods import Method
 from lngd_bench.competitors.optimizers import OPTIMIZERS
-from lngd_bench.studies.variants.runs import Wanted, built, last_epoch
+from lngd_bench.studies.variants.changes import Wanted, built, last_epoch
 from lngd_bench.tasks import TASKS
 
 SEED = 1000  # apart from those of the reports
@@ -40,7 +40,7 @@ def wanted(given: argparse.Namespace) -> Iterator[Wanted]:
             build, options = OPTIMIZERS[given.baseline].build, {}
         task = replace(TASKS[name], steps=given.steps, epoch_steps=100)
         about = {"task": name, "steps": given.steps, "optimizer": given.baseline or given.method.lower(), "lr": lr, **options}
-        yield Wanted(about, partial(last_epoch, task, build, lr, SEED))
+        yield about, partial(last_epoch, task, build, lr, SEED)
 
 
 def _schedule(method: str, every: int) -> lngd.Schedule:

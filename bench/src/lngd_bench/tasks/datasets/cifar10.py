@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lngd_bench.errors import BenchError
 from lngd_bench.tasks.data import Split
@@ -53,25 +52,22 @@ def load_cifar10_split(data_dir: Path | None = None) -> Split:
     found = _form(CIFAR10.found(data_dir))
     assert found
     x, y = torch.empty(len(FILES) * RECORDS, *PIXELS), torch.empty(len(FILES) * RECORDS, dtype=torch.int64)
-    for name, rows in _rows(found):  # floats in their final place: a second copy would take 600 MB
-        part = slice(FILES.index(name) * RECORDS, (FILES.index(name) + 1) * RECORDS)
-        x[part], y[part] = rows[:, 1:].unflatten(1, PIXELS), rows[:, 0]
-    training = len(x) - RECORDS
-    _standardise(x, x[:training])
-    return Split(x[:training], y[:training], x[training:], y[training:])
-
-
-def _rows(found: Path) -> Iterator[tuple[str, Tensor]]:
-    """Bytes `[records, 1 + pixels]` of each file."""
     missing = set(FILES)
     try:
-        for name, content in _contents(found):
+        for name, content in _contents(found):  # floats in their final place: a second copy would take 600 MB
+            rows = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(RECORDS, 1 + math.prod(PIXELS))
+            part = slice(FILES.index(name) * RECORDS, (FILES.index(name) + 1) * RECORDS)
+            x[part], y[part] = rows[:, 1:].unflatten(1, PIXELS), rows[:, 0]
             missing.discard(name)
-            yield name, torch.frombuffer(bytearray(content), dtype=torch.uint8).view(RECORDS, 1 + math.prod(PIXELS))
     except (OSError, EOFError, RuntimeError, ValueError, tarfile.TarError, zlib.error) as error:
         raise BenchError(f"{found}: damaged ({error}); remove it and get it again with: {CIFAR10.command}") from error
     if missing:
         raise BenchError(f"{found} lacks {', '.join(sorted(missing))}: it is not CIFAR-10's binary distribution")
+    training = x[:-RECORDS]
+    x.sub_(training.mean((0, 2, 3), keepdim=True))  # `torch.std` needs five times as long, and squares of all at once 600 MB
+    squares = torch.stack([part.square().sum((0, 2, 3)) for part in training.split(CHUNK)]).double().sum(0)
+    x.div_((squares / (training[:, 0].numel() - 1)).sqrt().float().view(-1, 1, 1))
+    return Split(training, y[:-RECORDS], x[-RECORDS:], y[-RECORDS:])
 
 
 def _contents(found: Path) -> Iterator[tuple[str, bytes]]:
@@ -84,10 +80,3 @@ def _contents(found: Path) -> Iterator[tuple[str, bytes]]:
             file = archive.extractfile(member) if member.name in {f"{FOLDER}/{name}" for name in FILES} else None
             if file:
                 yield Path(member.name).name, file.read()
-
-
-def _standardise(x: Tensor, training: Tensor) -> None:
-    """In place, by colour. `torch.std` needs five times as long, and squares of all images at once 600 MB."""
-    x.sub_(training.mean((0, 2, 3), keepdim=True))
-    squares = torch.stack([part.square().sum((0, 2, 3)) for part in training.split(CHUNK)]).double().sum(0)
-    x.div_((squares / (training[:, 0].numel() - 1)).sqrt().float().view(-1, 1, 1))

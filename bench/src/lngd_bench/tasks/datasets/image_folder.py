@@ -206,6 +206,11 @@ def _listed(part: Path) -> dict[str, list[str]]:
     return listed
 
 
+def _is_image(name: str) -> bool:
+    """A copy from a Mac has a companion `._NAME` beside each file that is none."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
 def _files(part: Path, listed: Mapping[str, Sequence[str]]) -> Files:
     names = [os.fsencode(f"{name}/{file}") for name, files in listed.items() for file in files]
     counts = torch.tensor([len(files) for files in listed.values()])
@@ -219,27 +224,14 @@ def write_image_folder(root: Path, parts: Parts, kind: str = "JPEG") -> None:
         with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as unfinished:
             whole = Path(unfinished) / root.name
             for part, (images, labels) in parts.items():
-                _write_part(whole / part, images, labels, kind)
-            _rename(whole, root)
+                for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+                    path = whole / part / str(label) / f"{number:06d}.{kind.lower()}"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(image.numpy()).save(path, kind, quality=QUALITY, subsampling=0)
+            if not is_image_folder(root):  # another process may have been faster; its folder is the same
+                whole.rename(root)
     except OSError as error:
         raise BenchError(f"{root} can't be written: {error}") from error
-
-
-def _write_part(folder: Path, images: Tensor, labels: Tensor, kind: str) -> None:
-    for label in labels.unique().tolist():
-        (folder / str(label)).mkdir(parents=True)
-    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        path = folder / str(label) / f"{number:06d}.{kind.lower()}"
-        Image.fromarray(image.numpy()).save(path, kind, quality=QUALITY, subsampling=0)
-
-
-def _rename(whole: Path, root: Path) -> None:
-    """Another process may have been faster; its folder is the same."""
-    try:
-        whole.rename(root)
-    except OSError:
-        if not is_image_folder(root):
-            raise
 
 
 def load_imagenet(data_dir: Path | None = None) -> ImageFolder:
@@ -268,8 +260,3 @@ def written_once(folder: str, make: Callable[[], Split], data_dir: Path | None) 
         found = next((path for path in candidates if os.access(path.parent, os.W_OK)), cached(folder))
         write_image_folder(found, as_parts(make()))
     return found
-
-
-def _is_image(name: str) -> bool:
-    """By its name; a copy from a Mac has a companion `._NAME` beside each file that is none."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")

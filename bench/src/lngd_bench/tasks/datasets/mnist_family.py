@@ -116,12 +116,12 @@ def halved(images: Tensor) -> Tensor:
 
 
 def _parts(directory: Path) -> list[tuple[Tensor, Tensor]]:
-    return [_part(directory, part) for part in ("train", "t10k")]
-
-
-def _part(directory: Path, part: str) -> tuple[Tensor, Tensor]:
-    path = _file(directory, f"{part}-images-idx3-ubyte")
-    images, labels = read_idx(path, 3), read_idx(_file(directory, f"{part}-labels-idx1-ubyte"), 1)
-    if images.shape != (len(labels), SIDE, SIDE):
-        raise BenchError(f"{path}: images {images.shape}, expected are {SIDE}×{SIDE} pixels for each of {len(labels)} labels")
-    return torch.from_numpy(images[:, None].astype(np.float32)), torch.from_numpy(labels.astype(np.int64))
+    found = []
+    for part in ("train", "t10k"):
+        path = _file(directory, f"{part}-images-idx3-ubyte")
+        images, labels = read_idx(path, 3), read_idx(_file(directory, f"{part}-labels-idx1-ubyte"), 1)
+        if images.shape != (len(labels), SIDE, SIDE):
+            expected = f"{SIDE}×{SIDE} pixels for each of {len(labels)} labels"
+            raise BenchError(f"{path}: images {images.shape}, expected are {expected}")
+        found.append((torch.from_numpy(images[:, None].astype(np.float32)), torch.from_numpy(labels.astype(np.int64))))
+    return found

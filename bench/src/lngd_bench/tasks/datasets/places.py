@@ -73,13 +73,13 @@ class DataSet:
         """The place it would be read from, in words; None where this machine lacks it."""
         if self.module:
             return f"inside {self.module}" if find_spec(self.module) else None
-        return next((str(place) for place in self._places(data_dir) if self.is_in(place)), None)
+        return next((str(place) for place in places(self.name, data_dir, *self.system) if self.is_in(place)), None)
 
     def found(self, data_dir: Path | None = None) -> Path:
         """Its directory; raises BenchError, which says how to get it, where it is nowhere."""
         where = self.where(data_dir)
         if where is None:
-            looked = self.module or ", ".join(map(str, self._places(data_dir)))
+            looked = self.module or ", ".join(map(str, places(self.name, data_dir, *self.system)))
             raise BenchError(f"{self.name} is in none of {looked}. Get it with: {self.command}")
         return Path(where)
 
@@ -99,9 +99,6 @@ class DataSet:
                 reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
                 message = f"{address}: {reason}; nothing is kept"
                 raise BenchError(f"{message}. Without a network put the file here yourself: {target / name}") from error
-
-    def _places(self, data_dir: Path | None) -> list[Path]:
-        return places(self.name, data_dir, *self.system)
 
 
 def _download(url: str, path: str, _: Any, *, packed: bool) -> None:

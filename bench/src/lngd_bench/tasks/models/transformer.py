@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-BASE = {"width": 512, "heads": 8, "layers": 6, "inner": 2048}
 BIG = {"width": 1024, "heads": 16, "layers": 6, "inner": 4096}
 PAD, BEGIN, END = range(3)  # ids that every vocabulary begins with; no position attends to padding
 

@@ -1,6 +1,16 @@
-"""A plain convolutional network: no normalisation that would forgive a badly scaled step."""
+"""Networks without normalisation, which would forgive a badly scaled step: a perceptron and a convolutional one, with ReLU."""
+
+from itertools import pairwise
 
 from torch import nn
+
+
+def mlp(*sizes: int) -> nn.Sequential:
+    """Widths from the input's to the classes'; images are flattened."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def cnn(channels: tuple[int, int, int] = (16, 32, 64), classes: int = 10) -> nn.Sequential:

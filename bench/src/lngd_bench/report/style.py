@@ -1,6 +1,8 @@
-"""A colour for each optimizer, the same in every picture and page."""
+"""How every picture looks: a colour for each optimizer, the same in every picture and page, and tidy axes."""
 
 from collections.abc import Mapping
+
+from matplotlib.axes import Axes
 
 # Okabe and Ito's colours first, told apart by every kind of colour vision, then Tol's; LNGD has the strongest.
 COLOURS: Mapping[str, str] = {
@@ -19,8 +21,6 @@ COLOURS: Mapping[str, str] = {
     "lngd-spectral": "#F0027F",
     "soap": "#332288",
     "shampoo": "#44AA99",
-    "heavyball": "#A6761D",
-    "singd": "#E377C2",
     "muon-fp32": "#6B8E00",
 }
 OTHERS = ("#4D4D4D", "#A65628")
@@ -29,3 +29,20 @@ OTHERS = ("#4D4D4D", "#A65628")
 def colour_of(optimizer: str, index: int) -> str:
     """Of optimizers that have none, by their row."""
     return COLOURS.get(optimizer, OTHERS[index % len(OTHERS)])
+
+
+def tidy(axes: Axes, *, grid: bool = True) -> None:
+    """No frame above and on the right; a light grid behind what is drawn."""
+    if grid:
+        axes.grid(color="0.9", linewidth=0.8)
+        axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def label(axes: Axes, title: str, x: str, y: str) -> None:
+    """Small words, for many panels."""
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    axes.tick_params(labelsize=8)
+    tidy(axes)
