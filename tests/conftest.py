@@ -15,7 +15,7 @@ from jaxtyping import config, install_import_hook
 CORE = ("torch_private", "types", "linalg", "layers", "sampling", "capture", "curvature", "step_size")
 OPTIMIZER = sorted(path.stem for path in Path(find_spec("lngd").origin).with_name("optimizer").glob("*.py"))
 CHECK_THEMSELVES = ("natural_gradient", "hyperparameters", "__init__")
-CONSTRUCTORS = ("LayerwiseRate", "Graft", "KLClip", "FixedRMS", "Layerwise", "Sampled")
+CONSTRUCTORS = ("InvariantRate", "LayerwiseRate", "Graft", "KLClip", "FixedRMS", "Layerwise", "Sampled")
 
 if not config.jaxtyping_disable:
     checked = [*CORE, *(f"optimizer.{name}" for name in OPTIMIZER if name not in CHECK_THEMSELVES)]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lngd import KFAC, LNGD, FisherType, NGPlus, Schedule, SpectralLNGD
+from lngd.optimizer.curved_layer import SEES_DATA
 from lngd.sampling import Call
 from recorded import Recorded, layers_of, same
 from reference import batch, differences, mlp, snapshot, train_step
@@ -357,7 +358,7 @@ def test_checkpointing_the_whole_model_gives_the_same_bits(kind, fisher, how, pa
                         model(3 * x)
                 loss.backward()
             optimizer.step()
-        assert not any(outcome.reason for outcome in optimizer.summary() if outcome.layer)
+        assert {outcome.reason for outcome in optimizer.summary() if outcome.layer} <= {"", SEES_DATA}
         runs.append(snapshot(model, optimizer))
     assert differences(*runs) == []
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import LNGD, Constant, Factors, FixedRMS, Graft, KLClip, LayerwiseRate
+from lngd import LNGD, Constant, Factors, FixedRMS, Graft, InvariantRate, KLClip, LayerwiseRate
 from lngd.capture import RateSample
 from lngd.layers import LinearLayer
 from lngd.step_size import STEP_SIZES, Averages, Directions, StepSize
@@ -318,6 +318,7 @@ def test_a_gradient_whose_square_overflows_does_not_freeze_a_grafted_layer():
 
 
 NAMED: dict[str, StepSize] = {
+    "invariant": InvariantRate(),
     "layerwise": LayerwiseRate(),
     "graft": Graft(),
     "kl_clip": KLClip(),

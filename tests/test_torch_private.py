@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.checkpoint import checkpoint
@@ -44,6 +45,7 @@ from lngd.torch_private import (
     mark,
     marked,
     never_compiled,
+    never_compiled_alone,
     records_operations,
     remove_global_hook,
     running_pass,
@@ -435,6 +437,31 @@ def test_one_is_called_back_when_the_backward_pass_has_ended():
     y.register_hook(arrived)
     y.sum().backward()
     assert order == ["arrived", "last", "ended"]
+
+
+def test_a_function_that_is_never_compiled_alone_is_part_of_a_graph_but_makes_none():
+    found: list[bool] = []
+    counters.clear()
+
+    @never_compiled_alone
+    def double(x: Tensor) -> Tensor:
+        found.append(torch.compiler.is_compiling())
+        return 2 * x
+
+    @partial(torch.compile, backend="eager")
+    def inside(x: Tensor) -> Tensor:
+        return double(x) + 1
+
+    @partial(torch.compile, backend="eager")
+    def broken(x: Tensor) -> Tensor:
+        torch._dynamo.graph_break()
+        return torch.compiler.disable(double, recursive=False)(x)
+
+    assert torch.equal(inside(torch.ones(2)), torch.full((2,), 3.0))
+    assert counters["stats"]["unique_graphs"] == 1
+    broken(torch.ones(2))
+    assert counters["stats"]["unique_graphs"] == 1
+    assert found[-1] is False
 
 
 def test_a_method_that_is_never_compiled_ends_the_graph_of_who_calls_it():

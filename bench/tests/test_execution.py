@@ -20,7 +20,7 @@ WAYS = {
 
 
 def spec(execution: Execution, optimizer: str = "lngd") -> RunSpec:
-    return RunSpec(replace(TOY, execution=execution), optimizer, 0.1, 0)
+    return RunSpec(replace(TOY, execution=execution), optimizer, 0.4 if optimizer == "lngd" else 0.1, 0)
 
 
 @pytest.mark.parametrize("execution", WAYS.values(), ids=WAYS)

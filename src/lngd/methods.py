@@ -34,7 +34,8 @@ SCHEDULE = Schedule(curvature_every=20, inverse_every=20, ramp=True, refresh_ove
 WHOLE_BATCH = Schedule(curvature_every=20, inverse_every=20, ramp=True, refresh_over=4, samples=None)
 SELDOM_REFRESHED = Schedule(curvature_every=5, inverse_every=100, ramp=True, refresh_over=4, samples=None)
 """EKFAC measures along its basis more often than the basis moves."""
-BLOCKS_OF_128, BLOCKS_OF_256, LARGE = Factors(128), Factors(256), Factors(8192)
+BLOCKS_OF_128, LARGE = Factors(128, raw_damping=1.0), Factors(8192, raw_damping=1.0)
+BLOCKS_OF_256 = Factors(256, raw_damping=100.0)
 
 INSTEAD: Mapping[str, str] = {
     "learning_rate": "the learning rate is lr=",
@@ -70,17 +71,18 @@ class Method(NaturalGradient):
         params: parameters or torch.optim-style groups; None for all. A parameter left out is frozen. A group may set `lr`,
             `momentum`, `weight_decay`, `damping`, `decay`, `adamw_lr_ratio`, `adamw_betas`, `adamw_eps`, and `curvature`: False
             sends its parameters to AdamW, True gives curvature to layers that have it on request only. All are read at each step.
-        lr: the share of the layer's best step (1 is a Newton step) with `step_size="layerwise"`; an Adam rate with "graft" and
-            "rms"; the length of the natural gradient, at most that of the trust region, with "kl_clip"; that length itself with
-            "constant".
+        lr: the share of the layer's best step (1 is a Newton step) with `step_size="invariant"` and "layerwise"; an Adam rate
+            with "graft" and "rms"; the length of the natural gradient, at most that of the trust region, with "kl_clip"; that
+            length itself with "constant".
         momentum: β of the gradient's average, or τ of the update's.
         weight_decay: decoupled: W ← (1 − lr·weight_decay) W. Without effect on layers whose norm is kept.
         damping: λ in units of the block's mean eigenvalue; with LNGD's block, of each factor's.
         decay: ϵ of LNGD eq. 14, the weight on past statistics.
         adamw_lr_ratio: AdamW's rate over lr, for the parameters without curvature.
         warmup: steps over which lr rises linearly, for the layers with curvature.
-        step_size: how far to go: "layerwise" (LNGD eqs. 12–13), "graft" (the length of Adam's step per layer), "kl_clip", "rms"
-            (a fixed length per entry), "constant", or an object such as `LayerwiseRate(samples=32)`.
+        step_size: how far to go: "invariant" (as eq. 12, whatever the scale of the loss), "layerwise" (LNGD eqs. 12–13), "graft"
+            (the length of Adam's step per layer), "kl_clip", "rms" (a fixed length per entry), "constant", or an object such as
+            `InvariantRate(samples=32)`.
         momentum_on: "gradient" (averaged, then preconditioned), "nesterov" (the same, looking ahead) or "update" (LNGD
             Algorithm 1).
         fisher: where g comes from: "layerwise", "empirical", "sampled", or an object such as `Sampled("gaussian")`.
@@ -553,12 +555,12 @@ class NGPlus(Method):
         model: nn.Module,
         params: Parameters | None = None,
         *,
-        lr: float | Tensor = 0.25,
+        lr: float | Tensor = 0.5,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         damping: float = 0.01,
         decay: float = 0.95,
-        adamw_lr_ratio: float = 0.04,
+        adamw_lr_ratio: float = 0.02,
         warmup: int = 10,
         step_size: StepSize | StepSizeName = "kl_clip",
         momentum_on: MomentumOn = "gradient",
@@ -651,7 +653,7 @@ PAPER: dict[str, Any] = {
     "momentum_on": "update",
     "fisher": Layerwise(noise="gaussian"),
     "schedule": Schedule(curvature_every=100, inverse_every=100, ramp=False, refresh_over=1, samples=None),
-    "factors": Factors(max_dim=2**31 - 1, convolution="full", damping_bounds=(1e-5, 1e-2)),
+    "factors": Factors(max_dim=2**31 - 1, convolution="full", damping_bounds=(1e-5, 1e-2), raw_damping=1.0),
     "keep_norms": False,
 }
 """Keyword arguments that restore the paper's recipe (sec. 3.3, sec. 4, Algorithm 1): `LNGD(model, lr=…, **PAPER)`.

@@ -75,12 +75,13 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "samples": SOME_OR_ALL,
     "mu": NOT_NEGATIVE,
     "smoothing": FRACTION,
-    "max_move": POSITIVE,
+    "max_move": (lambda value: value == math.inf or (is_number(value) and value > 0), "a number greater than 0, or inf"),
     "kl": POSITIVE,
     "rms": POSITIVE,
     "eps": NOT_NEGATIVE,
     "max_dim": COUNT,
     "convolution": one_of("kronecker", "full"),
+    "raw_damping": (lambda value: value is None or (is_number(value) and value > 0), "None or a number greater than 0"),
     "damping_bounds": (are_bounds, "a pair (ν₁, ν₂) with 0 ≤ ν₁ ≤ ν₂"),
 }
 

@@ -110,7 +110,7 @@ class Directions:
 
     @property
     def gradient_norm(self) -> Vector:
-        """‖g‖, root mean square over samples, g the loss's gradient at the layer's output; scaled as in dᵀFd, and NaN as there."""
+        """‖g‖, root mean square over samples, g the loss's gradient at the layer's output; scaled as in dᵀFd, NaN as there."""
         return self._scaled_norm if self.squared_scale is None else self._scaled_norm * self.squared_scale.sqrt()
 
     @cached_property
@@ -273,7 +273,7 @@ class FixedRMS(StepSize):
         rms: ρ.
     """
 
-    lr_range: ClassVar[tuple[float, float]] = (0.0, 0.3)
+    lr_range: ClassVar[tuple[float, float]] = (0.0, 0.2)
     rms: float = 0.2
 
     def alpha(self, step: Directions) -> Vector:
@@ -293,7 +293,7 @@ class Graft(StepSize):
 
     memory: ClassVar[tuple[str, ...]] = ("square_weight",)
     tensors: ClassVar[tuple[str, ...]] = ("square",)
-    lr_range: ClassVar[tuple[float, float]] = (0.0, 0.3)
+    lr_range: ClassVar[tuple[float, float]] = (0.0, 0.2)
     decay: float = 0.999
     eps: float = 1e-8
 
@@ -413,7 +413,7 @@ def output_norm(layer: Layer, samples: Sequence[RateSample], mean_over: MeanOver
     for sample in samples:
         s, floor = layer.output(sample.x, matrix), 0.0
         if sample.x.is_floating_point() and sample.x.numel():
-            floor = (LEAST_NORM * torch.linalg.vector_norm(sample.x.to(s.dtype))) ** 2 * (s.numel() / sample.x.numel())
+            floor = (LEAST_NORM * sample.x.to(s.dtype).norm()) ** 2 * (s.numel() / sample.x.numel())
         squares.append(s.square().sum().clamp(min=floor))
         entries += s.numel()
     rows = entries / (layer.outputs * layer.groups) if mean_over == "token" else _count(samples)

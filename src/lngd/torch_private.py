@@ -119,6 +119,19 @@ what it wraps. The compiled call's own end restores what was before it, whether 
 """
 
 
+def never_compiled_alone(function: C) -> C:
+    """The function is traced where a graph calls it, and runs as Python does where none does.
+
+    torch.compile would make a graph of each such call; when it gives up on that, at its recompile limit, it takes back at the
+    function's end what `leave_compiled_call` did inside. Public marks keep a function out of graphs, too.
+    """
+    dynamo = torch._C._dynamo.eval_frame
+    dynamo.set_code_exec_strategy(
+        function.__code__, dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.DEFAULT)
+    )
+    return function
+
+
 def when_backward_ends(call: Callable[[], None]) -> None:
     """Calls back at the end of the backward pass that is running, unless it fails. FSDP asks for it by the same private name."""
     torch.autograd.Variable._execution_engine.queue_callback(call)

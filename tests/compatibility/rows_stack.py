@@ -29,7 +29,7 @@ from compatibility.runs import (
     weights,
 )
 from compatibility.table import group
-from lngd import Constant, FisherType, LayerwiseRate, Schedule
+from lngd import Constant, FisherType, InvariantRate, LayerwiseRate, Schedule
 from lngd.methods import Method
 
 stack = group("Training stack")
@@ -111,7 +111,7 @@ def clipped_training(method: type[Method]) -> None:
 )
 def accumulation(method: type[Method]) -> None:
     runs = []
-    whole = {"step_size": LayerwiseRate(samples=None)} if default(method, "step_size") == "layerwise" else {}
+    whole = {"step_size": InvariantRate(samples=None)} if default(method, "step_size") == "invariant" else {}
     for sizes in ((32,), (4, 6, 10, 12)):
         run = start(method, curved(), fisher=FisherType.EMPIRICAL, **OFTEN, **whole)
         for x, y in batches(3, 4, n=32, dtype=DOUBLE):

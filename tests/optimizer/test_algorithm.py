@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lngd import LNGD, PAPER, LayerwiseRate, Schedule
+from lngd import LNGD, PAPER, Factors, LayerwiseRate, Schedule
 from reference import batch, mlp, train_step, with_ones
 
 WIDTHS, BATCH, STEPS = (4, 6, 5, 3), 64, 30
@@ -160,7 +160,8 @@ def test_the_papers_momentum_keeps_each_steps_own_rate():
 def test_the_default_recipe_is_its_own_transcription(weight_decay):
     model = mlp(*WIDTHS)
     expected = reference(model, paper=False, interval=20, damping=0.3, bounds=(1e-5, float("inf")))
-    options = {"schedule": Schedule(refresh_over=1), "step_size": LayerwiseRate(samples=32)}
+    factors = Factors(raw_damping=1.0)
+    options = {"schedule": Schedule(refresh_over=1), "step_size": LayerwiseRate(samples=32), "factors": factors}
     optimizer = LNGD(model, lr=0.2, damping=0.3, weight_decay=weight_decay, **options)
     for step in range(STEPS):
         x, y = batch(BATCH, 4, seed=step)

@@ -85,7 +85,7 @@ def test_what_the_user_says_of_the_scale_is_believed():
     runs = []
     for told in (False, True):
         model = mlp(4, 6, 3, dtype=torch.float32)
-        optimizer = LNGD(model)
+        optimizer = LNGD(model, step_size="layerwise")
         x, y = batch(16, 4, dtype=torch.float32)
         (3.0 * F.cross_entropy(model(x), y)).backward()
         for p in model.parameters():
@@ -95,7 +95,7 @@ def test_what_the_user_says_of_the_scale_is_believed():
         optimizer.step()
         runs.append(optimizer.rates["0"])
     model = mlp(4, 6, 3, dtype=torch.float32)
-    optimizer = LNGD(model)
+    optimizer = LNGD(model, step_size="layerwise")
     F.cross_entropy(model(x), y).backward()
     optimizer.step()
     torch.testing.assert_close(runs[1], optimizer.rates["0"])

@@ -139,7 +139,7 @@ def test_a_group_without_curvature_is_trained_by_adamw_and_the_summary_says_so()
 
 def test_a_group_may_change_its_mind_about_curvature_while_training():
     model = net()
-    optimizer = LNGD(model, [{"params": model[0].parameters()}, {"params": model[3].parameters()}], lr=0.5)
+    optimizer = LNGD(model, [{"params": model[0].parameters()}, {"params": model[3].parameters()}], lr=0.5, adamw_lr_ratio=0.02)
     moved(model, optimizer)
     optimizer.param_groups[0]["curvature"] = False
     way = moved(model, optimizer)

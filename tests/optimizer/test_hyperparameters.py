@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from lngd import LNGD, PAPER, Factors, FixedRMS, Graft, KLClip, LayerwiseRate, Schedule
+from lngd import LNGD, PAPER, Factors, FixedRMS, Graft, InvariantRate, KLClip, LayerwiseRate, Schedule
 from lngd.optimizer.parameters import GROUP_OPTIONS
 from lngd.ranges import ALLOWED, check
 from reference import mlp
@@ -53,9 +53,13 @@ OBJECTS: dict[tuple[type, str], tuple[Any, ...]] = {
         ("0", "1"),
         None,
     ),
+    (Factors, "raw_damping"): (0.0, -1.0, math.nan, math.inf, "1", True),
     (LayerwiseRate, "mu"): NOT_A_RATE,
     (LayerwiseRate, "smoothing"): NOT_A_FRACTION,
     (LayerwiseRate, "samples"): NOT_A_COUNT,
+    (InvariantRate, "smoothing"): NOT_A_FRACTION,
+    (InvariantRate, "max_move"): (0.0, -1.0, math.nan, None, True),
+    (InvariantRate, "samples"): NOT_A_COUNT,
     (KLClip, "kl"): NOT_POSITIVE,
     (FixedRMS, "rms"): NOT_POSITIVE,
     (Graft, "decay"): NOT_A_FRACTION,
@@ -73,14 +77,13 @@ GOOD: dict[str, tuple[Any, ...]] = {
     "adamw_lr_ratio": (0, 1, 0.02),
     "schedule": (1, 500, Schedule(samples=None), Schedule(samples=1, refresh_over=1)),
     "factors": (1, 8192, Factors(damping_bounds=(0, 0)), Factors(damping_bounds=(0.0, math.inf))),
-    "step_size": (LayerwiseRate(samples=None), LayerwiseRate(mu=0.0, samples=1), LayerwiseRate(smoothing=0.0)),
+    "step_size": (LayerwiseRate(samples=None), LayerwiseRate(mu=0.0, samples=1), InvariantRate(max_move=math.inf)),
 }
 
 
 def test_the_tables_have_every_hyperparameter_of_the_method_its_groups_and_its_objects():
-    objects = {
-        (kind, field.name) for kind in (Schedule, Factors, LayerwiseRate, KLClip, FixedRMS, Graft) for field in fields(kind)
-    }
+    kinds = (Schedule, Factors, LayerwiseRate, InvariantRate, KLClip, FixedRMS, Graft)
+    objects = {(kind, field.name) for kind in kinds for field in fields(kind)}
     assert objects == set(OBJECTS)
     arguments = set(inspect.signature(LNGD).parameters) - {"model", "params", "generator", "schedule", "factors"}
     assert arguments == set(ARGUMENTS)

@@ -17,7 +17,7 @@ from tiers import tiered
 
 DOUBLE = torch.float64
 METHODS = {"LNGD": LNGD, "LNGDLr": LNGDLr, "KFAC": KFAC, "EKFAC": EKFAC, "TKFAC": TKFAC, "NGPlus": NGPlus, "THOR": THOR}
-EVERY_STEP = {"damping": 0.3, "schedule": 1, "warmup": 0, "keep_norms": False}
+EVERY_STEP = {"damping": 0.3, "schedule": 1, "warmup": 0, "keep_norms": False, "factors": Factors(8192, raw_damping=1.0)}
 every_method = tiered("kind", METHODS)
 
 

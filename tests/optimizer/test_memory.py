@@ -48,11 +48,14 @@ def test_the_report_is_within_five_percent_of_what_is_allocated_before_and_after
     assert optimizer.memory_report() == expected
 
 
+NUMBERS = ("average_weight", "alignment", "observations", "kappa", "gradient_norm", "output_norm")
+
+
 def test_statistics_of_bfloat16_parameters_count_as_float32_and_adamws_averages_as_bfloat16():
     net = nn.Sequential(nn.Linear(9, 20), nn.LayerNorm(20)).bfloat16()
     report = LNGD(net).memory_report()
     assert report.layers[0].statistics == report.layers[0].inverses == 4 * (10 * 10 + 20)
-    assert report.layers[0].averages == 4 * (20 * 10 + len(("average_weight", "alignment", "observations", "kappa")))
+    assert report.layers[0].averages == 4 * (20 * 10 + len(NUMBERS))
     assert report.fallback == 2 * 2 * 40
     assert report.parameters == 2 * (20 * 10 + 40)
 

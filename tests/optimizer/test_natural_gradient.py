@@ -353,7 +353,7 @@ def test_the_forward_of_an_ordinary_step_waits_for_nothing():
 
 def test_stats_are_plain_numbers():
     model, x, y = small()
-    optimizer = LNGD(model)
+    optimizer = LNGD(model, step_size="layerwise")
     train_step(model, optimizer, x, y)
     stats = optimizer.stats()
     assert {type(value) for value in stats.values()} == {float}

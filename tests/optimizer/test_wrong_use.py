@@ -122,13 +122,13 @@ def one_warning(match: str) -> Iterator[None]:
         warnings.warn(caught[0].message, stacklevel=1)
 
 
-OF_ADAMW = "is of AdamW's size, but here it is a share of each layer's Newton step: the default of LNGD is 0.5"
+OF_ADAMW = "is of AdamW's size, but here it is a share of each layer's Newton step: the default of LNGD is 0.25"
 OF_NEWTON = "is of a Newton step's size, but here it is an Adam rate"
 ODD: dict[str, tuple[type, dict[str, Any], str]] = {
     "LNGD at AdamW's rate": (LNGD, {"lr": 1e-3}, f"lr=0.001 {OF_ADAMW}"),
     "LNGD at a smaller one": (LNGD, {"lr": 3e-4}, f"lr=0.0003 {OF_ADAMW}"),
     "SpectralLNGD at LNGD's rate": (SpectralLNGD, {"lr": 0.5}, f"lr=0.5 {OF_NEWTON}: the default of SpectralLNGD is 0.02"),
-    "grafted at LNGD's rate": (LNGD, {"step_size": "graft"}, f"lr=0.5 {OF_NEWTON}: 0.3 would be much"),
+    "grafted at LNGD's rate": (LNGD, {"step_size": "graft"}, f"lr=0.25 {OF_NEWTON}: 0.2 would be much"),
     "grafted by an object": (KFAC, {"step_size": Graft(), "lr": 1}, f"lr=1 {OF_NEWTON}: the default of KFAC is 0.1"),
 }
 
@@ -199,7 +199,7 @@ def test_fisher_types_differ():
 
 
 def test_a_step_size_of_an_unknown_name_is_answered_with_the_known_ones():
-    names = "'layerwise', 'graft', 'kl_clip', 'rms', 'constant', or an object such as LayerwiseRate"
+    names = "'invariant', 'layerwise', 'graft', 'kl_clip', 'rms', 'constant', or an object such as LayerwiseRate"
     with pytest.raises(ValueError, match=f"step_size='adam' is out of range: it must be one of {names}"):
         LNGD(mlp(4, 3), step_size="adam")
 

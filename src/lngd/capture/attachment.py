@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
-from lngd.torch_private import GLOBAL_FORWARD_HOOKS, forward_hooks, never_compiled, remove_global_hook
+from lngd.torch_private import GLOBAL_FORWARD_HOOKS, forward_hooks, never_compiled, never_compiled_alone, remove_global_hook
 
 
 class Hook:
@@ -26,6 +26,7 @@ class Hook:
         self.first = self.ran = False
         """Whether it has to run before all other hooks on the output; whether it has done so in this call."""
 
+    @never_compiled_alone
     def __call__(self, *args: Any) -> Any:
         owner = self.owner() if self.owner is not None else None
         if owner is None or self.ran:

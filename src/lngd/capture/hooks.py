@@ -105,6 +105,8 @@ class Capture:
     rates: dict[str, list[RateSample]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     """Layers that were called in a way that has no curvature, with the reason."""
+    raw: set[str] = field(default_factory=set)
+    """Layers that the last measuring step saw get rows of data, `[n, i]`, which no layer before them has made."""
     forward_id: int = 0
 
     def __post_init__(self) -> None:
@@ -369,6 +371,7 @@ class Capture:
             return output
         if self.measuring:
             self._arriving([x])  # not before the layer's forward: other hooks may change its input
+            (self.raw.add if x.grad_fn is None and x.dim() == 2 and x.is_floating_point() else self.raw.discard)(name)
         if x.dim() < layer.batched_dims:
             if module.training:
                 layer.check_batch(x, name)

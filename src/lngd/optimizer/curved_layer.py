@@ -27,9 +27,10 @@ State: TypeAlias = dict[str, Any]
 Place: TypeAlias = tuple[tuple[int, ...], torch.dtype] | None
 """Shape and dtype of a tensor; None for a whole number."""
 Layout: TypeAlias = dict[str, Place]
-COUNTERS = ("updates", "ready", "owed", "failed", "promoted")
+SEES_DATA = "its inputs are the data: damped more, see Factors(raw_damping=)"
+COUNTERS = ("updates", "ready", "owed", "failed", "promoted", "raw")
 """Measurements so far; whether there are inverses; whether a refresh is owed; refreshes that failed in a row; whether all is kept
-in float64."""
+in float64; whether its inputs are the data themselves."""
 MOST_FAILURES = 10
 """Refreshes that may fail in a row before training on old inverses is an error."""
 MORE_DAMPING = (1.0, 10.0, 100.0)
@@ -157,8 +158,13 @@ class CurvedLayer:
         else:
             yield joined([layer.activations(x) for x, _ in calls]), joined([layer.gradients(g) for _, g in calls])
 
-    def take_measurement(self, guard: Guard) -> None:
-        """F ← ϵF + (1−ϵ)F_new (LNGD eq. 14), F_new at the Fisher matrix's scale."""
+    @property
+    def is_raw(self) -> bool:
+        """Whether it is damped otherwise since its inputs are the data themselves."""
+        return bool(self.states[0]["raw"]) and self.recipe.factors.raw_damping != 1
+
+    def take_measurement(self, guard: Guard, *, raw: bool) -> None:
+        """F ← ϵF + (1−ϵ)F_new (LNGD eq. 14), F_new at the Fisher matrix's scale. `raw`: the inputs are the data themselves."""
         pending = self.pending
         if not pending.samples:
             return
@@ -170,6 +176,7 @@ class CurvedLayer:
         if fisher is FisherType.EMPIRICAL:
             weight = weight * guard.of_squares(pending.means[0].device)
         self.block.update(self.block.weighted(pending.means, weight), self.groups[0]["decay"])
+        self.states[0]["raw"] = int(raw)
         self.publish()
         if mean_over == "none":
             self.states[0]["summed"].fill_(pending.samples)
@@ -188,11 +195,13 @@ class CurvedLayer:
             RuntimeError: MOST_FAILURES refreshes in a row have failed. A layer whose statistics are all zero, because nothing
                 reaches it, is not counted: its gradient is zero too.
         """
-        damping, bounds = self.groups[0]["damping"], self.recipe.factors.damping_bounds
+        factors, damping = self.recipe.factors, self.groups[0]["damping"]
+        if self.is_raw and factors.raw_damping is not None:
+            damping = damping * factors.raw_damping
         for factor in MORE_DAMPING:
             relative = damping if factor == 1 else factor * max(damping, LEAST_DAMPING)
             try:
-                self.block.refresh(Damping(relative, bounds))
+                self.block.refresh(Damping(relative, factors.damping_bounds))
             except NotPositiveDefiniteError:
                 continue
             if factor > 1:

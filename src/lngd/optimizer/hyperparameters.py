@@ -69,6 +69,9 @@ class Factors:
         convolution: of a convolution with more than `max_dim` inputs: "kronecker" (Φ_channels ⊗ Φ_kernel) or "full" (as any other
             layer's). LNGD's block only.
         damping_bounds: (ν₁, ν₂), absolute bounds of λ.
+        raw_damping: what `damping` is multiplied with in a layer that sees the data themselves: its inputs are rows, `[n, i]`,
+            to which no gradient leads. Whitening them amplifies what hardly varies, such as pixels at the border, more than
+            a few thousand samples support. None: the method's own, 100 for LNGD's family and 1 for the others.
 
     Raises:
         ValueError: a number out of its range.
@@ -77,6 +80,7 @@ class Factors:
     max_dim: int = 256
     convolution: Literal["kronecker", "full"] = "kronecker"
     damping_bounds: tuple[float, float] = (1e-5, math.inf)
+    raw_damping: float | None = None
 
     def __post_init__(self) -> None:
         check(vars(self))
@@ -88,8 +92,10 @@ def as_schedule(given: Schedule | int, default: Schedule) -> Schedule:
 
 
 def as_factors(given: Factors | int, default: Factors) -> Factors:
-    """A number stands for the largest dense factor."""
-    return given if isinstance(given, Factors) else replace(default, max_dim=given)
+    """A number stands for the largest dense factor; what an object leaves open is the method's own."""
+    if not isinstance(given, Factors):
+        return replace(default, max_dim=given)
+    return replace(given, raw_damping=default.raw_damping) if given.raw_damping is None else given
 
 
 def as_step_size(given: StepSize | str) -> StepSize:

@@ -38,8 +38,8 @@ Wanted = tuple[Line, Callable[[], Epoch]]
 SEEDS = (1000, 1001)
 TASKS = {"fashion-cnn": 0.35, "fashion-vit": 0.35}
 """By name, the share of the full schedule."""
-ADAM, NEWTON = (0.02, 0.04), (0.5, 1.0)
-"""Rates for steps of a fixed length, and for those that the layer's own curvature measures."""
+ADAM, NEWTON, EQ_12 = (0.02, 0.04), (0.25, 0.5), (0.5, 1.0)
+"""Rates for steps of a fixed length, for those that the layer's own curvature measures, and for eq. 12 itself."""
 WHOLE = Factors(8192, convolution="full")
 
 
@@ -80,7 +80,7 @@ class SpectralWithoutPsi(SpectralLNGD):
 VARIANTS: Mapping[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
     "Spectral LNGD": (SpectralLNGD, ADAM),
     "without Ψ": (SpectralWithoutPsi, ADAM),
-    "α_l of eqs. 12–13 for its length": (partial(SpectralLNGD, step_size="layerwise", adamw_lr_ratio=0.02), NEWTON),
+    "α_l of eqs. 12–13 for its length": (partial(SpectralLNGD, step_size="layerwise", adamw_lr_ratio=0.02), EQ_12),
     "Adam's length (graft)": (partial(SpectralLNGD, step_size="graft"), ADAM),
     "momentum 0.95": (partial(SpectralLNGD, momentum=0.95), ADAM),
     "momentum not looking ahead": (partial(SpectralLNGD, momentum_on="gradient"), ADAM),
@@ -91,6 +91,7 @@ VARIANTS: Mapping[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
     "curvature from 32 samples": (partial(SpectralLNGD, schedule=Schedule(samples=32)), ADAM),
     "warm-up of 30 steps": (partial(SpectralLNGD, warmup=30), ADAM),
     "LNGD": (LNGD, NEWTON),
+    "LNGD, α_l of eqs. 12–13": (partial(LNGD, step_size="layerwise", adamw_lr_ratio=0.02), EQ_12),
     "LNGD, Adam's length (graft)": (partial(LNGD, step_size="graft", adamw_lr_ratio=0.5), ADAM),
     "LNGD, factors whole": (partial(LNGD, factors=WHOLE), NEWTON),
     "LNGD, warm-up of 30 steps": (partial(LNGD, warmup=30), NEWTON),
