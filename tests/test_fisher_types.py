@@ -695,7 +695,10 @@ def test_rates_at_a_measuring_step_come_from_the_losses_gradients_alone(method, 
     for name in ("0", "2"):
         a, g = watched.samples(name, watched.output, score(watched.output, y))
         own[name] = torch.stack(sample_gradients(a[0], g[0]))
-    step_size, factors = LayerwiseRate(mu=1e-3, smoothing=0.0, samples=rate_samples), Factors(damping_bounds=(0.0, torch.inf))
+    step_size, factors = (
+        LayerwiseRate(mu=1e-3, smoothing=0.0, samples=rate_samples),
+        Factors(damping_bounds=(0.0, torch.inf), raw_damping=1),
+    )
     optimizer = method(model.train(), momentum=0.0, warmup=0, damping=0.3, step_size=step_size, factors=factors)
     train_step(model, optimizer, x, y)
     chosen = slice(None) if rate_samples is None else slice(None, None, 3)

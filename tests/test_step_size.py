@@ -21,8 +21,9 @@ Kept: TypeAlias = tuple[dict[str, Tensor], dict[str, list[list[Tensor]]]]
 
 
 def plain(mu: float = 1e-8, samples: int | None = None) -> dict[str, Any]:
-    """Eq. 12 as printed: without momentum, without an envelope, without a warm-up."""
-    return {"momentum": 0.0, "warmup": 0, "step_size": LayerwiseRate(mu=mu, smoothing=0.0, samples=samples)}
+    """Eq. 12 as printed: without momentum, without an envelope, without a warm-up, damped alike whatever a layer sees."""
+    step_size, factors = LayerwiseRate(mu=mu, smoothing=0.0, samples=samples), Factors(raw_damping=1.0)
+    return {"momentum": 0.0, "warmup": 0, "step_size": step_size, "factors": factors}
 
 
 def matrix(weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -34,6 +34,8 @@ class OpenActivation:
     """From some samples of `x` to the layer's input, if that is another."""
     positions: int | None = None
     """Of a sample; None: as many as its entries make rows of the layer's outputs."""
+    raw: bool = False
+    """Whether `x` is rows of data, which nothing that is trained has made."""
 
     def samples(self, chosen: slice) -> Tensor:
         """A copy of the layer's input: the rest of the batch can be freed, and the user may write to the buffer again."""

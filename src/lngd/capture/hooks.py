@@ -106,7 +106,7 @@ class Capture:
     refused: dict[str, str] = field(default_factory=dict)
     """Layers that were called in a way that has no curvature, with the reason."""
     raw: set[str] = field(default_factory=set)
-    """Layers that the last measuring step saw get rows of data, `[n, i]`, which no layer before them has made."""
+    """Layers whose last sample of the curvature came of rows of data, `[n, i]`, which nothing that is trained has made."""
     forward_id: int = 0
 
     def __post_init__(self) -> None:
@@ -371,7 +371,6 @@ class Capture:
             return output
         if self.measuring:
             self._arriving([x])  # not before the layer's forward: other hooks may change its input
-            (self.raw.add if x.grad_fn is None and x.dim() == 2 and x.is_floating_point() else self.raw.discard)(name)
         if x.dim() < layer.batched_dims:
             if module.training:
                 layer.check_batch(x, name)
@@ -383,9 +382,10 @@ class Capture:
         x = layer.batch_first(x) if moved else x
         if self._wanted(name, len(x)):
             output, edge = pre_activation(output)
+            raw = x.grad_fn is None and x.dim() == 2 and x.is_floating_point()
             shape, x = output.shape, x.detach() if x.requires_grad else x
             as_output = partial(shaped_batch_first, shape, layer.batch_dim) if moved else partial(shaped, shape)
-            self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype))
+            self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype, raw=raw))
         return output
 
     def after_attention(
@@ -450,6 +450,7 @@ class Capture:
             if guess.sample is not None:
                 self.rates.setdefault(name, []).append(guess.sample)
             if guess.call is not None:
+                (self.raw.add if guess.call.raw else self.raw.discard)(name)
                 self.source.arrived(guess.call, guess.gradient)
         self._accumulated[name] = weakref.ref(weight.grad), weight.grad._version
         if self.measuring and weight.grad.device.type in HOST and not weight.grad.any():
@@ -572,6 +573,7 @@ class Capture:
             as_output=made.as_output,
             shape=made.shape,
             dtype=made.dtype,
+            raw=made.raw,
             rerun=running_pass() != NO_PASS and not self._model_runs_again,
         )
 

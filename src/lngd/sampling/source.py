@@ -45,6 +45,8 @@ class Call:
     shape: torch.Size
     """That of the gradient."""
     dtype: torch.dtype
+    raw: bool = False
+    """Whether the input is rows of data, which nothing that is trained has made."""
     rerun: bool = False
     """Whether activation checkpointing ran this call inside a backward pass, as a part of its forward."""
     g: Tensor | None = None
