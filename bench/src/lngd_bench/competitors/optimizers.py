@@ -72,15 +72,16 @@ def _of_setting(setting: Setting) -> dict[str, Any]:
     return named | {name: value for name, value in chosen.items() if value is not None}
 
 
-def _family(title: str, method: type[Method], customary: float, cost: float) -> Competitor:
-    """A method of this library at its own defaults."""
+def _family(title: str, method: type[Method], cost: float) -> Competitor:
+    """A method of this library at its own defaults, of which the rate is the customary one."""
+    defaults = {name: parameter.default for name, parameter in inspect.signature(method).parameters.items()}
 
     def build(model: nn.Module, setting: Setting) -> Optimizer:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "lr=")  # a search tries rates of every size
             return method(model, **_of_setting(setting))
 
-    return Competitor(title, build, customary, cost, damping=inspect.signature(method).parameters["damping"].default)
+    return Competitor(title, build, defaults["lr"], cost, damping=defaults["damping"])
 
 
 def _lngd_paper(model: nn.Module, setting: Setting) -> Optimizer:
@@ -96,15 +97,15 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "muon-fp32": Competitor("Muon, float32", _plain(partial(MuonWithAdamW, muon=Float32Muon)), 0.01, 1.3),
     "soap": Competitor("SOAP", _plain(peers.soap), 0.003, 2.5, third_party=True),
     "shampoo": Competitor("Shampoo", _plain(peers.Shampoo), 0.004, 2.5, third_party=True),
-    "kfac": _family("K-FAC", lngd.KFAC, 0.1, 2.0),
-    "ekfac": _family("EKFAC", lngd.EKFAC, 0.1, 2.5),
-    "tkfac": _family("TKFAC", lngd.TKFAC, 0.1, 2.0),
-    "ngplus": _family("NG+", lngd.NGPlus, 0.5, 1.8),
-    "thor": _family("THOR", lngd.THOR, 0.1, 2.0),
-    "lngd-lr": _family("LNGD-lr", lngd.LNGDLr, 0.5, 2.0),
-    "lngd-sample": _family("LNGD-sample", lngd.LNGDSample, 0.1, 1.7),
-    "lngd": _family("LNGD", lngd.LNGD, 0.5, 2.0),
-    "lngd-spectral": _family("Spectral LNGD", lngd.SpectralLNGD, 0.02, 1.8),
+    "kfac": _family("K-FAC", lngd.KFAC, 2.0),
+    "ekfac": _family("EKFAC", lngd.EKFAC, 2.5),
+    "tkfac": _family("TKFAC", lngd.TKFAC, 2.0),
+    "ngplus": _family("NG+", lngd.NGPlus, 1.8),
+    "thor": _family("THOR", lngd.THOR, 2.0),
+    "lngd-lr": _family("LNGD-lr", lngd.LNGDLr, 2.0),
+    "lngd-sample": _family("LNGD-sample", lngd.LNGDSample, 1.7),
+    "lngd": _family("LNGD", lngd.LNGD, 2.0),
+    "lngd-spectral": _family("Spectral LNGD", lngd.SpectralLNGD, 1.8),
     "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0, damping=lngd.PAPER["damping"]),
 }
 DEFAULT_OPTIMIZERS = "sgd,adamw,muon,lngd,lngd-spectral"  # as the command line writes them

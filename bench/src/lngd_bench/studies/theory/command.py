@@ -114,7 +114,8 @@ def _gains_of_a_run(steps: int) -> list[float]:
     with PrivateRandomness(0).active():
         learner = Learner(RunSpec(task, "sgd", rate_of(task, "lngd"), 0), split)
         step_size = RateWithSlope(smoothing=0.0)  # κ of this step alone
-        optimizer = lngd.LNGD(learner.model, lr=rate_of(task, "lngd"), step_size=step_size)
+        factors = lngd.Factors(raw_damping=1.0)
+        optimizer = lngd.LNGD(learner.model, lr=0.5, adamw_lr_ratio=0.02, step_size=step_size, factors=factors)
         learner.optimizer, learner.schedule = optimizer, scheduler(optimizer, LINEAR, steps)
         try:
             for _ in range(steps):
