@@ -580,7 +580,7 @@ def test_a_forward_without_a_backward_pass_takes_no_samples_from_the_next(way):
         assert torch.equal(one, two)
 
 
-PLACES = product((*FEW, blocks_before, blocks_in_place_after), ("reentrant", "non-reentrant"))
+PLACES = [*product((*FEW, blocks_before, blocks_in_place_after), ("reentrant", "non-reentrant"))]
 
 
 @pytest.mark.parametrize(("way", "checkpointed"), PLACES)

@@ -278,7 +278,7 @@ def test_a_buffer_that_is_written_again_after_the_backward_pass_changes_nothing(
     assert all(torch.equal(*pair) for pair in zip(*runs, strict=True))
 
 
-@pytest.mark.parametrize("step_size", ["constant", "kl_clip", "layerwise", "rms"])
+@pytest.mark.parametrize("step_size", ["constant", "kl_clip", "invariant", LayerwiseRate(mu=0.0), "rms"], ids=str)
 @pytest.mark.parametrize("fisher", ["layerwise", "sampled", "empirical"])
 def test_a_sum_trains_as_the_mean_where_it_is_said_to_be_one(fisher, step_size):
     runs = []

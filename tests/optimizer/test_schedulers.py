@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.optim.swa_utils import SWALR
 
-from lngd import KFAC, LNGD, SpectralLNGD
+from lngd import KFAC, LNGD, Factors, SpectralLNGD
 from reference import batch, differences, mlp, snapshot, through_a_file, train_step
 
 STEPS, RATIO = 9, 0.05
@@ -227,7 +227,7 @@ def test_an_option_changed_in_a_group_is_used_from_the_next_step_on_and_in_that_
 def test_damping_and_decay_of_a_group_make_its_layers_inverses():
     """Φ, Ψ ← ϵ·old + (1−ϵ)·new with the ϵ of that moment, and the inverse with the damping of that moment."""
     model, x, y = mlp(4, 6, 3), *batch(16, 4, seed=1)
-    optimizer = LNGD(model, schedule=1, damping=0.3, decay=0.95)
+    optimizer = LNGD(model, schedule=1, damping=0.3, decay=0.95, factors=Factors(raw_damping=1.0))
     train_step(model, optimizer, *batch(16, 4))
     optimizer.param_groups[0] |= {"damping": 2.0, "decay": 0.0}
     alone = copy.deepcopy(model)

@@ -382,7 +382,7 @@ class Capture:
         x = layer.batch_first(x) if moved else x
         if self._wanted(name, len(x)):
             output, edge = pre_activation(output)
-            raw = x.grad_fn is None and x.dim() == 2 and x.is_floating_point()
+            raw = self._is_data(x)
             shape, x = output.shape, x.detach() if x.requires_grad else x
             as_output = partial(shaped_batch_first, shape, layer.batch_dim) if moved else partial(shaped, shape)
             self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype, raw=raw))
@@ -574,8 +574,17 @@ class Capture:
             shape=made.shape,
             dtype=made.dtype,
             raw=made.raw,
-            rerun=running_pass() != NO_PASS and not self._model_runs_again,
+            rerun=self._part_runs_again(),
         )
+
+    def _part_runs_again(self) -> bool:
+        """Whether reentrant checkpointing runs a part of the model inside a backward pass."""
+        return running_pass() != NO_PASS and not self._model_runs_again
+
+    def _is_data(self, x: Tensor) -> bool:
+        """Whether an input is rows of data, which nothing that is trained has made. Checkpointing gives a part leaves, too."""
+        leaf = x.grad_fn is None and not (x.requires_grad and self._part_runs_again())
+        return leaf and x.dim() == 2 and x.is_floating_point()
 
     def _sub_batch(self, made: OpenActivation, batch: int) -> slice:
         """Which samples measure the curvature; the same in all calls of a layer on as many samples, which add up."""
