@@ -382,7 +382,7 @@ class Capture:
         x = layer.batch_first(x) if moved else x
         if self._wanted(name, len(x)):
             output, edge = pre_activation(output)
-            raw = self._is_data(x)
+            raw = self.measuring and self._is_data(x)
             shape, x = output.shape, x.detach() if x.requires_grad else x
             as_output = partial(shaped_batch_first, shape, layer.batch_dim) if moved else partial(shaped, shape)
             self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype, raw=raw))
