@@ -36,6 +36,8 @@ SELDOM_REFRESHED = Schedule(curvature_every=5, inverse_every=100, ramp=True, ref
 """EKFAC measures along its basis more often than the basis moves."""
 BLOCKS_OF_128, LARGE = Factors(128, raw_damping=1.0), Factors(8192, raw_damping=1.0)
 BLOCKS_OF_256 = Factors(256, raw_damping=100.0)
+ALIKE_BLOCKS_OF_256 = Factors(256, raw_damping=1.0)
+"""For a step as long as d, which more damping shortens."""
 
 INSTEAD: Mapping[str, str] = {
     "learning_rate": "the learning rate is lr=",
@@ -318,7 +320,7 @@ class LNGDSample(Method):
         momentum_on: MomentumOn = "gradient",
         fisher: FisherChoice = "layerwise",
         schedule: Schedule | int = SCHEDULE,
-        factors: Factors | int = BLOCKS_OF_256,
+        factors: Factors | int = ALIKE_BLOCKS_OF_256,
         mean_over: MeanOver = "batch",
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
@@ -337,7 +339,7 @@ class LNGDSample(Method):
             momentum_on=momentum_on,
             fisher=fisher,
             schedule=as_schedule(schedule, SCHEDULE),
-            factors=as_factors(factors, BLOCKS_OF_256),
+            factors=as_factors(factors, ALIKE_BLOCKS_OF_256),
             mean_over=mean_over,
             keep_norms=keep_norms,
             generator=generator,

@@ -22,6 +22,7 @@ from lngd import EKFAC, KFAC, LNGD, PAPER, THOR, TKFAC, LNGDLr, LNGDSample, NGPl
 from reference import batch, convolutional, differences, snapshot, through_a_file, train
 from tiers import THREE, tiered
 
+pytestmark = pytest.mark.filterwarnings("ignore:the loss looks like a mean")  # what "a sum" is told here
 METHODS = [LNGD, SpectralLNGD, LNGDSample, LNGDLr, KFAC, EKFAC, TKFAC, NGPlus, THOR]
 SINGLE = torch.float32
 RECIPES: dict[str, tuple[type, dict[str, Any]]] = {
