@@ -1,10 +1,10 @@
 """Which calls of a layer count: those at which the gradient of the user's own backward pass arrives, once."""
 
 import gc
-import sys
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from lngd.optimizer.curved_layer import SEES_DATA
 from lngd.sampling import Call
 from recorded import Recorded, layers_of, same
 from reference import batch, differences, mlp, snapshot, train_step
+from threads import run_together
 from tiers import tiered
 
 METHODS = {"LNGD": LNGD, "SpectralLNGD": SpectralLNGD, "KFAC": KFAC, "NGPlus": NGPlus}
@@ -377,16 +378,7 @@ def test_two_models_in_two_threads_train_as_each_alone():
     alone, together = {seed: make(seed) for seed in (1, 2)}, {seed: make(seed) for seed in (1, 2)}
     for seed, made in alone.items():
         train(*made, seed)
-    threads = [threading.Thread(target=train, args=(*made, seed)) for seed, made in together.items()]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    run_together(partial(train, *made, seed) for seed, made in together.items())
     for seed in (1, 2):
         assert differences(snapshot(*alone[seed]), snapshot(*together[seed])) == []
 

@@ -5,7 +5,6 @@ import gc
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -25,6 +24,7 @@ from lngd import KFAC, LNGD, LayerwiseRate, NGPlus, Schedule
 from lngd.capture.compiled import Uncompiled
 from lngd.optimizer import NaturalGradient
 from reference import batch, differences, mlp, snapshot, through_a_file, train_step
+from threads import run_together
 
 pytestmark = [
     pytest.mark.slow,
@@ -759,15 +759,7 @@ def test_threads_that_measure_at_the_same_time_leave_no_setting_behind():
             uncompiled.enter()
             uncompiled.leave()
 
-    threads, interval = [threading.Thread(target=measure) for _ in range(2)], sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    run_together([measure, measure])
     torch.compile(lambda t: t * 2, backend=counting)(torch.ones(2))
     assert counters["test"]["graphs"] == 1
 

@@ -96,16 +96,9 @@ class Directions:
     @cached_property
     def dFd(self) -> Vector | None:
         """dᵀFd (LNGD eq. 13); NaN for a layer of which no sample was caught, None if none was of any."""
-        if self._usual is not None:
-            slopes, weight = self._usual
-            curvature = slopes.square().mean(1) * weight  # (1/N) Σₙ ⟨d, ∇⁽ⁿ⟩²
-        elif any(self.samples):
-            curvature = self._of_each(
-                directional_curvature(layer, d, samples, self.mean_over)
-                for layer, d, samples in zip(self.layers, self.directions, self.samples, strict=True)
-            )
-        else:
+        if not any(self.samples):
             return None
+        curvature = self._curvature()
         return curvature if self.squared_scale is None else curvature * self.squared_scale
 
     @property
@@ -121,14 +114,17 @@ class Directions:
     @cached_property
     def cosines(self) -> Vector:
         """dᵀFd / (‖d‖² ‖g‖²), made without the fourth power of the loss's scale, which has no room in float32."""
-        scale = self._scaled_norm * self.length
+        return self._curvature(self._scaled_norm * self.length)
+
+    def _curvature(self, scale: Vector | None = None) -> Vector:
+        """(1/N) Σₙ ⟨d, ∇⁽ⁿ⟩² under the scale that the samples have; ⟨d, ∇⁽ⁿ⟩ is divided by `scale` before it is squared."""
         if self._usual is not None:
             slopes, weight = self._usual
-            return (slopes / scale.unsqueeze(1)).square().mean(1) * weight
-        return self._of_each(
-            directional_curvature(layer, d, samples, self.mean_over, own)
-            for layer, d, samples, own in zip(self.layers, self.directions, self.samples, scale.unbind(), strict=True)
-        )
+            slopes = slopes if scale is None else slopes / scale.unsqueeze(1)
+            return slopes.square().mean(1) * weight
+        scales = [None] * len(self.layers) if scale is None else scale.unbind()
+        each = zip(self.layers, self.directions, self.samples, scales, strict=True)
+        return self._of_each(directional_curvature(layer, d, samples, self.mean_over, own) for layer, d, samples, own in each)
 
     @cached_property
     def _scaled_norm(self) -> Vector:

@@ -1,5 +1,6 @@
 """`python -m lngd_bench.studies.variants` in a few steps on the digits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from lngd_bench import archive
 from lngd_bench.competitors.optimizers import OPTIMIZERS, Setting
-from lngd_bench.studies.variants import changes
+from lngd_bench.studies.variants import changes, defaults, raw, scales
 from lngd_bench.studies.variants.__main__ import main
 
 
@@ -66,3 +67,35 @@ def test_embeddings_have_curvature_in_the_variant_that_asks_for_it(tmp_path: Pat
     assert set(changes.with_embeddings(model, setting).blocks) == {"0", "1"}
     printed = run(capsys, "layers", "--tasks", "digits-mlp", "--steps", "1", "--seeds", "0", "--out", str(tmp_path))
     assert ["default" in line for line in printed if line.startswith("{")] == [True]
+
+
+def test_what_can_be_as_in_the_paper_is_something_that_lngd_has() -> None:
+    assert "step_size.smoothing" in defaults.REVERTIBLE
+    assert "step_size.max_move" not in defaults.REVERTIBLE  # the paper's step size has no bound
+    assert type(defaults.OBJECTS["step_size"]).__name__ == "InvariantRate"
+
+
+def test_scales_trains_every_optimizer_and_is_not_told_the_factor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {name: replace(small, steps=25) for name, small in scales.TASKS.items()}
+    monkeypatch.setattr(scales, "TASKS", few)
+    run(capsys, "scales", "--seeds", "0", "--out", str(tmp_path))
+    found = {
+        (line["task"], line["optimizer"]): line["metric"] for line in archive.read(tmp_path / "scales.jsonl.gz")["scales.jsonl"]
+    }
+    assert len(found) == len(few) * len(scales.RIVALS)
+    assert found["loss × 0.001", "LNGD"] == pytest.approx(found["loss × 1", "LNGD"], rel=1e-3)
+    assert found["loss × 0.001", "LNGD, eq. 12"] > 1.1 * found["loss × 1", "LNGD, eq. 12"]
+    assert (tmp_path / "scales.md").read_text().count("\n| ") == len(few) + 1
+
+
+def test_raw_compares_factors_on_the_damping_of_first_layers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw, "STEPS", {"digits-mlp": 3})
+    run(capsys, "raw", "--seeds", "0", "--out", str(tmp_path))
+    lines = archive.read(tmp_path / "raw.jsonl.gz")["raw.jsonl"]
+    assert {(line["method"], line["raw_damping"]) for line in lines} == {(m, f) for m in raw.METHODS for f in raw.FACTORS}
+    assert len({line["train_loss"] for line in lines if line["method"] == "LNGD" and line["lr"] == 0.25}) > 1
+    assert (tmp_path / "raw.md").read_text().count("| digits-mlp") == 4

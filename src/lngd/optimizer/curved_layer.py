@@ -161,7 +161,12 @@ class CurvedLayer:
     @property
     def is_raw(self) -> bool:
         """Whether it is damped otherwise since its inputs are the data themselves."""
-        return bool(self.states[0]["raw"]) and self.recipe.factors.raw_damping != 1
+        return self._damping_factor != 1
+
+    @property
+    def _damping_factor(self) -> float:
+        """What its damping is multiplied with."""
+        return self.recipe.factors.raw_damping or 1.0 if self.states[0]["raw"] else 1.0
 
     def take_measurement(self, guard: Guard, *, raw: bool) -> None:
         """F ← ϵF + (1−ϵ)F_new (LNGD eq. 14), F_new at the Fisher matrix's scale. `raw`: the inputs are the data themselves."""
@@ -195,13 +200,11 @@ class CurvedLayer:
             RuntimeError: MOST_FAILURES refreshes in a row have failed. A layer whose statistics are all zero, because nothing
                 reaches it, is not counted: its gradient is zero too.
         """
-        factors, damping = self.recipe.factors, self.groups[0]["damping"]
-        if self.is_raw and factors.raw_damping is not None:
-            damping = damping * factors.raw_damping
+        damping, bounds = self._damping_factor * self.groups[0]["damping"], self.recipe.factors.damping_bounds
         for factor in MORE_DAMPING:
             relative = damping if factor == 1 else factor * max(damping, LEAST_DAMPING)
             try:
-                self.block.refresh(Damping(relative, factors.damping_bounds))
+                self.block.refresh(Damping(relative, bounds))
             except NotPositiveDefiniteError:
                 continue
             if factor > 1:

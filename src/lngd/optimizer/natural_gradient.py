@@ -195,8 +195,8 @@ class NaturalGradient(torch.optim.Optimizer):
     def summary(self) -> Summary:
         """The outcome of every parameter of the model as it is now, and why."""
         plan = self._planner.plan(self._model, self.param_groups, self._fallen)
-        notes = self._capture.source.notes
-        notes = {**dict.fromkeys((name for name, each in self._layers.items() if each.is_raw), SEES_DATA), **notes}
+        raw = [name for name, each in self._layers.items() if each.is_raw]
+        notes = {**dict.fromkeys(raw, SEES_DATA), **self._capture.source.notes}
         outcomes = (replace(o, reason=notes.get(o.layer, "")) if o.layer else o for o in plan.outcomes.values())
         return Summary(tuple(outcomes), self.memory_report().curvature)
 

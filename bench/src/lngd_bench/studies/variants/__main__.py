@@ -65,7 +65,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     grid.add_argument("--tasks", nargs="+", default=["fashion-mlp", "fashion-cnn", "fashion-resnet"], choices=list(TASKS))
     grid.add_argument("--steps", type=int, default=400)
     grid.add_argument("--method", default="LNGD", choices=list(defaults.METHODS))
-    for name, default in (("lr", 0.5), ("damping", 0.3), ("curvature-every", 20)):
+    for name, default in (("lr", defaults.OWN["lr"]), ("damping", defaults.OWN["damping"]), ("curvature-every", 20)):
         grid.add_argument(f"--{name}", nargs="+", type=type(default), default=[default])
     grid.add_argument("--kl-clip", nargs="+", type=float, default=[None], metavar="κ", help="step_size=KLClip(κ)")
     reverted = "one run of LNGD each with this as in lngd.PAPER: an argument, or what belongs to one, such as schedule.ramp"

@@ -41,6 +41,7 @@ TASKS = {"fashion-cnn": 0.35, "fashion-vit": 0.35}
 ADAM, NEWTON, EQ_12 = (0.02, 0.04), (0.25, 0.5), (0.5, 1.0)
 """Rates for steps of a fixed length, for those that the layer's own curvature measures, and for eq. 12 itself."""
 WHOLE = Factors(8192, convolution="full")
+BY_EQ_12 = partial(LNGD, step_size="layerwise", adamw_lr_ratio=0.02)
 
 
 def built(method: Callable[..., Optimizer]) -> Build:
@@ -91,7 +92,7 @@ VARIANTS: Mapping[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
     "curvature from 32 samples": (partial(SpectralLNGD, schedule=Schedule(samples=32)), ADAM),
     "warm-up of 30 steps": (partial(SpectralLNGD, warmup=30), ADAM),
     "LNGD": (LNGD, NEWTON),
-    "LNGD, α_l of eqs. 12–13": (partial(LNGD, step_size="layerwise", adamw_lr_ratio=0.02), EQ_12),
+    "LNGD, α_l of eqs. 12–13": (BY_EQ_12, EQ_12),
     "LNGD, Adam's length (graft)": (partial(LNGD, step_size="graft", adamw_lr_ratio=0.5), ADAM),
     "LNGD, factors whole": (partial(LNGD, factors=WHOLE), NEWTON),
     "LNGD, warm-up of 30 steps": (partial(LNGD, warmup=30), NEWTON),

@@ -10,20 +10,32 @@ from typing import Any
 
 import lngd
 from lngd.methods import Method
+from lngd.optimizer.hyperparameters import as_step_size
+from lngd.sampling import as_fisher
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.studies.variants.changes import Wanted, built, last_epoch
 from lngd_bench.tasks import TASKS
 
 SEED = 1000  # apart from those of the reports
 METHODS: Mapping[str, type[Method]] = {method.__name__: method for method in Method.__subclasses__()}
+OWN: Mapping[str, Any] = {name: parameter.default for name, parameter in inspect.signature(lngd.LNGD).parameters.items()}
+"""LNGD's defaults."""
 OBJECTS: Mapping[str, Any] = {
-    "step_size": lngd.LayerwiseRate(),
-    "fisher": lngd.Layerwise(),
-    "schedule": lngd.Schedule(),
-    "factors": lngd.Factors(),
+    "step_size": as_step_size(OWN["step_size"]),
+    "fisher": as_fisher(OWN["fisher"]),
+    "schedule": OWN["schedule"],
+    "factors": OWN["factors"],
 }
-"""LNGD's defaults for arguments that are made of several things."""
-REVERTIBLE = [*lngd.PAPER, *(f"{name}.{field.name}" for name, given in OBJECTS.items() for field in fields(given))]
+"""Those that are made of several things."""
+REVERTIBLE = [
+    *lngd.PAPER,
+    *(
+        f"{name}.{field.name}"
+        for name, given in OBJECTS.items()
+        for field in fields(given)
+        if hasattr(lngd.PAPER[name], field.name)
+    ),
+]
 
 
 def wanted(given: argparse.Namespace) -> Iterator[Wanted]:

@@ -7,13 +7,11 @@ from functools import partial
 from itertools import product
 from statistics import mean
 
-from torch import nn
 from torch.optim import Optimizer
 
 from lngd import LNGD, Factors, SpectralLNGD
-from lngd_bench.competitors.optimizers import Setting
 from lngd_bench.studies.results import markdown
-from lngd_bench.studies.variants.changes import Line, Wanted, last_epoch
+from lngd_bench.studies.variants.changes import Line, Wanted, built, last_epoch
 from lngd_bench.tasks import TASKS
 
 STEPS = {"mnist-mlp": 400, "fashion-mlp": 400, "digits-mlp": 200}
@@ -27,15 +25,10 @@ FACTORS = (1.0, 10.0, 100.0, 1e4)
 def wanted(given: argparse.Namespace) -> Iterator[Wanted]:
     for task, (name, (method, rates)) in product(STEPS, METHODS.items()):
         small = replace(TASKS[task], steps=STEPS[task], epoch_steps=STEPS[task], samples=min(12800, TASKS[task].samples))
-        data = small.data(None)
+        data = small.data(None).first(small.samples)
         for lr, factor, seed in product(rates, FACTORS, given.seeds):
             about = {"task": task, "steps": small.steps, "method": name, "lr": lr, "raw_damping": factor, "seed": seed}
-            yield about, partial(last_epoch, small, partial(built, method, factor), lr, seed, data.first(small.samples))
-
-
-def built(method: Callable[..., Optimizer], factor: float, model: nn.Module, setting: Setting) -> Optimizer:
-    """With the method's own factors otherwise."""
-    return method(model, lr=setting.lr, mean_over=setting.mean_over, factors=Factors(raw_damping=factor))
+            yield about, partial(last_epoch, small, built(partial(method, factors=Factors(raw_damping=factor))), lr, seed, data)
 
 
 def table(lines: Sequence[Line]) -> str:

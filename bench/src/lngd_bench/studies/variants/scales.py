@@ -17,13 +17,13 @@ from torch.optim import AdamW, Optimizer
 
 from lngd import LNGD, SpectralLNGD
 from lngd_bench.studies.results import markdown
-from lngd_bench.studies.variants.changes import Line, Wanted
+from lngd_bench.studies.variants.changes import BY_EQ_12, Line, Wanted
 from lngd_bench.training.records import Epoch, finite
 
 RIVALS: Mapping[str, Callable[[nn.Module], Optimizer]] = {
     "AdamW, 0.003": lambda model: AdamW(model.parameters(), lr=3e-3),
     "LNGD": LNGD,
-    "LNGD, eq. 12": partial(LNGD, step_size="layerwise", lr=0.5, adamw_lr_ratio=0.02),
+    "LNGD, eq. 12": partial(BY_EQ_12, lr=0.5),
     "Spectral LNGD": SpectralLNGD,
 }
 
