@@ -368,3 +368,13 @@ def test_each_distraction_before_a_measuring_step_leaves_no_trace(name, distract
     loop, plan = Loop(steps=4, every=1, sizes=[6, 6]), {(1, 0): [distraction], (3, 0): [distraction]}
     alone, distracted = (train(METHODS[name], shape, loop, each) for each in ({}, plan))
     assert differences(alone, distracted) == []
+
+
+@pytest.mark.parametrize("distraction", [drops_a_batch_behind_the_versions_back, drops_a_batch_by_other_zeros])
+@pytest.mark.parametrize("name", FAST)
+def test_a_dropped_batch_on_which_a_layer_was_dead_leaves_no_trace(name, distraction):
+    """Its gradient was zero as it came, and is zero now: only the other layers' tell that it was dropped."""
+    shape = {"widths": [2], "activation": nn.ReLU, "norm": False, "checkpointing": "", "part": (0.0, 0.0)}
+    loop, plan = Loop(steps=2, every=1, sizes=[1]), {(0, 0): [distraction]}
+    alone, distracted = (train(METHODS[name], shape, loop, each) for each in ({}, plan))
+    assert differences(alone, distracted) == []

@@ -66,6 +66,7 @@ from lngd.torch_private import (
     left_operand,
     records_operations,
     running_pass,
+    when_backward_ends,
 )
 
 LEAST_ROWS = 2048
@@ -128,6 +129,8 @@ class Capture:
         self._sub_batches: dict[tuple[str, int], slice] = {}
         self._rate_slices: dict[int, slice] = {}
         self._awaited, self._reached = set[str](), set[str]()
+        self._last_pass = NO_PASS
+        """The backward pass that has brought the last gradient."""
         self._zero = set[str]()
         """At a measuring step, on the host, those whose gradient was zero as it came."""
         self._backward_ran = self._forward_counts = self._model_runs_again = False
@@ -424,10 +427,11 @@ class Capture:
         layer = capture.layers.get(name)
         if layer is None or layer.module is not arrival.module():
             return
+        if number != capture._last_pass:
+            capture._last_pass = number
+            capture.forget_dropped()
         passes = capture._guessed.setdefault(name, {})
         if number not in passes:
-            if name in capture._accumulated:
-                capture._forget_if_dropped(name, layer.weight.grad)
             if len(passes) == PASSES:
                 del passes[min(passes)]
             passes[number] = []
@@ -454,35 +458,55 @@ class Capture:
                 self.source.arrived(guess.call, guess.gradient)
         self._accumulated[name] = weakref.ref(weight.grad), weight.grad._version
         if self.measuring and weight.grad.device.type in HOST and not weight.grad.any():
-            self._zero.add(name)
+            when_backward_ends(partial(self._note_zero, name))  # the bias may come later
 
     def forget_dropped(self) -> None:
-        """What came before a gradient was dropped, by whomever and however, is forgotten."""
-        for name in list(self._accumulated):
-            self._forget_if_dropped(name, self.layers[name].weight.grad)
+        """What came before gradients were dropped, by whomever and however, is forgotten: they are None or zero now.
 
-    def _came_as_zero(self, name: str) -> bool:
-        """Whether the gradient of a layer was zero as it was accumulated; at a step that does not measure, its samples tell."""
-        samples = () if self.measuring else self.rates.get(name, ())
-        return name in self._zero or (bool(samples) and not any(sample.g.any() and sample.x.any() for sample in samples))
+        Those that were zero as they came, of a dead layer, are dropped if any other is.
+        """
+        gone = list(filter(self._is_gone, self._accumulated))
+        if not gone or all(self._is_untouched(name) and self._came_as_zero(name) for name in gone):
+            return
+        for name in gone:
+            del self._accumulated[name]
+            self.rates.pop(name, None)
+            self._reached.discard(name)
+            self.source.forget_arrived_of(name)
+            self.dropped(name)
+        if not self._accumulated:
+            self.source.forget_arrived()
 
-    def _forget_if_dropped(self, name: str, grad: Tensor | None) -> None:
-        """A gradient that was accumulated is dropped if it is None or zero now. Scaling and clipping drop nothing.
+    def _is_gone(self, name: str) -> bool:
+        """Whether a gradient that was accumulated is None or zero now. Scaling and clipping make none of it.
 
         Its version says that nobody has written to it. On the host a look does: `.data` and NumPy change no version.
         """
-        known, version = self._accumulated[name]
-        if grad is not None:
-            untouched = grad is known() and grad._version == version
-            if (untouched and grad.device.type not in HOST) or grad.any() or (untouched and self._came_as_zero(name)):
-                return
-        del self._accumulated[name]
-        self.rates.pop(name, None)
-        self._reached.discard(name)
-        self.source.forget_arrived_of(name)
-        self.dropped(name)
-        if not self._accumulated:
-            self.source.forget_arrived()
+        grad = self.layers[name].weight.grad
+        if grad is None:
+            return True
+        if grad.device.type not in HOST and self._is_untouched(name):
+            return False
+        return not grad.any() and self._is_zero(name)
+
+    def _is_zero(self, name: str) -> bool:
+        """Whether no parameter of a layer has a gradient other than zero."""
+        return not any(p.grad is not None and p.grad.any() for p in self.layers[name].parameters)
+
+    def _note_zero(self, name: str) -> None:
+        """A backward pass has ended, in which a weight's gradient came as zero."""
+        if name in self._accumulated and self._is_zero(name):
+            self._zero.add(name)
+
+    def _is_untouched(self, name: str) -> bool:
+        """Whether a gradient is the tensor that was accumulated, of the same version."""
+        (known, version), grad = self._accumulated[name], self.layers[name].weight.grad
+        return grad is not None and grad is known() and grad._version == version
+
+    def _came_as_zero(self, name: str) -> bool:
+        """Whether the gradient of a layer was zero as it was accumulated; at a step that does not measure, its samples tell."""
+        samples, bias = () if self.measuring else self.rates.get(name, ()), self.layers[name].bias is not None
+        return name in self._zero or (bool(samples) and not any(s.g.any() and (bias or s.x.any()) for s in samples))
 
     def _open_input_projection(
         self, name: str, layer: AttentionInput, products: list[Product], inputs: tuple[Tensor, Tensor, Tensor]

@@ -166,7 +166,7 @@ class CurvedLayer:
     @property
     def _damping_factor(self) -> float:
         """What its damping is multiplied with."""
-        return self.recipe.factors.raw_damping or 1.0 if self.states[0]["raw"] else 1.0
+        return float(self.recipe.factors.raw_damping or 1.0) if self.states[0]["raw"] else 1.0
 
     def take_measurement(self, guard: Guard, *, raw: bool) -> None:
         """F ← ϵF + (1−ϵ)F_new (LNGD eq. 14), F_new at the Fisher matrix's scale. `raw`: the inputs are the data themselves."""
