@@ -78,6 +78,7 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_move": (lambda value: value == math.inf or (is_number(value) and value > 0), "a number greater than 0, or inf"),
     "kl": POSITIVE,
     "rms": POSITIVE,
+    "base_width": (lambda value: value is None or is_count(1)(value), "None or a whole number of 1 or more"),
     "eps": NOT_NEGATIVE,
     "max_dim": COUNT,
     "convolution": one_of("kronecker", "full"),

@@ -263,19 +263,30 @@ class InvariantRate(StepSize):
 
 @dataclass(frozen=True)
 class FixedRMS(StepSize):
-    """α_l = ρ / RMS(d): every layer moves by lr·ρ an entry, root mean square; with ρ = 0.2 lr is an Adam rate (Liu et al. 2025).
+    """α_l = ρ √(w/i) / RMS(d): every layer moves by lr·ρ·√(w/i) an entry, root mean square, i its inputs.
+
+    With ρ = 0.2 lr is an Adam rate for a layer of `base_width` inputs (Liu et al. 2025). A weight's own entries go with
+    1/√i: without that factor a wide layer moves by more of itself than a narrow one, and each width wants an lr of its own
+    (Yang et al. 2021, Bernstein & Newhouse 2024). Of an embedding i is w: it has one input at a time.
 
     Args:
         rms: ρ.
+        base_width: w, 1 or more; None for a factor of 1.
     """
 
     lr_range: ClassVar[tuple[float, float]] = (0.0, 0.2)
     rms: float = 0.2
+    base_width: int | None = 128
 
     def alpha(self, step: Directions) -> Vector:
-        wanted = [self.rms * d.numel() ** 0.5 for d in step.directions]
+        pairs = zip(step.layers, step.directions, strict=True)
+        wanted = [self.rms * (d.numel() * self._widening(layer)) ** 0.5 for layer, d in pairs]
         alpha = torch.stack(foreach_mul(step.length.reciprocal().unbind(), wanted))
         return torch.where(alpha.isfinite(), alpha, 0.0)
+
+    def _widening(self, layer: Layer) -> float:
+        """w/i."""
+        return 1.0 if self.base_width is None or layer.one_hot else self.base_width / layer.inputs
 
 
 @dataclass(frozen=True)

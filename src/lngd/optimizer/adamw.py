@@ -1,6 +1,7 @@
 """AdamW, torch's own, for the parameters without curvature, inside the same optimizer and on its state."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Container, Iterable
 from typing import Any
 
 import torch
@@ -19,17 +20,25 @@ class AdamW:
 
     def __init__(self) -> None:
         self._adamw = torch.optim.AdamW([nn.Parameter(torch.zeros(1))])
-        self.groups: list[tuple[Group, list[nn.Parameter]]] = []
-        """The outer optimizer's groups, and which of their parameters are AdamW's."""
+        self.groups: list[tuple[Group, float, list[nn.Parameter]]] = []
+        """The outer optimizer's groups, and which of their parameters are AdamW's at which share of its rate."""
 
-    def step(self, state: Any, guard: Guard) -> None:
-        """One step at the rate `lr · adamw_lr_ratio` of each group; where the guard does not accept it nothing changes.
+    def take(self, parameters: Iterable[tuple[Group, nn.Parameter]], *, chosen: Container[int]) -> None:
+        """The parameters to train, each with its group; `chosen` are the ids of those that keep the whole rate."""
+        found: dict[tuple[int, float], tuple[Group, float, list[nn.Parameter]]] = {}
+        for group, p in parameters:
+            share = 1.0 if id(p) in chosen else share_of_rate(p)
+            found.setdefault((id(group), share), (group, share, []))[2].append(p)
+        self.groups = list(found.values())
+
+    def step(self, state: Any, guard: Guard, warmup: float) -> None:
+        """One step at that share of the rate `warmup · lr · adamw_lr_ratio`; where the guard does not accept it nothing changes.
 
         The fused kernel takes that flag on the device (`found_inf`, torch's own protocol for gradient scaling). Where
         there is none, the flag is read on the host.
         """
         for fused in (True, False) if self.groups else ():
-            mine = [self._of_torch(group, params, fused) for group, params in self.groups]
+            mine = [self._of_torch(group, warmup * share, params, fused) for group, share, params in self.groups]
             mine = [group for group in mine if group["params"]]
             if not mine or guard.refused or not (fused or guard.accept):
                 continue
@@ -38,16 +47,28 @@ class AdamW:
             setattr(self._adamw, FOUND_INF, flag)
             self._adamw.step()
 
-    def _of_torch(self, group: Group, params: Iterable[nn.Parameter], fused: bool) -> dict[str, Any]:
+    def _of_torch(self, group: Group, share: float, params: Iterable[nn.Parameter], fused: bool) -> dict[str, Any]:
         """A group as torch's AdamW reads it."""
         own = {
             "params": [p for p in params if p.grad is not None and fusible(p) is fused],
-            "lr": lr_of(group) * group["adamw_lr_ratio"],
+            "lr": lr_of(group) * group["adamw_lr_ratio"] * share,
             "betas": group["adamw_betas"],
             "eps": group["adamw_eps"],
             "weight_decay": group["weight_decay"],
         }
         return {**self._adamw.defaults, **own, "fused": fused, "foreach": None if fused else False}
+
+
+def share_of_rate(p: Tensor) -> float:
+    """1/√(2n) for a matrix whose longer side is n, kernels' places counted with the inputs; 1 for a vector.
+
+    Entries of vectors are near one, or free; those of a matrix are near 1/√n, and Adam moves them all alike: at one rate for
+    both, outputs change √n times as fast as anything a vector does.
+    """
+    shape = [n for n in p.shape if n > 1]
+    if len(shape) < 2:
+        return 1.0
+    return float(2 * (max(shape[0], math.prod(shape[1:])) if len(shape) > 3 else max(shape))) ** -0.5
 
 
 def fusible(p: Tensor) -> bool:

@@ -146,7 +146,7 @@ class NaturalGradient(torch.optim.Optimizer):
             for bucket in active:
                 bucket.apply(common, guard=guard, observe=observe)
         if self._adamw.groups:
-            self._adamw.step(self.state, guard)
+            self._adamw.step(self.state, guard, warmup)
         self._finish_step(guard)
 
     @never_compiled
@@ -422,11 +422,10 @@ class NaturalGradient(torch.optim.Optimizer):
             each.bind([self.state[p] for p in each.parameters], [groups[id(p)] for p in each.parameters])
             self._layers[name] = each
         curved = {id(p) for each in self._layers.values() for p in each.parameters}
-        rest = [(group, [p for p in group["params"] if id(p) not in curved and p.requires_grad]) for group in self.param_groups]
-        self._adamw.groups = [(group, params) for group, params in rest if params]
-        for _, params in self._adamw.groups:
-            for p in params:
-                adamw.complete_state(self.state[p], p)
+        rest = [(group, p) for group in self.param_groups for p in group["params"] if id(p) not in curved and p.requires_grad]
+        self._adamw.take(rest, chosen=self._plan.chosen())
+        for _, p in rest:
+            adamw.complete_state(self.state[p], p)
         self._unmeasured = [each for each in self._layers.values() if not each.block.measured]
         self._lacking = self._lacks_an_inverse(self._layers.values())
         self._active, self._buckets = None, []

@@ -89,6 +89,10 @@ class Plan:
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     """All of the model's, each under its first name."""
 
+    def chosen(self) -> set[int]:
+        """Ids of those of which AdamW is a choice and not a lack of curvature."""
+        return {id(self.parameters[name]) for name, outcome in self.outcomes.items() if is_a_choice(outcome)}
+
 
 def unwrapped(model: object) -> tuple[nn.Module, nn.Module]:
     """The module inside DDP and torch.compile, and the one whose forward is the model's: what torch.compile returned, if any.
