@@ -14,12 +14,13 @@ Outcomes = Mapping[tuple[str, str], Outcome]
 """By task and optimizer."""
 SAID = """\
 Means over seeds {seeds}; smaller is better, the best in bold. In brackets: untuned, at the default rates.
-A star: the best trial stood at the edge of what was tried. Eight trials each, on seed 1000.
+A dagger: the best trial stood at the edge of what was tried. Eight trials each, on seed 1000.
 AdamW, SOAP and K-FAC: eight rates a factor of two apart. Muon, LNGD and Spectral LNGD: five rates, and at the best of them
 AdamW's rate for the other parameters × 1/3, 3 and 10. All rates fall linearly to zero.
 """
 BELOW = """\
 How often the best, and the geometric mean over tasks of the value over the best of its task, where all values are positive.
+Untuned runs are compared among themselves.
 """
 
 
@@ -55,7 +56,7 @@ def values_of(found: Sequence[Outcome]) -> list[str]:
 
 def cell(found: Outcome, *, bold: bool) -> str:
     tuned = f"{'**' if bold else ''}{ending(found.tuned)}{'**' if bold else ''}"
-    return f"{tuned}{'*' if found.edge else ''} ({ending(found.untuned)})"
+    return f"{tuned}{'†' if found.edge else ''} ({ending(found.untuned)})"
 
 
 def ending(lines: Sequence[Line]) -> str:
@@ -79,7 +80,7 @@ def rates_of(found: Outcome) -> str:
     if found.rates is None:
         return MISSING
     ratio = "" if found.rates.ratio is None else f", {found.rates.ratio:.2g}"
-    return f"{found.rates.lr:.3g}{ratio}{'*' if found.edge else ''}"
+    return f"{found.rates.lr:.3g}{ratio}{'†' if found.edge else ''}"
 
 
 def refusals(outcomes: Outcomes) -> list[str]:
