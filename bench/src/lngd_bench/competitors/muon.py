@@ -52,17 +52,19 @@ def orthogonalised(matrix: Tensor, coefficients: tuple[float, float, float], ste
 
 
 class MuonWithAdamW(Joined):
-    """Hidden weights by Muon, everything else by AdamW at the same rate.
+    """Hidden weights by Muon, everything else by AdamW at `rest` times its rate.
 
     Muon's steps are scaled to AdamW's RMS, which is what makes one rate fit both. As its author advises, the first and
     the last layer, embeddings, biases and norms are AdamW's.
     """
 
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float = 0.0, *, muon: type[Muon] = Muon) -> None:
+    def __init__(
+        self, model: nn.Module, lr: float, weight_decay: float = 0.0, *, muon: type[Muon] = Muon, rest: float = 1.0
+    ) -> None:
         trainable = trainable_of(model)
         hidden = hidden_weights(model)
         self.matrices = [(weight, _as_matrix(weight)) for weight in hidden]
-        inner = adamw_for_the_rest(trainable, hidden, lr, weight_decay)
+        inner = adamw_for_the_rest(trainable, hidden, lr * rest, weight_decay)
         if hidden:
             views = [view for _, view in self.matrices]
             inner.append(muon(views, lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
