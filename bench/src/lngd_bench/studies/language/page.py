@@ -23,7 +23,9 @@ Twelve trials for each optimizer on seed 1000, judged by the loss on held-out tr
   lr is the lowest or the highest tried.
 - *loss*: the final one, nats a character, ± the standard deviation over seeds; then the paired difference over seeds with its
   95 % interval (t), above zero where Spectral LNGD is better.
-- *steps* and *s* of training: where the mean curve over seeds reaches the best rival's final loss, linear between evaluations."""
+- *steps* and *s* of training: where the mean curve over seeds reaches the best rival's final loss, linear between evaluations.
+
+Nobody has weight decay but *Muon, cautious decay*, which without any would be Muon: its is 0.1."""
 Point = tuple[float, float, float]
 """Step, loss, seconds of training."""
 

@@ -47,8 +47,8 @@ class Search:
 
     @property
     def best(self) -> Point:
-        """The first of equals."""
-        return min(self.found, key=self.found.__getitem__)
+        """Of equals the lowest rate: where all diverge, it is the way out."""
+        return min(self.found, key=lambda point: (self.found[point], point[0], abs(point[1])))
 
     def look(self, points: Iterable[Point]) -> None:
         for point in points:
