@@ -16,7 +16,7 @@ PEERS = [name for name, competitor in OPTIMIZERS.items() if competitor.third_par
 @pytest.mark.parametrize("name", PEERS)
 def test_a_missing_package_is_one_error_that_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
-    for module in [key for key in sys.modules if key.split(".")[0] == "pytorch_optimizer"]:
+    for module in [key for key in sys.modules if key.split(".")[0] == OPTIMIZERS[name].third_party]:
         monkeypatch.delitem(sys.modules, module)
     with pytest.raises(BenchError, match="pip install"):
         optimizers_named(f"sgd,{name}")

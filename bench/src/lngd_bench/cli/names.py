@@ -45,8 +45,8 @@ def names_listed(kind: str, listed: str, table: Mapping[str, Thing]) -> list[str
 def optimizers_named(listed: str) -> list[str]:
     """Raises BenchError, before any work, where a third party's is not installed."""
     names = names_listed("optimizer", listed, OPTIMIZERS)
-    if any(OPTIMIZERS[name].third_party for name in names):
-        peers.library()
+    for module in filter(None, (OPTIMIZERS[name].third_party for name in names)):
+        peers.library(module)
     return names
 
 

@@ -32,12 +32,20 @@ class Float32Muon(Muon):
         return loss
 
     def _move(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        direction = self._direction(weight, gradient, group)
+        self._decay(weight, direction, group)
+        weight.add_(direction, alpha=-group["lr"] * RMS_OF_ADAMW * max(weight.shape) ** 0.5)
+
+    def _direction(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        """Of the Frobenius norm √min(o, i), about; the step adds what makes its RMS AdamW's."""
         momentum = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
         momentum.lerp_(gradient, 1 - group["momentum"])
         smoothed = gradient.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-        direction = orthogonalised(smoothed, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        return orthogonalised(smoothed, group["ns_coefficients"], group["ns_steps"], group["eps"])
+
+    def _decay(self, weight: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
+        """Before the step, which goes against `direction`."""
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(direction, alpha=-group["lr"] * RMS_OF_ADAMW * max(weight.shape) ** 0.5)
 
 
 def orthogonalised(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
@@ -52,7 +60,7 @@ def orthogonalised(matrix: Tensor, coefficients: tuple[float, float, float], ste
 
 
 class MuonWithAdamW(Joined):
-    """Hidden weights by Muon, everything else by AdamW at `rest` times its rate.
+    """Hidden weights by Muon, everything else by AdamW at `rest` times the rate.
 
     Muon's steps are scaled to AdamW's RMS, which is what makes one rate fit both. As its author advises, the first and
     the last layer, embeddings, biases and norms are AdamW's.
@@ -64,7 +72,7 @@ class MuonWithAdamW(Joined):
         trainable = trainable_of(model)
         hidden = hidden_weights(model)
         self.matrices = [(weight, _as_matrix(weight)) for weight in hidden]
-        inner = adamw_for_the_rest(trainable, hidden, lr * rest, weight_decay)
+        inner = adamw_for_the_rest(trainable, hidden, rest * lr, weight_decay)
         if hidden:
             views = [view for _, view in self.matrices]
             inner.append(muon(views, lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))

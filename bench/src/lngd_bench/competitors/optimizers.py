@@ -4,18 +4,18 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import Muon, Optimizer
 
 import lngd
 from lngd.methods import Method
 from lngd.optimizer.hyperparameters import as_schedule
 from lngd_bench.competitors import peers
 from lngd_bench.competitors.muon import Float32Muon, MuonWithAdamW
+from lngd_bench.competitors.normuon import CautiousMuon, HyperballMuon, NorMuon
 from lngd_bench.tasks.task import MeanOver
 
 
@@ -23,8 +23,9 @@ from lngd_bench.tasks.task import MeanOver
 class Setting:
     """What the runner decides.
 
-    `lr` and `damping` are in the optimizer's own units; `interval` is T_FIM = T_INV, the `schedule` of our methods. None is its
-    default. The rest is the same for all.
+    `lr` and `damping` are in the optimizer's own units; `interval` is T_FIM = T_INV, the `schedule` of our methods; `rest` is
+    AdamW's rate for what the optimizer itself does not take, over lr, in units of the competitor's own such ratio (1 for Muon).
+    None is its default. What remains is the same for all.
     """
 
     lr: float
@@ -32,6 +33,7 @@ class Setting:
     weight_decay: float = 0.0
     mean_over: MeanOver = "batch"
     interval: int | None = None
+    rest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,18 @@ class Competitor:
     Attributes:
         customary: the learning rate in the middle of the tuning grid.
         cost: seconds of a step over an SGD step's, roughly; only the estimate of a race's length uses it.
-        third_party: neither torch nor this library has it; pytorch-optimizer must be installed.
+        third_party: the package that must be installed; empty for what torch and this library have.
         damping: the default one; None for an optimizer without.
+        two_rates: AdamW takes a part of the parameters, at a rate of its own (`Setting.rest`).
     """
 
     title: str
     build: Callable[[nn.Module, Setting], Optimizer]
     customary: float
     cost: float
-    third_party: bool = False
+    third_party: str = ""
     damping: float | None = None
+    two_rates: bool = False
 
 
 def _sgd(model: nn.Module, setting: Setting) -> Optimizer:
@@ -66,9 +70,19 @@ def _plain(build: Callable[[nn.Module, float, float], Optimizer]) -> Callable[[n
     return lambda model, setting: build(model, setting.lr, setting.weight_decay)
 
 
-def _of_setting(setting: Setting) -> dict[str, Any]:
+def _muon(title: str, muon: type[Muon], cost: float) -> Competitor:
+    def build(model: nn.Module, setting: Setting) -> Optimizer:
+        rest = 1.0 if setting.rest is None else setting.rest
+        return MuonWithAdamW(model, setting.lr, setting.weight_decay, muon=muon, rest=rest)
+
+    return Competitor(title, build, 0.01, cost, two_rates=True)
+
+
+def _of_setting(setting: Setting, ratio: float) -> dict[str, Any]:
+    """`ratio`: AdamW's rate over lr, as the method has it."""
     named = {"lr": setting.lr, "weight_decay": setting.weight_decay, "mean_over": setting.mean_over}
-    chosen = {"damping": setting.damping, "schedule": setting.interval}
+    rest = None if setting.rest is None else setting.rest * ratio
+    chosen = {"damping": setting.damping, "schedule": setting.interval, "adamw_lr_ratio": rest}
     return named | {name: value for name, value in chosen.items() if value is not None}
 
 
@@ -79,24 +93,30 @@ def _family(title: str, method: type[Method], cost: float) -> Competitor:
     def build(model: nn.Module, setting: Setting) -> Optimizer:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "lr=")  # a search tries rates of every size
-            return method(model, **_of_setting(setting))
+            return method(model, **_of_setting(setting, defaults["adamw_lr_ratio"]))
 
-    return Competitor(title, build, defaults["lr"], cost, damping=defaults["damping"])
+    return Competitor(title, build, defaults["lr"], cost, damping=defaults["damping"], two_rates=True)
 
 
 def _lngd_paper(model: nn.Module, setting: Setting) -> Optimizer:
     """The paper's recipe, except that the setting decides weight decay: it is the same for all competitors."""
     schedule = lngd.PAPER["schedule"] if setting.interval is None else as_schedule(setting.interval, lngd.PAPER["schedule"])
-    return lngd.LNGD(model, **{**lngd.PAPER, **_of_setting(setting), "schedule": schedule})
+    return lngd.LNGD(model, **{**lngd.PAPER, **_of_setting(setting, lngd.PAPER["adamw_lr_ratio"]), "schedule": schedule})
 
 
 OPTIMIZERS: Mapping[str, Competitor] = {
     "sgd": Competitor("SGD", _sgd, 0.1, 1.0),
     "adamw": Competitor("AdamW", _adamw, 0.002, 1.1),
-    "muon": Competitor("Muon", _plain(MuonWithAdamW), 0.01, 1.5),
-    "muon-fp32": Competitor("Muon, float32", _plain(partial(MuonWithAdamW, muon=Float32Muon)), 0.01, 1.3),
-    "soap": Competitor("SOAP", _plain(peers.soap), 0.003, 2.5, third_party=True),
-    "shampoo": Competitor("Shampoo", _plain(peers.Shampoo), 0.004, 2.5, third_party=True),
+    "muon": _muon("Muon", Muon, 1.5),
+    "muon-fp32": _muon("Muon, float32", Float32Muon, 1.3),
+    "normuon": _muon("NorMuon", NorMuon, 1.3),
+    "muon-cautious": _muon("Muon, cautious decay", CautiousMuon, 1.3),
+    "muon-hyperball": _muon("Muon, norms kept", HyperballMuon, 1.3),
+    "soap": Competitor("SOAP", _plain(peers.soap), 0.003, 2.5, "pytorch_optimizer"),
+    "shampoo": Competitor("Shampoo", _plain(peers.Shampoo), 0.004, 2.5, "pytorch_optimizer"),
+    "psgd": Competitor("PSGD Kron", _plain(peers.psgd), 0.001, 4.0, "heavyball"),
+    "kl-shampoo": Competitor("KL-Shampoo", _plain(peers.kl_shampoo), 0.003, 2.5, "heavyball"),
+    "kl-soap": Competitor("KL-SOAP", _plain(peers.kl_soap), 0.003, 2.5, "heavyball"),
     "kfac": _family("K-FAC", lngd.KFAC, 2.0),
     "ekfac": _family("EKFAC", lngd.EKFAC, 2.5),
     "tkfac": _family("TKFAC", lngd.TKFAC, 2.0),
@@ -106,6 +126,6 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "lngd-sample": _family("LNGD-sample", lngd.LNGDSample, 1.7),
     "lngd": _family("LNGD", lngd.LNGD, 2.0),
     "lngd-spectral": _family("Spectral LNGD", lngd.SpectralLNGD, 1.8),
-    "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0, damping=lngd.PAPER["damping"]),
+    "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0, damping=lngd.PAPER["damping"], two_rates=True),
 }
 DEFAULT_OPTIMIZERS = "sgd,adamw,muon,lngd,lngd-spectral"  # as the command line writes them

@@ -4,7 +4,8 @@ What a run saves may hold only tensors, numbers, strings and plain containers. O
 apart into theirs and put together again in an optimizer that has just been built.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -13,22 +14,23 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lngd_bench.competitors.joined import Joined, trainable_of
+from lngd_bench.competitors.joined import Joined, adamw_for_the_rest, trainable_of
 from lngd_bench.errors import BenchError
 
 REFRESH_EVERY = 10
-"""Steps between two eigenbases or roots: SOAP's default; Shampoo's port would wait for 1,000 steps."""
+"""Steps between two eigenbases or roots: SOAP's default; Shampoo's port would wait for 1,000 steps, heavyball for 2."""
 
 
-def library() -> Any:
-    """pytorch-optimizer.
+def library(module: str = "pytorch_optimizer") -> Any:
+    """A third party's package.
 
     Raises:
         BenchError: it is missing; with the command that cures it.
     """
-    if not find_spec("pytorch_optimizer"):
-        raise BenchError("this optimizer needs pytorch-optimizer: pip install pytorch-optimizer")
-    return import_module("pytorch_optimizer")
+    if not find_spec(module):
+        package = module.replace("_", "-")
+        raise BenchError(f"this optimizer needs {package}: pip install {package}")
+    return import_module(module)
 
 
 def soap(model: nn.Module, lr: float, weight_decay: float) -> Optimizer:
@@ -82,6 +84,61 @@ class Shampoo(Joined):
         for parameter, state in loaded:
             _fill(self.shampoo.state[parameter], state)
         self.zero_grad()
+
+
+class HeavyBall(Joined):
+    """One of heavyball's, not compiled: on a CPU compiling takes longer than a run. AdamW has what it is not given."""
+
+    def __init__(self, trainable: list[nn.Parameter], taken: list[nn.Parameter], own: Callable[..., Any], **options: Any) -> None:
+        self.own, self.taken = own(taken, **options), taken
+        super().__init__(trainable, [self.own, *adamw_for_the_rest(trainable, taken, options["lr"], options["weight_decay"])])
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """It warns of every schedule that this is for multi-tensor steps only, which these are."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Learning rate changed between steps")
+            return super().step(closure)
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the share of an update of its factors that is due, which it leaves out."""
+        return super().state_dict() | {"due": dict(self.own.inner_group)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Its own casts bounds that it keeps in float64 to the parameters' dtype: they are put back as they were."""
+        super().load_state_dict(state_dict)
+        self.own.inner_group.update(state_dict["due"])
+        states = state_dict["inner"][0]["state"]
+        self.own.state.update((p, states[index]) for index, p in enumerate(self.taken) if index in states)
+
+
+def psgd(model: nn.Module, lr: float, weight_decay: float) -> Optimizer:
+    """heavyball's PSGD with Kronecker factors (Li 2015, arXiv 1512.04202), at its defaults."""
+    everything = trainable_of(model)
+    return HeavyBall(everything, everything, _heavyball().PSGDKron, lr=lr, weight_decay=weight_decay)
+
+
+def kl_shampoo(model: nn.Module, lr: float, weight_decay: float) -> Optimizer:
+    """heavyball's KL-Shampoo (Lin et al. 2025, arXiv 2509.03378): Shampoo's factors by the least KL divergence, no grafting.
+
+    It would give vectors their bare gradients; they are AdamW's at the same rate.
+    """
+    everything = trainable_of(model)
+    matrices = [p for p in everything if p.ndim > 1]
+    options = {"lr": lr, "weight_decay": weight_decay, "precondition_frequency": REFRESH_EVERY}
+    return HeavyBall(everything, matrices, _heavyball().KLShampoo, **options)
+
+
+def kl_soap(model: nn.Module, lr: float, weight_decay: float) -> Optimizer:
+    """heavyball's KL-SOAP (the same paper): Adam in the eigenbases of those factors."""
+    everything = trainable_of(model)
+    options = {"lr": lr, "weight_decay": weight_decay, "precondition_frequency": REFRESH_EVERY}
+    return HeavyBall(everything, everything, _heavyball().KLSOAP, **options)
+
+
+def _heavyball() -> Any:
+    package = library("heavyball")
+    package.utils.compile_mode = None
+    return package
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""A language model with the strongest optimizers there are, all rates tuned alike, and what makes SpectralLNGD what it is there.
+
+    python -m lngd_bench.studies.language --out results --ablation
+    python -m lngd_bench.studies.language --out results --tasks gpt-6x256 --optimizers muon-fp32 normuon lngd-spectral
+
+Prints each run as it ends and writes language.md, language.png and language.jsonl.gz, of everything that the archive has; what
+it has is not made again. Processes with different optimizers may fill one archive.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lngd_bench import archive
+from lngd_bench.competitors import peers
+from lngd_bench.competitors.optimizers import OPTIMIZERS
+from lngd_bench.errors import BenchError
+from lngd_bench.studies.language.ablation import METHOD, ablated
+from lngd_bench.studies.language.drawing import draw
+from lngd_bench.studies.language.page import page, rows_of, sizes
+from lngd_bench.studies.language.runs import OURS, RIVALS, TASKS, Runs, Wanted, in_steps, rates, tuning
+from lngd_bench.tasks.task import Task
+
+STUDY = "language"
+
+
+def arguments(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/language"), metavar="DIR", help="where the archive is")
+    parser.add_argument("--tasks", nargs="+", default=["gpt-240"], choices=list(TASKS))
+    parser.add_argument("--optimizers", nargs="+", default=[*RIVALS, *OURS], choices=list(OPTIMIZERS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="instead of the task's own number")
+    parser.add_argument("--ablation", action="store_true", help="SpectralLNGD with one thing changed at a time, too")
+    return parser.parse_args(words)
+
+
+def compare(runs: Runs, task: Task, optimizers: Sequence[str], seeds: Sequence[int], *, ablation: bool) -> None:
+    """All runs of a task: trials, reports in turn within a seed, changes."""
+    settings = [(name, *best_rates(runs, task, name)) for name in optimizers]
+    untuned = [(name, *rates(name)) for name in optimizers if name in OURS]
+    for seed in seeds:
+        for name, lr, rest in [*settings, *untuned]:
+            runs.of(Wanted(task=task, optimizer=name, lr=lr, rest=rest, seed=seed))
+    if ablation:
+        ablated(runs, task, *best_rates(runs, task, METHOD), seeds)
+
+
+def best_rates(runs: Runs, task: Task, optimizer: str) -> tuple[float, float | None]:
+    trials = tuning(runs, task, optimizer)
+    return rates(optimizer, min(trials, key=trials.__getitem__))
+
+
+def write(runs: Runs, directory: Path, command: str) -> str:
+    """The page and the picture. Returns the page."""
+    lines = runs.lines
+    said = page(lines, command)
+    archive.put(directory / f"{STUDY}.md", said.encode())
+    shown = {}
+    for name, steps in sizes(lines):
+        rows = rows_of([line for line in lines if (line["task"], line["steps"]) == (name, steps)])
+        if rows:
+            shown[f"{TASKS[name].title}, {steps} steps" if name in TASKS else name] = rows
+    if shown:
+        archive.put(directory / f"{STUDY}.png", draw(shown))
+    return said
+
+
+def main(words: Sequence[str]) -> None:
+    given = arguments(words)
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    for module in filter(None, (OPTIMIZERS[name].third_party for name in given.optimizers)):
+        peers.library(module)
+    runs = Runs(given.out / f"{STUDY}{archive.ENDING}")
+    for name in given.tasks:
+        task = in_steps(TASKS[name], given.steps) if given.steps else TASKS[name]
+        compare(runs, task, given.optimizers, given.seeds, ablation=given.ablation)
+    print(f"\n{write(runs, given.out, f'python -m lngd_bench.studies.language {shlex.join(words)}')}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except BenchError as error:
+        sys.exit(f"lngd: {error}")

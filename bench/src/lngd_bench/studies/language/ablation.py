@@ -1,0 +1,136 @@
+"""SpectralLNGD with one thing changed, at its tuned rates."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lngd import SpectralLNGD
+from lngd.curvature import LNGDBlock
+from lngd.linalg import Damping
+from lngd.step_size import Directions, FixedRMS
+from lngd.types import Vector
+from lngd_bench.competitors.normuon import ROW_DECAY, TINY
+from lngd_bench.competitors.optimizers import Setting
+from lngd_bench.studies.language.runs import Runs, Wanted, defaults
+from lngd_bench.studies.variants.changes import Build, NoPsiDense, SpectralWithoutPsi
+from lngd_bench.tasks.models.gpt import GPT
+from lngd_bench.tasks.task import Task
+from lngd_bench.training.tune import rounded
+
+METHOD = "lngd-spectral"
+UNCHANGED = "unchanged"
+FACTORS = (0.5**0.5, 1.0, 2**0.5)
+"""Of the tuned lr; the best of the three counts, for the unchanged one too."""
+OWN = defaults(METHOD) or {}
+Given = Mapping[str, Any]
+
+
+class NoPhiDense(LNGDBlock):
+    """Φ = I."""
+
+    def refresh(self, damping: Damping) -> None:
+        super().refresh(damping)
+        self.phi_inverse = _identity(self.phi_inverse)
+
+
+class NeitherDense(NoPsiDense):
+    """Φ = I and Ψ = I."""
+
+    def refresh(self, damping: Damping) -> None:
+        super().refresh(damping)
+        self.phi_inverse = _identity(self.phi_inverse)
+
+
+class SpectralWithoutPhi(SpectralLNGD):
+    """Whitened by the outputs alone."""
+
+    block = NoPhiDense
+
+
+class SpectralWithoutEither(SpectralLNGD):
+    """Muon's step on SpectralLNGD's layers."""
+
+    block = NeitherDense
+
+
+class RowsAlike(FixedRMS):
+    """NorMuon's rows (`competitors.normuon`) between the polar factor and its length."""
+
+    tensors = ("rows",)
+
+    def alpha(self, step: Directions) -> Vector:
+        """The moments are the first column of a tensor that is kept for each weight."""
+        for direction, kept in zip(step.directions, step.tensors["rows"][0], strict=True):
+            moments = kept[:, :1]
+            moments.lerp_(direction.square().mean(1, keepdim=True), 1 - ROW_DECAY)
+            direction.div_(moments.sqrt() + TINY)
+        return super().alpha(step)
+
+
+def _identity(inverse: Tensor) -> Tensor:
+    return torch.eye(inverse.shape[-1]).to(inverse).expand_as(inverse).contiguous()
+
+
+def grouped(parts: Callable[[GPT], Sequence[nn.Module]], *, curvature: bool) -> Callable[..., Optimizer]:
+    """With or without curvature for some modules of the network."""
+
+    def build(model: GPT, **options: Any) -> Optimizer:
+        chosen = [p for part in parts(model) for p in part.parameters()]
+        known = {id(p) for p in chosen}
+        rest = [p for p in model.parameters() if id(p) not in known]
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": chosen, "curvature": curvature}]
+        return SpectralLNGD(model, groups, **options)
+
+    return build
+
+
+CHANGES: Mapping[str, Callable[..., Optimizer]] = {
+    UNCHANGED: SpectralLNGD,
+    "Φ = I": SpectralWithoutPhi,
+    "Ψ = I": SpectralWithoutPsi,
+    "Φ = I and Ψ = I (Muon's step)": SpectralWithoutEither,
+    "head by AdamW": grouped(lambda model: [model.head], curvature=False),
+    "head and first block by AdamW": grouped(lambda model: [model.head, model.blocks[0]], curvature=False),
+    "embeddings with curvature": grouped(lambda model: [model.token, model.position], curvature=True),
+    "momentum not looking ahead": partial(SpectralLNGD, momentum_on="gradient"),
+    "damping × 0.1": partial(SpectralLNGD, damping=0.1 * OWN["damping"]),
+    "damping × 10": partial(SpectralLNGD, damping=10 * OWN["damping"]),
+    "no warm-up": partial(SpectralLNGD, warmup=0),
+    "norms not kept": partial(SpectralLNGD, keep_norms=False),
+    "factors whole": partial(SpectralLNGD, factors=8192),
+    "rows alike (NorMuon)": partial(SpectralLNGD, step_size=RowsAlike()),
+}
+
+
+def with_rates(method: Callable[..., Optimizer]) -> Build:
+    """A change as the runner builds it."""
+
+    def build(model: nn.Module, setting: Setting) -> Optimizer:
+        ratio = OWN["adamw_lr_ratio"] * (1.0 if setting.rest is None else setting.rest)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "lr=")  # a search tries rates of every size
+            return method(model, lr=setting.lr, adamw_lr_ratio=ratio, mean_over=setting.mean_over)
+
+    return build
+
+
+def ablated(runs: Runs, task: Task, lr: float, rest: float | None, seeds: Sequence[int]) -> None:
+    """Every change at every rate and seed; a change in turn within a seed."""
+    for seed in seeds:
+        for change, method in CHANGES.items():
+            for factor in FACTORS:
+                wanted = Wanted(
+                    task=task,
+                    optimizer=METHOD,
+                    lr=rounded(factor * lr),
+                    rest=rest,
+                    seed=seed,
+                    change=change,
+                    build=with_rates(method),
+                )
+                runs.of(wanted)
