@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lngd import LNGD, Constant, Factors, FixedRMS, Graft, InvariantRate, KLClip, LayerwiseRate
 from lngd.capture import RateSample
-from lngd.layers import LinearLayer
+from lngd.layers import EmbeddingLayer, LinearLayer
 from lngd.step_size import STEP_SIZES, Averages, Directions, StepSize
 from reference import batch, mlp, per_sample_gradients, train_step
 
@@ -263,9 +264,23 @@ def test_a_constant_rate_is_one():
 
 @pytest.mark.parametrize("rms", [0.2, 3.0])
 def test_a_fixed_rate_makes_every_entry_move_by_the_same_root_mean_square(rms):
-    d = torch.randn(4, 5, dtype=torch.float64)
-    alpha = FixedRMS(rms).alpha(directions(d, d, kept_by(FixedRMS(rms), d)))
+    d, rule = torch.randn(4, 5, dtype=torch.float64), FixedRMS(rms, base_width=None)
+    alpha = rule.alpha(directions(d, d, kept_by(rule, d)))
     assert (alpha * d).square().mean().sqrt().item() == pytest.approx(rms)
+
+
+@pytest.mark.parametrize("inputs", [1, 32, 128, 500])
+def test_a_fixed_rate_moves_a_layer_of_every_width_by_the_same_share_of_a_weight_at_unit_gain(inputs):
+    """Such a weight has entries of 1/√i: at a base width of 128 a step is lr · 0.2 · √128 of its norm."""
+    d = torch.randn(40, inputs, dtype=torch.float64)
+    alpha = FixedRMS().alpha(directions(d, d, kept_by(FixedRMS(), d)))
+    assert (alpha * d).norm().item() == pytest.approx(0.2 * 128**0.5 * 40**0.5)
+
+
+def test_an_embeddings_fixed_rate_does_not_depend_on_its_vocabulary():
+    d = torch.randn(4, 1000)
+    step = replace(directions(d, d, kept_by(FixedRMS(), d)), layers=[EmbeddingLayer(nn.Embedding(1000, 4), with_bias=False)])
+    assert (FixedRMS().alpha(step) * d).square().mean().sqrt().item() == pytest.approx(0.2)
 
 
 def test_grafting_makes_the_step_as_long_as_adams():

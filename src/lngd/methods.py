@@ -264,7 +264,7 @@ class SpectralLNGD(Method):
         weight_decay: float = 0.0,
         damping: float = 1.0,
         decay: float = 0.95,
-        adamw_lr_ratio: float = 1.5,
+        adamw_lr_ratio: float = 1.0,
         warmup: int = 5,
         step_size: StepSize | StepSizeName = "rms",
         momentum_on: MomentumOn = "nesterov",

@@ -240,7 +240,7 @@ def dropped_gradients(method: type[Method]) -> None:
     "the layers with curvature see its lr, AdamW's part moves as torch's AdamW at lr·adamw_lr_ratio does (float64, 1e-12)",
 )
 def one_cycle(method: type[Method]) -> None:
-    run = start(method, plain().double(), adamw_lr_ratio=0.25)
+    run = start(method, plain().double(), adamw_lr_ratio=0.25, warmup=0)
     norm, twin = run.model[1], copy.deepcopy(run.model[1])
     reference = torch.optim.AdamW(twin.parameters(), weight_decay=0.0)
     cycle = torch.optim.lr_scheduler.OneCycleLR(run.optimizer, 0.08, total_steps=6)

@@ -15,8 +15,10 @@ from fuzz.settings import Case
 from lngd.linalg import orthogonalised
 from lngd.methods import Method
 from lngd.optimizer import Outcome
+from lngd.optimizer.adamw import share_of_rate
 from lngd.optimizer.curved_layer import CurvedLayer
 from lngd.optimizer.hyperparameters import as_step_size
+from lngd.optimizer.parameters import is_a_choice
 from reference import snapshot, through_a_file
 
 STEPS = 4
@@ -198,7 +200,7 @@ def why_unmoved(run: Run, outcome: Outcome, before: Tensor) -> str:
     p = run.model.get_parameter(outcome.name)
     group = next(g for g in run.optimizer.param_groups if any(q is p for q in g["params"]))
     curved = outcome.kind == "curvature"
-    lr = group["lr"] if curved else group["lr"] * group["adamw_lr_ratio"]
+    lr = group["lr"] if curved else group["lr"] * group["adamw_lr_ratio"] * share_of_adamws_rate(run, outcome, group)
     if lr == 0:
         return "lr is 0"
     decay = lr * group["weight_decay"] * before  # step and decay may cancel
@@ -232,6 +234,13 @@ def no_slope(held: CurvedLayer) -> bool:
 def rounding(before: Tensor, update: Tensor) -> str:
     """Whether a parameter's dtype can't hold the step; half of it, so that ties and the order of operations don't matter."""
     return "too short for the dtype" if identical((before.double() + update.double() / 2).to(before.dtype), before) else ""
+
+
+def share_of_adamws_rate(run: Run, outcome: Outcome, group: dict) -> float:
+    """What its width and the warm-up leave of it."""
+    warmup = run.case.settings.argument("warmup")
+    warm = min(1.0, run.optimizer.t / warmup) if warmup and group["curvature"] is not False else 1.0
+    return warm if is_a_choice(outcome) else warm * share_of_rate(run.model.get_parameter(outcome.name))
 
 
 def adamw_step(state: dict[str, Tensor], group: dict, lr: float) -> Tensor:

@@ -98,7 +98,7 @@ def test_a_parameter_without_gradient_is_frozen():
 def test_the_fallback_is_torchs_adamw():
     model, plain = net(), net()
     still = {"params": [*model[0].parameters(), *model[3].parameters()], "lr": 0.0}
-    optimizer = LNGD(model, [still, {"params": model[1].parameters()}], lr=0.5, adamw_lr_ratio=0.02, weight_decay=0.1)
+    optimizer = LNGD(model, [still, {"params": model[1].parameters()}], lr=0.5, adamw_lr_ratio=0.02, weight_decay=0.1, warmup=0)
     adamw = torch.optim.AdamW([plain[1].weight, plain[1].bias], lr=0.01, weight_decay=0.1)
     for step in range(5):
         x, y = batch(16, 4, seed=step)
@@ -112,7 +112,7 @@ def test_a_group_may_set_adamws_betas_eps_and_rate():
     model = net()
     still = {"params": [*model[0].parameters(), *model[3].parameters()], "lr": 0.0}
     own = {"params": model[1].parameters(), "adamw_betas": (0.5, 0.6), "adamw_eps": 1e-4, "adamw_lr_ratio": 0.1}
-    optimizer, plain = LNGD(model, [still, own], lr=0.5), net()
+    optimizer, plain = LNGD(model, [still, own], lr=0.5, warmup=0), net()
     adamw = torch.optim.AdamW(plain[1].parameters(), lr=0.05, betas=(0.5, 0.6), eps=1e-4, weight_decay=0.0)
     for step in range(3):
         x, y = batch(16, 4, seed=step)

@@ -62,6 +62,7 @@ OBJECTS: dict[tuple[type, str], tuple[Any, ...]] = {
     (InvariantRate, "samples"): NOT_A_COUNT,
     (KLClip, "kl"): NOT_POSITIVE,
     (FixedRMS, "rms"): NOT_POSITIVE,
+    (FixedRMS, "base_width"): NOT_A_COUNT,
     (Graft, "decay"): NOT_A_FRACTION,
     (Graft, "eps"): NOT_A_RATE,
 }

@@ -46,7 +46,7 @@ def learnable(n: int = 64) -> tuple[Tensor, Tensor]:
 
 
 OWN = {
-    "LNGD": {"lr": 0.25, "adamw_lr_ratio": 0.04, "step_size": "invariant", "fisher": "layerwise"},
+    "LNGD": {"lr": 0.25, "adamw_lr_ratio": 0.08, "step_size": "invariant", "fisher": "layerwise"},
     "SpectralLNGD": {"lr": 0.02, "adamw_lr_ratio": 1.0, "step_size": "rms", "momentum_on": "nesterov", "fisher": "layerwise"},
     "LNGDSample": {"lr": 0.1, "adamw_lr_ratio": 0.1, "fisher": "layerwise"},
     "LNGDLr": {"step_size": "invariant", "fisher": "sampled"},

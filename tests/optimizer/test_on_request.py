@@ -60,7 +60,7 @@ def test_unasked_an_embedding_falls_back_and_the_summary_says_how_to_ask(groups)
 def test_unasked_an_embedding_is_trained_by_torchs_adamw():
     model, plain = Words(), Words()
     groups = [{"params": model.embed.parameters()}, {"params": model.head.parameters(), "lr": 0.0}]
-    optimizer = LNGD(model, groups, lr=0.5, adamw_lr_ratio=0.02)
+    optimizer = LNGD(model, groups, lr=0.5, adamw_lr_ratio=0.02, warmup=0)
     adamw = torch.optim.AdamW(plain.embed.parameters(), lr=0.01, weight_decay=0.0)
     for each, trained in ((optimizer, model), (adamw, plain)) * 3:
         train_step(trained, each, *tokens())

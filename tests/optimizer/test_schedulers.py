@@ -38,7 +38,7 @@ def groups(model: Net) -> list[dict[str, Any]]:
 
 def build(method: type = LNGD) -> tuple[Net, torch.optim.Optimizer]:
     model = Net()
-    options = {"adamw_lr_ratio": RATIO, "weight_decay": 0.1, "generator": torch.Generator().manual_seed(0)}
+    options = {"adamw_lr_ratio": RATIO, "weight_decay": 0.1, "warmup": 0, "generator": torch.Generator().manual_seed(0)}
     return model, method(model, groups(model), **options)
 
 

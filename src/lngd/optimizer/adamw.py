@@ -34,11 +34,16 @@ class AdamW:
     def step(self, state: Any, guard: Guard, warmup: float) -> None:
         """One step at that share of the rate `warmup · lr · adamw_lr_ratio`; where the guard does not accept it nothing changes.
 
+        A group that says curvature=False is torch's AdamW as it is, without a warm-up.
+
         The fused kernel takes that flag on the device (`found_inf`, torch's own protocol for gradient scaling). Where
         there is none, the flag is read on the host.
         """
         for fused in (True, False) if self.groups else ():
-            mine = [self._of_torch(group, warmup * share, params, fused) for group, share, params in self.groups]
+            mine = [
+                self._of_torch(group, share if group["curvature"] is False else warmup * share, params, fused)
+                for group, share, params in self.groups
+            ]
             mine = [group for group in mine if group["params"]]
             if not mine or guard.refused or not (fused or guard.accept):
                 continue
