@@ -10,7 +10,7 @@ from torch import nn
 
 from lngd_bench import archive
 from lngd_bench.competitors.optimizers import OPTIMIZERS, Setting
-from lngd_bench.studies.variants import changes, defaults, raw, scales
+from lngd_bench.studies.variants import changes, defaults, raw, scales, transfer
 from lngd_bench.studies.variants.__main__ import main
 
 
@@ -99,3 +99,22 @@ def test_raw_compares_factors_on_the_damping_of_first_layers(
     assert {(line["method"], line["raw_damping"]) for line in lines} == {(m, f) for m in raw.METHODS for f in raw.FACTORS}
     assert len({line["train_loss"] for line in lines if line["method"] == "LNGD" and line["lr"] == 0.25}) > 1
     assert (tmp_path / "raw.md").read_text().count("| digits-mlp") == 4
+
+
+def test_transfer_tells_how_far_the_best_rate_moves_and_draws_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"STEPS": 2, "SAMPLES": 256, "WIDTHS": (4, 8), "DEPTHS": (1, 2), "FACTORS": (0.5, 1.0)}.items():
+        monkeypatch.setattr(transfer, name, value)
+    printed = run(capsys, "transfer", "--seeds", "0", "--out", str(tmp_path))
+    assert sum(line.startswith("{") for line in printed) == 2 * 2 * len(transfer.METHODS) * 2
+    assert "| width" in (tmp_path / "transfer.md").read_text()
+    assert (tmp_path / "transfer.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_transfers_cell_has_the_best_rate_and_what_the_own_one_loses() -> None:
+    names = {"changed": "width", "optimizer": "lngd-spectral", "seed": 0}
+    lines = [{**names, "size": 64, "lr": 0.02 * k, "train_loss": loss} for k, loss in ((0.5, 1.0), (1.0, 1.2), (2.0, None))]
+    losses = transfer.ends(lines, "width", "lngd-spectral")[64]
+    assert losses == {0.5: 1.0, 1.0: 1.2}
+    assert transfer._cell(losses) == "× 0.5, 20%"

@@ -3,6 +3,7 @@
     python -m lngd_bench.studies.variants variants
     python -m lngd_bench.studies.variants scales
     python -m lngd_bench.studies.variants raw
+    python -m lngd_bench.studies.variants transfer
     python -m lngd_bench.studies.variants layers --tasks stdlib-charlm --steps 200 --seeds 1000 1001
     python -m lngd_bench.studies.variants defaults --steps 400 --lr 0.5 1 --damping 0.1 0.3 1
     python -m lngd_bench.studies.variants defaults --method KFAC --tasks mnist-cnn --lr 0.1 0.2 --kl-clip 0.001 0.01
@@ -29,7 +30,7 @@ from lngd_bench import archive
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.results import MISSING, markdown, text
-from lngd_bench.studies.variants import changes, defaults, raw, scales
+from lngd_bench.studies.variants import changes, defaults, raw, scales, transfer
 from lngd_bench.studies.variants.changes import Line, Wanted
 from lngd_bench.tasks import TASKS
 from lngd_bench.training.race import plan
@@ -52,6 +53,9 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 
     data = names.add_parser("raw", parents=[places], help="damping of layers that see the data themselves")
     data.add_argument("--seeds", nargs="+", type=int, default=[1000, 1001])
+
+    sizes = names.add_parser("transfer", parents=[places], help="one rate for every width and depth")
+    sizes.add_argument("--seeds", nargs="+", type=int, default=[1000, 1001])
 
     small = names.add_parser("scales", parents=[places], help="losses and targets of other scales, weights that begin at zero")
     small.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -142,13 +146,18 @@ def main(words: Sequence[str]) -> None:
         "defaults": defaults.wanted,
         "scales": scales.wanted,
         "raw": raw.wanted,
+        "transfer": transfer.wanted,
     }[given.name]
     file, path = f"{given.name}.jsonl", given.out / f"{given.name}{archive.ENDING}"
     for line in add(path, file, wanted(given)):
         print(json.dumps(line), flush=True)
     lines = archive.read(path)[file]
     dates = sorted({line["date"][:10] for line in lines if "date" in line})
-    table = {"variants": changes.table, "scales": scales.table, "raw": raw.table}.get(given.name, every_run)(lines)
+    tables = {"variants": changes.table, "scales": scales.table, "raw": raw.table, "transfer": transfer.table}
+    table = tables.get(given.name, every_run)(lines)
+    if given.name == "transfer":
+        archive.put(path.with_name("transfer.png"), transfer.draw(lines))
+        table += "\n![Loss against rate, a curve for each size](transfer.png)\n"
     command = f"python -m lngd_bench.studies.variants {shlex.join(words)}"
     said = f"`{command}`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}.\n\n{table}"
     archive.put(path.with_name(f"{given.name}.md"), said.encode())
