@@ -6,7 +6,7 @@ Every optimizer has the same rate on all of them, ours their default.
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise, product
 from statistics import mean
 
@@ -18,6 +18,9 @@ from torch.optim import AdamW, Optimizer
 from lngd import LNGD, SpectralLNGD
 from lngd_bench.studies.results import markdown
 from lngd_bench.studies.variants.changes import BY_EQ_12, Line, Wanted
+from lngd_bench.tasks import TASKS as TABLE
+from lngd_bench.tasks.data import in_memory
+from lngd_bench.tasks.models.resnet import ResNet50
 from lngd_bench.training.records import Epoch, finite
 
 RIVALS: Mapping[str, Callable[[nn.Module], Optimizer]] = {
@@ -119,11 +122,34 @@ def second_half(model: nn.Module, draw: Generator) -> Tensor:
     return F.cross_entropy(model(t)[:, 6:-1].flatten(0, 1), t[:, 7:].flatten())
 
 
+def resnet50() -> nn.Module:
+    """Of width 8, every parameter as torch starts it: no last normalisation of a block begins at zero."""
+    model = ResNet50(8, classes=10, channels=1)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            module.reset_parameters()
+    return model
+
+
+@cache
+def pictures() -> tuple[Tensor, Tensor]:
+    """Fashion-MNIST's, 6,400 of them, with their classes."""
+    data = in_memory(TABLE["fashion-resnet"].data(None)).first(6400)
+    return data.train_x, data.train_y
+
+
+def classes_of_pictures(model: nn.Module, draw: Generator) -> Tensor:
+    images, labels = pictures()
+    rows = torch.randint(len(images), (64,), generator=draw)
+    return F.cross_entropy(model(images[rows]), labels[rows])
+
+
 TASKS: Mapping[str, Small] = {
     **{f"loss × {factor:g}": scaled_loss(factor) for factor in (1e-6, 1e-3, 1.0, 1e3, 1e6)},
     **{f"targets × {size:g}": large_targets(size) for size in (1.0, 30.0, 300.0)},
     "a branch behind zeros": Small(Adapted, product_of_signs, 400, unit=0.01),
     "flat attention": Small(Recall, second_half, 400),
+    "ResNet-50 as torch starts it": Small(resnet50, classes_of_pictures, 100),
 }
 
 
