@@ -80,12 +80,12 @@ class Method(NaturalGradient):
         weight_decay: decoupled: W ← (1 − lr·weight_decay) W. Without effect on layers whose norm is kept.
         damping: λ in units of the block's mean eigenvalue; with LNGD's block, of each factor's.
         decay: ϵ of LNGD eq. 14, the weight on past statistics.
-        adamw_lr_ratio: AdamW's rate over lr, for the parameters without curvature. A matrix that fell back, its longer side n, has
-            1/√(2n) of it.
+        adamw_lr_ratio: AdamW's rate over lr, for the parameters without curvature. A matrix that fell back has 1/√(2n) of it, n
+            its longer side.
         warmup: steps over which lr rises linearly; not in groups with `curvature=False`, which are torch's AdamW as it is.
         step_size: how far to go: "invariant" (as eq. 12, whatever the scale of the loss), "layerwise" (LNGD eqs. 12–13), "graft"
-            (the length of Adam's step per layer), "kl_clip", "rms" (a length by the layer's width), "constant", or an object such as
-            `InvariantRate(samples=32)`.
+            (the length of Adam's step per layer), "kl_clip", "rms" (a length by the layer's width), "constant", or an object such
+            as `InvariantRate(samples=32)`.
         momentum_on: "gradient" (averaged, then preconditioned), "nesterov" (the same, looking ahead) or "update" (LNGD
             Algorithm 1).
         fisher: where g comes from: "layerwise", "empirical", "sampled", or an object such as `Sampled("gaussian")`.
