@@ -84,6 +84,7 @@ def test_a_paper_task_says_its_scale_and_names_optimizers_that_exist() -> None:
             assert (task.name, task.scale) == (name, scale)
             assert set(task.rates) | set(task.dampings) | set(task.schedules) | set(task.budgets) <= set(OPTIMIZERS)
             assert {name for name in task.dampings if OPTIMIZERS[name].damping is None} == set()
+            assert all(OPTIMIZERS[name].two_rates for name in task.rests)
 
 
 @pytest.mark.parametrize("task", TINY.values(), ids=TINY)

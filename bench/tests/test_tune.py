@@ -52,3 +52,20 @@ def test_every_optimizer_gets_the_same_number_of_trials_on_seeds_no_report_uses(
     assert counts["sgd"] == counts["adamw"] >= 3
     assert {spec.seed for spec in made} == {1000}
     assert [grid.optimizer for grid in grids] == ["sgd", "adamw"]
+
+
+def test_the_rate_of_adamws_part_is_tried_at_the_best_rate_and_others_have_as_many_further_rates(tmp_path: Path) -> None:
+    place = Place(out=tmp_path, held_out=True)
+
+    def run(specs: Sequence[RunSpec]) -> None:
+        list(race(unfinished(specs, tmp_path, resume=True), place))
+
+    muon, adamw = tune(TOY, ["muon", "adamw"], budget=Budget(rates=3, rounds=0, rests=2), seeds=1, place=place, run=run)
+    assert len(muon.trials) == len(adamw.trials) == 5
+    assert {(trial.rate, trial.rest) for trial in muon.trials if trial.rest} == {(muon.best_rated.rate, r) for r in (3.2, 0.32)}
+    assert not any(trial.rest for trial in adamw.trials)
+
+
+def test_the_line_to_paste_has_what_else_was_found() -> None:
+    muon = Grid("muon", (Trial(0.01, 0.5), Trial(0.01, 0.9, rest=3.2)), True)
+    assert paste_line([muon]) == 'rates={"muon": 0.01},\nrests={"muon": 3.2},'

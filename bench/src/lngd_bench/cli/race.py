@@ -28,6 +28,9 @@ def race(
     target: Target = "auto",
     lr: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another rate; repeatable.")] = None,
     damping: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another damping; repeatable.")] = None,
+    rest: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another rate of AdamW's part, over its default; repeatable.")
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's logs too, into DIR/tensorboard.")
     ] = False,
@@ -39,11 +42,12 @@ def race(
     if tensorboard:
         check_installed()
     goal, rates, dampings = target_given(target), figures_given("--lr", lr or []), figures_given("--damping", damping or [])
+    rests = figures_given("--rest", rest or [])
     if default and not options.threads:
         torch.set_num_threads(DEFAULT_THREADS)
     chosen, names, device = options.ready(tasks or DEFAULT_TASKS)
     chosen = [
-        replace(task, rates={**task.rates, **rates}, dampings={**task.dampings, **dampings})
+        replace(task, rates={**task.rates, **rates}, dampings={**task.dampings, **dampings}, rests={**task.rests, **rests})
         for task in map(options.apply, chosen)
     ]
     specs = plan(chosen, names, range(seeds or (DEFAULT_SEEDS if default else 3)))

@@ -24,6 +24,7 @@ def tune(
     trials: Annotated[int, typer.Option(min=3, help="Rates of each optimizer's first grid.")] = 5,
     paper: Annotated[bool, typer.Option("--paper-grid", help="The paper's ten rates, 0.0001 to 3, instead.")] = False,
     dampings: Annotated[int, typer.Option(min=0, help="Further trials: of the damping, or of the rate without one.")] = 0,
+    rests: Annotated[int, typer.Option(min=0, help="Further trials: of AdamW's part's rate, or of the rate without one.")] = 0,
     rounds: Annotated[int, typer.Option(min=0, help="Of two further rates for all while a best one is at its edge.")] = ROUNDS,
     seeds: Annotated[int, typer.Option(min=1, help="Tuning seeds (1000, 1001, …) of each rate.")] = 1,
     options: RunOptions,
@@ -42,7 +43,7 @@ def tune(
         run_all(specs, place, resume=resume)
         resume = True
 
-    budget = Budget(rates=trials, grid=PAPER_RATES if paper else None, rounds=rounds, dampings=dampings)
+    budget = Budget(rates=trials, grid=PAPER_RATES if paper else None, rounds=rounds, dampings=dampings, rests=rests)
     grids = search(chosen, names, budget=budget, seeds=seeds, place=place, run=run)
     for grid in grids:
         console.print(f"\n[bold]{grid.optimizer}[/bold]")
@@ -52,7 +53,8 @@ def tune(
 
 
 def _line(trial: Trial, grid: Grid, task: Task) -> str:
-    damping = "" if trial.damping is None else f"damping {trial.damping:g}"
+    chosen = {"damping": trial.damping, "rest": trial.rest}
+    further = " ".join(f"{name} {value:g}" for name, value in chosen.items() if value is not None)
     metric = "diverged" if trial.metric is None else METRICS[task.metric].text(trial.metric)
     best = "  ← best, at the grid's edge" if grid.edge else "  ← best"
-    return f"  {trial.rate:<8g} {damping:<14} {metric:>10}{best if trial == grid.best else ''}"
+    return f"  {trial.rate:<8g} {further:<14} {metric:>10}{best if trial == grid.best else ''}"

@@ -62,11 +62,11 @@ def _joined(record: Record, lengths: set[tuple[str, str]]) -> Hashable:
 
 
 def _once(table: Sequence[Found]) -> list[Record]:
-    """Each seed of an optimizer, rate and damping once, the latest; a second one would pass for another seed."""
+    """Each seed of an optimizer, its rates and damping once, the latest; a second one would pass for another seed."""
     kept: dict[Hashable, Found] = {}
     for path, record in sorted(table, key=lambda run: run[1].header.date, reverse=True):
         header = record.header
-        first, _ = kept.setdefault((header.optimizer, header.lr, header.damping, header.seed), (path, record))
+        first, _ = kept.setdefault((header.optimizer, header.lr, header.damping, header.rest, header.seed), (path, record))
         if first != path:
             warnings.warn(f"{path}: the same run as {first}, not counted", stacklevel=3)
     latest = {path for path, _ in kept.values()}

@@ -85,12 +85,13 @@ def summarise(records: Sequence[Record], target: Target = "auto") -> list[TaskSu
 
 
 def summary_of(records: Sequence[Record], target: Target = "auto") -> TaskSummary:
-    """Of one task: a row for runs that differ in their seed only, in the order of the optimizers, then of rate and damping."""
+    """Of one task: a row for runs that differ in their seed only, by optimizer, then by rate, damping and rest."""
     names = list(OPTIMIZERS)
 
-    def key(record: Record) -> tuple[int, str, float, float]:
-        name, damping = record.header.optimizer, record.header.damping
-        return (names.index(name) if name in names else len(names), name, record.header.lr, -1 if damping is None else damping)
+    def key(record: Record) -> tuple[int, str, float, float, float]:
+        name, chosen = record.header.optimizer, (record.header.damping, record.header.rest)
+        damping, rest = (-1 if value is None else value for value in chosen)
+        return names.index(name) if name in names else len(names), name, record.header.lr, damping, rest
 
     groups = [tuple(group) for _, group in groupby(sorted(records, key=key), key=key)]
     value, meaning = _target(groups, target)
@@ -158,4 +159,5 @@ def _figures(record: Record, target: float) -> Figures:
 def _label(header: Header, *, with_rate: bool) -> str:
     title = OPTIMIZERS[header.optimizer].title if header.optimizer in OPTIMIZERS else header.optimizer
     damping = "" if header.damping is None else f" λ{header.damping:g}"
-    return f"{title} @{header.lr:g}{damping}" if with_rate else title
+    rest = "" if header.rest is None else f" rest {header.rest:g}"
+    return f"{title} @{header.lr:g}{damping}{rest}" if with_rate else title

@@ -34,7 +34,7 @@ class Task:
         mean_over: what the loss averages over; a language model's loss is a mean over tokens.
         step_seconds: seconds of one SGD step on two CPU cores; only the estimate of a race's length uses it.
         rates: learning rate by optimizer, from the command that stands beside them.
-        dampings: by optimizer, where the search found another than the method's default.
+        dampings, rests: by optimizer, where the search found another than its default.
         scoring: by what rules `evaluate` computes the metric, where there are several.
         tuning: fields that tuning replaces, where the metric itself is too coarse or too dear for short runs.
         interval: steps between measurements and between refreshes of the curvature, the paper's T_FIM = T_INV, for every method
@@ -63,6 +63,7 @@ class Task:
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     budgets: Mapping[str, int] = field(default_factory=dict)
     dampings: Mapping[str, float] = field(default_factory=dict)
+    rests: Mapping[str, float] = field(default_factory=dict)
     tuning: Mapping[str, Any] = field(default_factory=dict)
     interval: int | None = None
     execution: Execution = field(default_factory=Execution)

@@ -21,6 +21,7 @@ def header(spec: RunSpec, device: torch.device, command: str) -> Header:
         seed=spec.seed,
         lr=spec.lr,
         damping=spec.damping,
+        rest=spec.rest,
         scoring=spec.task.scoring,
         config=spec.task.config(),
         torch=str(torch.__version__),

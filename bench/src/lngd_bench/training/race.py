@@ -42,9 +42,9 @@ class Place:
 
 
 def plan(tasks: Sequence[Task], optimizers: Sequence[str], seeds: Sequence[int]) -> list[RunSpec]:
-    """Runs by task and seed, every optimizer at the task's own rate, damping, schedule and length for it."""
+    """Runs by task and seed, every optimizer at the task's own rates, damping, schedule and length for it."""
     return [
-        RunSpec(task.of(name), name, rate_of(task, name), seed, task.dampings.get(name))
+        RunSpec(task.of(name), name, rate_of(task, name), seed, task.dampings.get(name), task.rests.get(name))
         for task in tasks
         for seed in seeds
         for name in optimizers

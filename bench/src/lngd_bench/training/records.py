@@ -30,7 +30,7 @@ class Header:
     """What ran, with what, on what.
 
     Attributes:
-        damping: None for the optimizer's default.
+        damping, rest: None for the optimizer's default; see `Setting`.
         scoring: by what rules the metric was computed, where it has several.
         clock: what its seconds are of, `cpu` or `wall`; records from before there was a choice are `wall`.
     """
@@ -48,6 +48,7 @@ class Header:
     command: str
     clock: Clock = "wall"
     damping: float | None = None
+    rest: float | None = None
     scoring: str = ""
 
 
@@ -167,14 +168,14 @@ def frame(records: Mapping[str, Record]) -> "pandas.DataFrame":
     """A row an epoch, for those who compute with records; pandas is imported here since it takes half a second."""
     import pandas
 
-    run = ("task", "optimizer", "seed", "lr", "damping")
+    run = ("task", "optimizer", "seed", "lr", "damping", "rest")
     figures = ("epoch", "step", "train_loss", "eval_loss", "metric", "seconds", "diverged")
     rows = (
         [name, *(getattr(record.header, key) for key in run), *(getattr(epoch, key) for key in figures)]
         for name, record in records.items()
         for epoch in record.epochs
     )
-    return pandas.DataFrame(rows, columns=["file", *run, *figures]).astype({"damping": float})
+    return pandas.DataFrame(rows, columns=["file", *run, *figures]).astype({"damping": float, "rest": float})
 
 
 def read_record(path: Path) -> Record:

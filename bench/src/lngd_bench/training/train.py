@@ -29,11 +29,13 @@ class RunSpec:
     lr: float
     seed: int
     damping: float | None = None
+    rest: float | None = None
 
     @property
     def file_name(self) -> str:
-        damping = "" if self.damping is None else f"--damping{self.damping:g}"
-        return f"{self.task.name}--{self.optimizer}--lr{self.lr:g}{damping}--seed{self.seed}.jsonl"
+        chosen = {"damping": self.damping, "rest": self.rest}
+        further = "".join(f"--{name}{value:g}" for name, value in chosen.items() if value is not None)
+        return f"{self.task.name}--{self.optimizer}--lr{self.lr:g}{further}--seed{self.seed}.jsonl"
 
     def ended_by(self, epoch: Epoch) -> bool:
         return epoch.diverged or epoch.epoch == self.task.total_epochs
@@ -60,6 +62,7 @@ class Learner:
         setting = Setting(
             lr=spec.lr,
             damping=spec.damping,
+            rest=spec.rest,
             weight_decay=task.weight_decay,
             mean_over=task.mean_over,
             interval=task.interval,

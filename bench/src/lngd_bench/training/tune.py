@@ -1,7 +1,8 @@
-"""The same number of trials for every optimizer: a grid of rates, then as many more for all, then as many of the damping.
+"""The same number of trials for every optimizer: a grid of rates, then as many more for all, then as many of the damping, and as
+many of AdamW's rate for what an optimizer itself does not take.
 
-An optimizer without damping has further rates instead. Trials are judged on a part of the training samples and on seeds that
-no report uses.
+An optimizer without the one or the other has further rates instead. Trials are judged on a part of the training samples and on
+seeds that no report uses.
 """
 
 import math
@@ -20,13 +21,13 @@ FIRST_SEED = 1000  # reports use 0, 1, 2, …
 FACTOR = 2.0  # between neighbouring rates
 EXTENSION = 2  # further rates for each optimizer in a round
 ROUNDS = 4  # of extension at most; a rate still at the edge then is marked
-DAMPING_FACTOR = 10**0.5  # between neighbouring dampings
+DAMPING_FACTOR = 10**0.5  # between neighbouring dampings, and between neighbouring values of `Setting.rest`
 PAPER_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
 """The paper's grid of α (sec. 4)."""
 
 Runner = Callable[[Sequence[RunSpec]], None]
-Point = tuple[float, float | None]
-"""Rate and damping, None for the optimizer's default."""
+Point = tuple[float, float | None, float | None]
+"""Rate, damping and `rest`, None for the optimizer's default."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,16 @@ class Judge:
 
 @dataclass(frozen=True)
 class Trial:
-    """One rate and damping: the mean of the judge's figure over the tuning seeds, None if a seed diverged.
+    """One point: the mean of the judge's figure over the tuning seeds, None if a seed diverged.
 
     Attributes:
-        damping: None is the optimizer's default.
+        damping, rest: None is the optimizer's default.
     """
 
     rate: float
     metric: float | None
     damping: float | None = None
+    rest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Grid:
     @property
     def rated(self) -> tuple[Trial, ...]:
         """The trials of the rate alone."""
-        return tuple(trial for trial in self.trials if trial.damping is None)
+        return tuple(trial for trial in self.trials if trial.damping is None and trial.rest is None)
 
     @property
     def best_rated(self) -> Trial:
@@ -89,13 +91,24 @@ class Grid:
         """So many more trials: other dampings at the best rate, or other rates where the optimizer has no damping."""
         default = OPTIMIZERS[self.optimizer].damping
         if default is None:
-            return [(rate, None) for rate in self.further(count)]
-        return [(self.best_rated.rate, rounded(default * DAMPING_FACTOR**power)) for power in _powers(count)]
+            return rates_alone(self.further(count))
+        return [(self.best_rated.rate, rounded(default * DAMPING_FACTOR**power), None) for power in _powers(count)]
+
+    def rests(self, count: int) -> list[Point]:
+        """So many more trials: other rates of AdamW's part at the best rate, or other rates where there is no such part."""
+        if not OPTIMIZERS[self.optimizer].two_rates:
+            return rates_alone(self.further(count))
+        return [(self.best_rated.rate, None, rounded(DAMPING_FACTOR**-power)) for power in _powers(count)]
 
     def _merit(self, trial: Trial) -> float:
         if trial.metric is None:
             return -math.inf
         return trial.metric if self.higher_is_better else -trial.metric
+
+
+def rates_alone(rates: Sequence[float]) -> list[Point]:
+    """With whatever else is the optimizer's default."""
+    return [(rate, None, None) for rate in rates]
 
 
 def _between(around: Sequence[float], count: int) -> list[float]:
@@ -130,13 +143,14 @@ class Budget:
         rates: of the first grid, around the optimizer's customary rate.
         grid: rates that all have instead.
         rounds: of extension at most, while the best rate of any optimizer is at its grid's edge.
-        dampings: at the best rate; see `Grid.dampings`.
+        dampings, rests: at the best rate; see `Grid.dampings` and `Grid.rests`.
     """
 
     rates: int = 5
     grid: tuple[float, ...] | None = None
     rounds: int = ROUNDS
     dampings: int = 0
+    rests: int = 0
 
     def first(self, optimizer: str) -> list[float]:
         return list(self.grid) if self.grid else grid_around(OPTIMIZERS[optimizer].customary, self.rates)
@@ -157,14 +171,14 @@ def tune(
     `run` makes the runs that it is given, or finds them done. Without a judge, the best metric over the epochs counts.
     """
     chosen = judge or Judge(best_metric, METRICS[task.metric].higher_is_better)
-    points: dict[str, list[Point]] = {name: [(rate, None) for rate in budget.first(name)] for name in optimizers}
+    points: dict[str, list[Point]] = {name: rates_alone(budget.first(name)) for name in optimizers}
 
     def measured() -> list[Grid]:
         specs = [
-            RunSpec(task.of(name), name, rate, seed, damping)
+            RunSpec(task.of(name), name, rate, seed, damping, rest)
             for seed in range(FIRST_SEED, FIRST_SEED + seeds)
             for name in points
-            for rate, damping in dict.fromkeys(points[name])
+            for rate, damping, rest in dict.fromkeys(points[name])
         ]
         run(specs)
         return grids_of(records_of(specs, place.out), optimizers, chosen)
@@ -174,11 +188,12 @@ def tune(
         if not any(grid.edge for grid in grids):
             break
         for grid in grids:
-            points[grid.optimizer] += [(rate, None) for rate in grid.further()]
+            points[grid.optimizer] += rates_alone(grid.further())
         grids = measured()
-    if budget.dampings:
+    if budget.dampings or budget.rests:
         for grid in grids:
-            points[grid.optimizer] += grid.dampings(budget.dampings)
+            points[grid.optimizer] += grid.dampings(budget.dampings) if budget.dampings else []
+            points[grid.optimizer] += grid.rests(budget.rests) if budget.rests else []
         grids = measured()
     return grids
 
@@ -187,7 +202,10 @@ def paste_line(grids: Sequence[Grid]) -> str:
     """The lines for the task's file."""
     rates = ", ".join(f'"{grid.optimizer}": {grid.best.rate:g}' for grid in grids)
     dampings = ", ".join(f'"{grid.optimizer}": {grid.best.damping:g}' for grid in grids if grid.best.damping is not None)
-    return f"rates={{{rates}}}," + (f"\ndampings={{{dampings}}}," if dampings else "")
+    rests = ", ".join(f'"{grid.optimizer}": {grid.best.rest:g}' for grid in grids if grid.best.rest is not None)
+    return f"rates={{{rates}}}," + "".join(
+        f"\n{name}={{{values}}}," for name, values in (("dampings", dampings), ("rests", rests)) if values
+    )
 
 
 def grids_of(records: Sequence[Record], optimizers: Sequence[str], judge: Judge) -> list[Grid]:
@@ -198,9 +216,9 @@ def grids_of(records: Sequence[Record], optimizers: Sequence[str], judge: Judge)
 def _grid(name: str, records: list[Record], judge: Judge) -> Grid:
     runs: dict[Point, list[Record]] = {}
     for record in records:
-        runs.setdefault((record.header.lr, record.header.damping), []).append(record)
-    points = sorted(runs, key=lambda point: (point[0], point[1] or 0))
-    trials = tuple(Trial(rate, _mean(runs[rate, damping], judge), damping) for rate, damping in points)
+        runs.setdefault((record.header.lr, record.header.damping, record.header.rest), []).append(record)
+    points = sorted(runs, key=lambda point: (point[0], point[1] or 0, point[2] or 0))
+    trials = tuple(Trial(point[0], _mean(runs[point], judge), *point[1:]) for point in points)
     return Grid(name, trials, judge.higher_is_better)
 
 

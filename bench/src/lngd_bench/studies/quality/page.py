@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from lngd_bench.studies.quality.quality import EXTENSIONS, TUNING_SEEDS
+from lngd_bench.studies.quality.quality import EXTENSIONS, RESTS, TUNING_SEEDS
 from lngd_bench.studies.quality.report import FAMILY, PAIRS, WAYS, Pair, Ratio, Standing, TaskQuality, Way, ratios
 from lngd_bench.studies.results import MISSING, markdown, spread
 from lngd_bench.tasks.metric import METRICS
@@ -32,7 +32,9 @@ HEADINGS = (
 METHOD = (
     f"Rates: a grid by factors of 2 around each optimizer's customary rate, {TUNING_SEEDS} seed from 1000 on, held-out training "
     "samples, full schedule; the rate with the fewest steps to the target wins. If the best of one is at its grid's edge, "
-    f"all get 2 more trials ({EXTENSIONS} round at most). The rate is not tuned again for the shorter schedules.\n\n"
+    f"all get 2 more trials ({EXTENSIONS} round at most). Then {RESTS} trials of the rate that AdamW has for what Muon and our "
+    "methods leave to it, written as × over its default, and as many further rates for the others. Nothing is tuned again for "
+    "the shorter schedules.\n\n"
     "- *customary / tuned*: steps to the target at the customary rate over those at the tuned one, from the trials; the "
     "customary rate of LNGD's methods is their default.\n"
     "- *s to target*: seconds until a run on the full schedule first reaches the target; a figure only where every seed does.\n"
@@ -99,9 +101,10 @@ def task_table(task: TaskQuality) -> tuple[list[str], list[list[str]]]:
 
 def _row(row: Standing, metric: str) -> list[str]:
     steps = row.shortest(row.seeds)
+    rest = "" if row.grid.best.rest is None else f" × {row.grid.best.rest:g}"
     return [
         row.title,
-        f"{row.grid.best.rate:g}{' (edge)' if row.grid.edge else ''}",
+        f"{row.grid.best.rate:g}{' (edge)' if row.grid.edge else ''}{rest}",
         str(len(row.grid.trials)),
         MISSING if row.customary is None else f"{row.customary:.2f}",
         _seconds(row, "paper"),

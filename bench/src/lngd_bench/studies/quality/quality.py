@@ -31,6 +31,8 @@ TUNING = "tuning"
 TUNING_SEEDS = 1
 EXTENSIONS = 1
 """Rounds of two further rates for all, if the best rate of one is at its grid's edge."""
+RESTS = 3
+"""Trials of AdamW's rate for what an optimizer does not take itself, and as many further rates for the others."""
 COMPETITORS = ("sgd", "adamw", "muon-fp32", "soap", "shampoo", "kfac", "lngd", "lngd-spectral")
 Line = TypeVar("Line", Header, Epoch)
 
@@ -124,16 +126,20 @@ class Comparison:
     def fill(self, size: Size) -> None:
         """All runs of one task that the directory lacks: the trials, then every schedule at the rates that they chose."""
         full = size.full()
-        rates = {grid.optimizer: grid.best.rate for grid in self._tuned(full)}
+        best = {grid.optimizer: grid.best for grid in self._tuned(full)}
         for fraction in sorted(size.fractions, reverse=True):
             task = scheduled(full, fraction)
-            specs = [RunSpec(task, name, rates[name], seed) for seed in range(self.seeds) for name in self.optimizers]
+            specs = [
+                RunSpec(task, name, best[name].rate, seed, rest=best[name].rest)
+                for seed in range(self.seeds)
+                for name in self.optimizers
+            ]
             self.run(specs, replace(self.place, out=folder(self.place.out, full.name, fraction)))
 
     def _tuned(self, full: Task) -> list[Grid]:
         """With every trial that the directory has, those of an earlier search too: the report judges by all of them."""
         place = replace(self.place, out=folder(self.place.out, full.name), held_out=True)
-        budget = Budget(rates=self.trials, rounds=EXTENSIONS)
+        budget = Budget(rates=self.trials, rounds=EXTENSIONS, rests=RESTS)
         run = partial(self._run_in, place)
         tune(full, self.optimizers, budget=budget, seeds=TUNING_SEEDS, place=place, run=run, judge=SOONEST)
         return grids_of(list(records_of(archive.read(place.out)).values()), self.optimizers, SOONEST)

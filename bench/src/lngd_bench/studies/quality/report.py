@@ -188,7 +188,7 @@ def _standings(trials: Sequence[Record], runs: Sequence[Record]) -> Iterator[Sta
     for grid in grids_of(trials, names, SOONEST):
         schedules: dict[int, dict[int, Record]] = {steps: {} for steps in lengths}
         for run in runs:
-            if (run.header.optimizer, run.header.lr) == (grid.optimizer, grid.best.rate):
+            if (run.header.optimizer, run.header.lr, run.header.rest) == (grid.optimizer, grid.best.rate, grid.best.rest):
                 schedules[run.header.config["total_steps"]][run.header.seed] = run
         standing = Standing(grid.optimizer, grid, schedules)
         if standing.seeds:
