@@ -3,7 +3,8 @@
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.optim import Muon, Optimizer
 
 import lngd
 from lngd.methods import Method
-from lngd.optimizer.hyperparameters import as_schedule
+from lngd.optimizer.hyperparameters import as_schedule, as_step_size
 from lngd_bench.competitors import peers
 from lngd_bench.competitors.muon import Float32Muon, MuonWithAdamW
 from lngd_bench.competitors.normuon import CautiousMuon, HyperballMuon, NorMuon
@@ -45,6 +46,7 @@ class Competitor:
         cost: seconds of a step over an SGD step's, roughly; only the estimate of a race's length uses it.
         third_party: the package that must be installed; empty for what torch and this library have.
         damping: the default one; None for an optimizer without.
+        defaults: all hyperparameters of a method of ours, as they are now; empty for other people's.
         two_rates: AdamW takes a part of the parameters, at a rate of its own (`Setting.rest`).
     """
 
@@ -54,7 +56,13 @@ class Competitor:
     cost: float
     third_party: str = ""
     damping: float | None = None
+    defaults: Mapping[str, str] = field(default_factory=dict)
     two_rates: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the defaults: records that were made with others have another one. Empty for other people's optimizers."""
+        return sha256(repr(sorted(self.defaults.items())).encode()).hexdigest()[:8] if self.defaults else ""
 
 
 def _sgd(model: nn.Module, setting: Setting) -> Optimizer:
@@ -89,13 +97,16 @@ def _of_setting(setting: Setting, ratio: float) -> dict[str, Any]:
 def _family(title: str, method: type[Method], cost: float) -> Competitor:
     """A method of this library at its own defaults, of which the rate is the customary one."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(method).parameters.items()}
+    shown = {name: repr(value) for name, value in defaults.items() if value is not inspect.Parameter.empty}
+    if "step_size" in defaults:
+        shown["step_size"] = repr(as_step_size(defaults["step_size"]))
 
     def build(model: nn.Module, setting: Setting) -> Optimizer:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "lr=")  # a search tries rates of every size
             return method(model, **_of_setting(setting, defaults["adamw_lr_ratio"]))
 
-    return Competitor(title, build, defaults["lr"], cost, damping=defaults["damping"], two_rates=True)
+    return Competitor(title, build, defaults["lr"], cost, damping=defaults["damping"], defaults=shown, two_rates=True)
 
 
 def _lngd_paper(model: nn.Module, setting: Setting) -> Optimizer:
@@ -126,6 +137,14 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "lngd-sample": _family("LNGD-sample", lngd.LNGDSample, 1.7),
     "lngd": _family("LNGD", lngd.LNGD, 2.0),
     "lngd-spectral": _family("Spectral LNGD", lngd.SpectralLNGD, 1.8),
-    "lngd-paper": Competitor("LNGD, paper's recipe", _lngd_paper, 0.01, 2.0, damping=lngd.PAPER["damping"], two_rates=True),
+    "lngd-paper": Competitor(
+        "LNGD, paper's recipe",
+        _lngd_paper,
+        0.01,
+        2.0,
+        damping=lngd.PAPER["damping"],
+        defaults={name: repr(value) for name, value in lngd.PAPER.items()},
+        two_rates=True,
+    ),
 }
 DEFAULT_OPTIMIZERS = "sgd,adamw,muon,lngd,lngd-spectral"  # as the command line writes them

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from lngd_bench.clock import clock_of
+from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.training.records import Header
 from lngd_bench.training.train import RunSpec
 
@@ -22,6 +23,7 @@ def header(spec: RunSpec, device: torch.device, command: str) -> Header:
         lr=spec.lr,
         damping=spec.damping,
         rest=spec.rest,
+        defaults=OPTIMIZERS[spec.optimizer].fingerprint,
         scoring=spec.task.scoring,
         config=spec.task.config(),
         torch=str(torch.__version__),

@@ -30,6 +30,7 @@ class Header:
     """What ran, with what, on what.
 
     Attributes:
+        defaults: the fingerprint of all hyperparameters that nobody set, of a method of ours.
         damping, rest: None for the optimizer's default; see `Setting`.
         scoring: by what rules the metric was computed, where it has several.
         clock: what its seconds are of, `cpu` or `wall`; records from before there was a choice are `wall`.
@@ -49,6 +50,7 @@ class Header:
     clock: Clock = "wall"
     damping: float | None = None
     rest: float | None = None
+    defaults: str = ""
     scoring: str = ""
 
 

@@ -13,6 +13,7 @@ from torch import Generator
 from torch.optim.lr_scheduler import LambdaLR
 
 from lngd_bench import archive
+from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.studies.beyond.rivals import RIVALS, Rates
 from lngd_bench.studies.beyond.task import Task
 from lngd_bench.studies.beyond.tasks import TASKS
@@ -35,7 +36,10 @@ class Spec:
     steps: int
 
     def line(self) -> Line:
-        return {"task": self.task, "optimizer": self.optimizer, **asdict(self.rates), "seed": self.seed, "steps": self.steps}
+        """A method with other defaults makes another run."""
+        defaults = OPTIMIZERS[self.optimizer].fingerprint
+        about = {"task": self.task, "optimizer": self.optimizer, "defaults": defaults}
+        return {**about, **asdict(self.rates), "seed": self.seed, "steps": self.steps}
 
 
 def trained(spec: Spec) -> Line:
@@ -93,4 +97,4 @@ class Ledger:
 
 
 def _identity(line: Line) -> list[str]:
-    return [name for name in line if name in ("task", "optimizer", "lr", "ratio", "seed", "steps")]
+    return [name for name in line if name in ("task", "optimizer", "defaults", "lr", "ratio", "seed", "steps")]

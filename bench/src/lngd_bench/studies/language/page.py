@@ -59,7 +59,7 @@ class Row:
 
 def rows_of(lines: Sequence[Line]) -> list[Row]:
     """The optimizers at the best of their trials, ours at their defaults too; of one task and number of steps."""
-    current = [line for line in lines if line["optimizer"] in OPTIMIZERS and line["defaults"] == defaults(line["optimizer"])]
+    current = [line for line in lines if line["defaults"] == OPTIMIZERS[line["optimizer"]].fingerprint]
     return [
         row for name in OPTIMIZERS for row in _rows(name, [line for line in current if line["optimizer"] == name]) if row.runs
     ]
@@ -87,7 +87,7 @@ def changes_of(lines: Sequence[Line]) -> list[Row]:
     """Each change at the best of its rates."""
     found = []
     for change in CHANGES:
-        own = [line for line in lines if line["change"] == change and line["defaults"] == defaults(METHOD)]
+        own = [line for line in lines if line["change"] == change and line["defaults"] == OPTIMIZERS[METHOD].fingerprint]
         settings = dict.fromkeys((line["lr"], line["rest"]) for line in own)
         tried = [_row(change, METHOD, lr, rest, own, change=change) for lr, rest in settings]
         if tried:

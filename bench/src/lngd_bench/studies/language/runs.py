@@ -83,7 +83,8 @@ class Wanted:
     def identity(self) -> Line:
         """With all defaults of a method of ours: a run that was made with others is another."""
         fields = {name: getattr(self, name) for name in ("optimizer", "change", "lr", "rest", "seed", "held_out")}
-        return {"task": self.task.name, "steps": self.task.total_steps, **fields, "defaults": defaults(self.optimizer)}
+        fields["defaults"] = OPTIMIZERS[self.optimizer].fingerprint
+        return {"task": self.task.name, "steps": self.task.total_steps, **fields}
 
 
 def defaults(optimizer: str) -> Line | None:

@@ -36,6 +36,10 @@ from lngd_bench.tasks import TASKS
 from lngd_bench.training.race import plan
 from lngd_bench.training.train import Run
 
+DEFAULTS = "-".join(OPTIMIZERS[name].fingerprint for name in ("lngd", "lngd-spectral"))
+"""Of the methods that are varied: a run that was made with others is made again."""
+TABLES = {"variants": changes.table, "scales": scales.table, "raw": raw.table, "transfer": transfer.table}
+"""Of studies at the defaults of the day, which drop runs of other days; the others' pages have a row for every run."""
 FOUND = ("train_loss", "metric", "diverged", "date")
 """Of a line, beside what identifies the run."""
 
@@ -83,12 +87,17 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def add(path: Path, file: str, wanted: Iterable[Wanted]) -> Iterator[Line]:
-    """Makes every run that the archive's file lacks. Gives each with its training loss, metric and date."""
+def add(path: Path, file: str, wanted: Iterable[Wanted], *, current: bool) -> Iterator[Line]:
+    """Makes every run that the archive's file lacks. Gives each with its training loss, metric and date.
+
+    Args:
+        current: runs with other defaults than today's are dropped.
+    """
     files = archive.read(path) if path.exists() else {}
-    lines = files.setdefault(file, [])
+    known = files.get(file, [])
+    lines = files[file] = [line for line in known if line.get("defaults") == DEFAULTS] if current else known
     for identity, measure in wanted:
-        about = json.loads(json.dumps(identity, default=repr))
+        about = json.loads(json.dumps({**identity, "defaults": DEFAULTS}, default=repr))
         if any(about == {name: value for name, value in line.items() if name not in FOUND} for line in lines):
             continue
         last = measure()
@@ -149,12 +158,11 @@ def main(words: Sequence[str]) -> None:
         "transfer": transfer.wanted,
     }[given.name]
     file, path = f"{given.name}.jsonl", given.out / f"{given.name}{archive.ENDING}"
-    for line in add(path, file, wanted(given)):
+    for line in add(path, file, wanted(given), current=given.name in TABLES):
         print(json.dumps(line), flush=True)
     lines = archive.read(path)[file]
     dates = sorted({line["date"][:10] for line in lines if "date" in line})
-    tables = {"variants": changes.table, "scales": scales.table, "raw": raw.table, "transfer": transfer.table}
-    table = tables.get(given.name, every_run)(lines)
+    table = TABLES.get(given.name, every_run)(lines)
     if given.name == "transfer":
         archive.put(path.with_name("transfer.png"), transfer.draw(lines))
         table += "\n![Loss against rate, a curve for each size](transfer.png)\n"
