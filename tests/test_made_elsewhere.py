@@ -255,7 +255,7 @@ def test_backward_passes_without_a_step_keep_nothing_that_grows():
         model.zero_grad()
         torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
     assert all(len(samples) == 1 for samples in capture.rates.values())
-    assert all(len(passes) <= 4 for passes in capture._guessed.values())
+    assert all(len(passes) <= 4 for passes in capture._ledger.guessed.values())
     assert len(capture.source.draws._ends) <= 8
     assert {each.pending.samples for each in optimizer._layers.values()} <= {0, 8}
 

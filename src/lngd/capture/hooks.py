@@ -51,6 +51,7 @@ from lngd.capture.graph import (
     shaped_batch_first,
     spread,
 )
+from lngd.capture.ledger import PASSES, Ledger
 from lngd.capture.loss_form import LossForm
 from lngd.layers import AttentionInput, Layer
 from lngd.linalg import HOST
@@ -72,8 +73,6 @@ from lngd.torch_private import (
 LEAST_ROWS = 2048
 """Rows, samples times positions, from which a sub-batch measures the curvature: pixels and tokens make many rows of a sample."""
 NOT_IN_THE_OUTPUT = "the model's output, from which labels are drawn, does not depend on it"
-PASSES = 4
-"""So many backward passes are remembered that have not accumulated: one that will may run around them."""
 WITHOUT_FORWARD = "its gradient came without a forward of the model that could be seen: by torch.func, or set by hand"
 NOT_THROUGH_ITS_CALLS = "no gradient came to its calls: the loss uses its weight without them, or gradients were set by hand"
 
@@ -113,10 +112,7 @@ class Capture:
     def __post_init__(self) -> None:
         self._on_model, self._on_layers = Attachment(self, self.model), dict[tuple[str, str], Attachment]()
         self._on_weights: dict[str, tuple[nn.Parameter, Attachment]] = {}
-        self._guessed: dict[str, dict[int, list[Guess]]] = {}
-        """Of each layer, what backward passes have brought which have not accumulated yet, by a pass's number."""
-        self._accumulated: dict[str, tuple[weakref.ref[Tensor], int]] = {}
-        """Of each layer, the gradient that the last pass accumulated into, and its version then."""
+        self._ledger = Ledger(self.layers)
         self._buffers = UntouchedBuffers()
         self._compiled, self._uncompiled = CompiledRates(self.rate_samples), Uncompiled()
         self._begin_outside_graphs = outside_graphs(Capture._begin)
@@ -129,10 +125,6 @@ class Capture:
         self._sub_batches: dict[tuple[str, int], slice] = {}
         self._rate_slices: dict[int, slice] = {}
         self._awaited, self._reached = set[str](), set[str]()
-        self._last_pass = NO_PASS
-        """The backward pass that has brought the last gradient."""
-        self._zero = set[str]()
-        """At a measuring step, on the host, those whose gradient was zero as it came."""
         self._backward_ran = self._forward_counts = self._model_runs_again = False
 
     def attach(self) -> None:
@@ -155,7 +147,8 @@ class Capture:
             self.called.discard(name)
             self.rates.pop(name, None)
             self.refused.pop(name, None)
-        self.layers, self._watched = layers, {name: (layer.module, layer.inputs) for name, layer in layers.items()}
+        self.layers = self._ledger.layers = layers
+        self._watched = {name: (layer.module, layer.inputs) for name, layer in layers.items()}
         self._watch_weights()
         self._choosy = {name for name, layer in layers.items() if type(layer).refuses_call is not Layer.refuses_call}
         self._buffers.attach(self.model)
@@ -184,8 +177,7 @@ class Capture:
         weights = {name: layer.weight for name, layer in self.layers.items()}
         for name in [name for name, (weight, _) in self._on_weights.items() if weights.get(name) is not weight]:
             self._on_weights.pop(name)[1].remove()
-            self._guessed.pop(name, None)
-            self._accumulated.pop(name, None)
+            self._ledger.forget(name)
         for name, weight in weights.items():
             if name not in self._on_weights:
                 self._on_weights[name] = weight, (hooks := Attachment(self, self.layers[name].module))
@@ -206,9 +198,7 @@ class Capture:
         self._called_outside_backward.clear()
         self._awaited.clear()
         self._reached.clear()
-        self._guessed.clear()
-        self._accumulated.clear()
-        self._zero.clear()
+        self._ledger.clear()
         self._backward_ran = False
         if self.measuring:
             self.source.discard()
@@ -222,9 +212,7 @@ class Capture:
         """
         self.rates.clear()
         self._reached.clear()
-        self._guessed.clear()
-        self._accumulated.clear()
-        self._zero.clear()
+        self._ledger.clear()
         if self.measuring:
             self.source.forget_arrived()
         if self._compiled.found:
@@ -276,7 +264,7 @@ class Capture:
 
     def has_accumulated(self, name: str) -> bool:
         """Whether a backward pass has accumulated into the layer's weight since the last step."""
-        return name in self._accumulated
+        return name in self._ledger
 
     def why_unseen(self, name: str) -> str | None:
         """Why a layer that has a gradient can't be measured, if nothing was seen of it."""
@@ -427,14 +415,11 @@ class Capture:
         layer = capture.layers.get(name)
         if layer is None or layer.module is not arrival.module():
             return
-        if number != capture._last_pass:
-            capture._last_pass = number
-            capture.forget_dropped()
-        passes = capture._guessed.setdefault(name, {})
-        if number not in passes:
-            if len(passes) == PASSES:
-                del passes[min(passes)]
-            passes[number] = []
+        ledger = capture._ledger
+        if number != ledger.last_pass:
+            ledger.last_pass = number
+            if gone := ledger.take_dropped({} if capture.measuring else capture.rates):
+                capture._forget(gone)
         gradient = gradient.detach() if gradient.requires_grad else gradient
         sample = call = None
         if arrival.x is not None:
@@ -442,13 +427,18 @@ class Capture:
             sample = RateSample(arrival.x, g, arrival.batch, arrival.forward_id)
         if arrival.call is not None:
             call = arrival.take_call()
-        passes[number].append(Guess(sample, call, None if call is None else capture.source.kept(call, gradient)))
+        guess = Guess(sample, call, None if call is None else capture.source.kept(call, gradient))
+        passes = ledger.guessed.setdefault(name, {})
+        if number not in passes and len(passes) == PASSES:
+            del passes[min(passes)]
+        passes.setdefault(number, []).append(guess)
 
     def accumulated(self, name: str, weight: nn.Parameter) -> None:
         """A backward pass has accumulated into a layer's weight: what it has brought counts."""
-        number, passes = running_pass(), self._guessed.pop(name, {})
+        number, passes = running_pass(), self._ledger.guessed.pop(name, {})
         if weight.grad is None or weight.grad.is_sparse or pulling():
             return
+        self._ledger.owners[name] = weakref.ref(weight.grad), weight.grad._version
         for guess in [guess for inner, guesses in passes.items() if inner >= number for guess in guesses]:
             self._reached.add(name)
             if guess.sample is not None:
@@ -456,57 +446,23 @@ class Capture:
             if guess.call is not None:
                 (self.raw.add if guess.call.raw else self.raw.discard)(name)
                 self.source.arrived(guess.call, guess.gradient)
-        self._accumulated[name] = weakref.ref(weight.grad), weight.grad._version
         if self.measuring and weight.grad.device.type in HOST and not weight.grad.any():
-            when_backward_ends(partial(self._note_zero, name))  # the bias may come later
+            when_backward_ends(partial(self._ledger.note_zero, name))  # the bias may come later
 
     def forget_dropped(self) -> None:
-        """What came before gradients were dropped, by whomever and however, is forgotten: they are None or zero now.
+        """What belongs to gradients that were dropped since, by whomever and however, is forgotten."""
+        if gone := self._ledger.take_dropped({} if self.measuring else self.rates):
+            self._forget(gone)
 
-        Those that were zero as they came, of a dead layer, are dropped if any other is.
-        """
-        gone = list(filter(self._is_gone, self._accumulated))
-        if not gone or all(self._is_untouched(name) and self._came_as_zero(name) for name in gone):
-            return
+    def _forget(self, gone: Iterable[str]) -> None:
+        """Of these layers nothing belongs to a gradient any more."""
         for name in gone:
-            del self._accumulated[name]
             self.rates.pop(name, None)
             self._reached.discard(name)
             self.source.forget_arrived_of(name)
             self.dropped(name)
-        if not self._accumulated:
+        if not self._ledger.owners:
             self.source.forget_arrived()
-
-    def _is_gone(self, name: str) -> bool:
-        """Whether a gradient that was accumulated is None or zero now. Scaling and clipping make none of it.
-
-        Its version says that nobody has written to it. On the host a look does: `.data` and NumPy change no version.
-        """
-        grad = self.layers[name].weight.grad
-        if grad is None:
-            return True
-        if grad.device.type not in HOST and self._is_untouched(name):
-            return False
-        return not grad.any() and self._is_zero(name)
-
-    def _is_zero(self, name: str) -> bool:
-        """Whether no parameter of a layer has a gradient other than zero."""
-        return not any(p.grad is not None and p.grad.any() for p in self.layers[name].parameters)
-
-    def _note_zero(self, name: str) -> None:
-        """A backward pass has ended, in which a weight's gradient came as zero."""
-        if name in self._accumulated and self._is_zero(name):
-            self._zero.add(name)
-
-    def _is_untouched(self, name: str) -> bool:
-        """Whether a gradient is the tensor that was accumulated, of the same version."""
-        (known, version), grad = self._accumulated[name], self.layers[name].weight.grad
-        return grad is not None and grad is known() and grad._version == version
-
-    def _came_as_zero(self, name: str) -> bool:
-        """Whether the gradient of a layer was zero as it was accumulated; at a step that does not measure, its samples tell."""
-        samples, bias = () if self.measuring else self.rates.get(name, ()), self.layers[name].bias is not None
-        return name in self._zero or (bool(samples) and not any(s.g.any() and (bias or s.x.any()) for s in samples))
 
     def _open_input_projection(
         self, name: str, layer: AttentionInput, products: list[Product], inputs: tuple[Tensor, Tensor, Tensor]
