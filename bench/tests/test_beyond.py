@@ -1,6 +1,7 @@
 """`python -m lngd_bench.studies.beyond`: its tasks, its search and its command, in a few steps."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
@@ -14,7 +15,7 @@ from lngd_bench.studies.beyond import graphs, physics, training
 from lngd_bench.studies.beyond.__main__ import main
 from lngd_bench.studies.beyond.page import geometric_mean, number
 from lngd_bench.studies.beyond.rivals import RIVALS, Rates
-from lngd_bench.studies.beyond.search import at_edge, searched
+from lngd_bench.studies.beyond.search import searched
 from lngd_bench.studies.beyond.tasks import TASKS
 from lngd_bench.studies.beyond.training import Spec, evaluated, trained
 
@@ -76,20 +77,38 @@ def test_triangles_are_counted() -> None:
     assert graphs.triangles().train_y.mean().abs() < 1e-5
 
 
-def test_the_search_makes_eight_trials_and_knows_an_edge() -> None:
-    for untuned, best in ((Rates(1.0), Rates(4.0)), (Rates(1.0, 0.2), Rates(2.0, 0.2 * 3.0))):
-        seen: set[Rates] = set()
+def distance(best: Rates, seen: set[Rates]) -> Callable[[Rates], float]:
+    """From what is best, in octaves."""
 
-        def value(rates: Rates, best: Rates = best, seen: set[Rates] = seen) -> float:
-            seen.add(rates)
-            return abs(math.log(rates.lr / best.lr)) + abs(math.log((rates.ratio or 1) / (best.ratio or 1)))
+    def value(rates: Rates) -> float:
+        seen.add(rates)
+        return abs(math.log2(rates.lr / best.lr)) + abs(math.log2((rates.ratio or 1) / (best.ratio or 1)))
 
-        assert searched(untuned, value) == best
-        assert len(seen) == 8
-        assert not at_edge(untuned, best)
-    assert at_edge(Rates(1.0), Rates(16.0))
-    assert at_edge(Rates(1.0, 0.2), Rates(1.0, 0.2 * 10.0))
-    assert searched(Rates(1.0), lambda _: math.inf) is None
+    return value
+
+
+@pytest.mark.parametrize(
+    ("untuned", "best", "trials"),
+    [
+        (Rates(1.0), Rates(4.0), 8),
+        (Rates(1.0, 0.2), Rates(2.0, 0.2 * 3.0), 8),
+        (Rates(1.0), Rates(32.0), 10),  # and one beyond, which is worse
+        (Rates(1.0, 0.2), Rates(16.0, 0.2), 11),
+        (Rates(1.0, 1.0), Rates(1.0, 30.0), 10),
+    ],
+)
+def test_the_search_makes_eight_trials_and_more_beyond_an_edge(untuned: Rates, best: Rates, trials: int) -> None:
+    seen: set[Rates] = set()
+    found, edge = searched(untuned, distance(best, seen))
+    assert found is not None
+    assert (found.lr, found.ratio) == (best.lr, pytest.approx(best.ratio))
+    assert not edge
+    assert len(seen) == trials
+
+
+def test_the_search_says_when_the_best_stands_at_an_edge_or_nothing_ends() -> None:
+    assert searched(Rates(1.0), distance(Rates(1e9), set())) == (Rates(256.0), True)
+    assert searched(Rates(1.0), lambda _: math.inf) == (None, False)
 
 
 def test_adamw_has_its_own_rate_beside_muon() -> None:

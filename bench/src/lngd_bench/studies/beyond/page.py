@@ -14,9 +14,9 @@ Outcomes = Mapping[tuple[str, str], Outcome]
 """By task and optimizer."""
 SAID = """\
 Means over seeds {seeds}; smaller is better, the best in bold. In brackets: untuned, at the default rates.
-A dagger: the best trial stood at the edge of what was tried. Eight trials each, on seed 1000.
-AdamW, SOAP and K-FAC: eight rates a factor of two apart. Muon, LNGD and Spectral LNGD: five rates, and at the best of them
-AdamW's rate for the other parameters × 1/3, 3 and 10. All rates fall linearly to zero.
+Eight trials each, on seed 1000. AdamW, SOAP and K-FAC: eight rates a factor of two apart. Muon, LNGD and Spectral LNGD: five
+rates, and at the best of them AdamW's rate for the other parameters × 1/3, 3 and 10. While the best trial stands at the edge of
+what was tried, up to four more beyond it; a dagger: it still does. All rates fall linearly to zero.
 """
 BELOW = """\
 How often the best, and the geometric mean over tasks of the value over the best of its task, where all values are positive.

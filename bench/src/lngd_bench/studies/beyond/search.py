@@ -1,8 +1,11 @@
-"""How rates are found, alike for all: eight trials on a seed of their own. Then the runs that are reported."""
+"""How rates are found, alike for all: eight trials on a seed of their own, and further ones while the best is at an edge.
+
+Then the runs that are reported.
+"""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from lngd_bench.studies.beyond.rivals import RIVALS, Rates
@@ -15,25 +18,39 @@ ONE_RATE, TWO_RATES = range(-3, 5), range(-2, 3)
 """Powers of two, of the untuned rate."""
 RATIOS = (1 / 3, 3.0, 10.0)
 """Of the untuned ratio, at the best rate."""
+FURTHER = 4
+"""Trials at most beyond the edge at which the best one stands: in the rate by factors of two, in the ratio of three."""
 
 
-def searched(untuned: Rates, value: Callable[[Rates], float]) -> Rates | None:
-    """The best of eight trials; None if none ends."""
+def searched(untuned: Rates, value: Callable[[Rates], float]) -> tuple[Rates | None, bool]:
+    """The best trial, None if none ends, and whether it still stands at an edge."""
     powers = ONE_RATE if untuned.ratio is None else TWO_RATES
     tried = [Rates(untuned.lr * 2.0**power, untuned.ratio) for power in powers]
     if untuned.ratio is not None:
         best = min(tried, key=value)
         tried += [Rates(best.lr, untuned.ratio * factor) for factor in RATIOS]
+    for _ in range(FURTHER):
+        best = min(tried, key=value)
+        if value(best) == math.inf or (beyond := outwards(best, tried)) is None:
+            break
+        tried.append(beyond)
     best = min(tried, key=value)
-    return best if value(best) < math.inf else None
+    return (best, outwards(best, tried) is not None) if value(best) < math.inf else (None, False)
 
 
-def at_edge(untuned: Rates, best: Rates) -> bool:
-    """Whether a further trial might have been better."""
-    powers = ONE_RATE if untuned.ratio is None else TWO_RATES
-    if round(math.log2(best.lr / untuned.lr)) in (powers[0], powers[-1]):
-        return True
-    return best.ratio is not None and untuned.ratio is not None and not 0.5 < best.ratio / untuned.ratio < 5
+def outwards(best: Rates, tried: Sequence[Rates]) -> Rates | None:
+    """The next trial if the best of them is at an edge of the rates or, at its own rate, of the ratios."""
+    if (factor := _step_out(best.lr, [rates.lr for rates in tried], 2.0)) is not None:
+        return replace(best, lr=best.lr * factor)
+    ratios = [rates.ratio for rates in tried if rates.lr == best.lr and rates.ratio is not None]
+    if best.ratio is None or len(ratios) < 2 or (factor := _step_out(best.ratio, ratios, 3.0)) is None:
+        return None
+    return replace(best, ratio=best.ratio * factor)
+
+
+def _step_out(own: float, others: Sequence[float], factor: float) -> float | None:
+    """What leads on from the highest or the lowest; None inside."""
+    return factor if own == max(others) else 1 / factor if own == min(others) else None
 
 
 @dataclass(frozen=True)
@@ -61,10 +78,10 @@ def outcome(ledger: Ledger, task: str, optimizer: str, *, seeds: Sequence[int], 
         found = run(rates, SEED)["value"]
         return math.inf if found is None else found
 
-    best = searched(untuned, value)
+    best, edge = searched(untuned, value)
     return Outcome(
         best,
-        best is not None and at_edge(untuned, best),
+        edge,
         [run(best or untuned, seed) for seed in seeds],
         [run(untuned, seed) for seed in seeds],
     )
