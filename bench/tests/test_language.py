@@ -157,6 +157,23 @@ def test_rows_alike_makes_all_rows_of_the_first_step_equally_long() -> None:
     assert step.norm().item() == pytest.approx(plain.norm().item(), rel=1e-3)
 
 
+def test_on_spheres_a_weight_keeps_its_norm_and_cautious_decay_shrinks_what_shrinks_anyway() -> None:
+    torch.manual_seed(0)
+    runs = {}
+    for name, method in {"plain": SpectralLNGD, "spheres": ablation.OnSpheres, "cautious": ablation.CautiousDecay}.items():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+        before = model[0].weight.detach().clone()
+        optimizer = method(model, lr=0.1, warmup=0)
+        F.cross_entropy(model(torch.randn(12, 6)), torch.arange(12) % 3).backward()
+        optimizer.step()
+        runs[name] = before, model[0].weight.detach()
+    before, plain = runs["plain"]
+    torch.testing.assert_close(runs["spheres"][1], plain * before.norm() / plain.norm())
+    shrinks = (before - plain) * before > 0
+    torch.testing.assert_close(runs["cautious"][1], plain - 0.1 * 0.1 * before * shrinks)
+
+
 def test_a_curve_crosses_a_target_between_two_evaluations() -> None:
     curve = [(10.0, 3.0, 1.0), (20.0, 2.0, 2.0), (30.0, 2.5, 3.0)]
     assert crossing(curve, 2.25) == (17.5, 1.75)

@@ -14,7 +14,7 @@ from lngd.curvature import LNGDBlock
 from lngd.linalg import Damping
 from lngd.step_size import Directions, FixedRMS
 from lngd.types import Vector
-from lngd_bench.competitors.normuon import ROW_DECAY, TINY
+from lngd_bench.competitors.normuon import CAUTIOUS_DECAY, ROW_DECAY, TINY
 from lngd_bench.competitors.optimizers import Setting
 from lngd_bench.studies.language.runs import Runs, Wanted, defaults
 from lngd_bench.studies.variants.changes import Build, NoPsiDense, SpectralWithoutPsi
@@ -72,6 +72,32 @@ class RowsAlike(FixedRMS):
         return super().alpha(step)
 
 
+class OnSpheres(SpectralLNGD):
+    """Every layer's weight keeps the norm that it began with (Hyperball's projection)."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        weights = [each.layer.weight for each in self._layers.values()]
+        self._radii = getattr(self, "_radii", [weight.norm() for weight in weights])
+        loss = super().step(closure)
+        for weight, radius in zip(weights, self._radii, strict=True):
+            weight.mul_(radius / weight.norm())
+        return loss
+
+
+class CautiousDecay(SpectralLNGD):
+    """Weight decay for the entries that the step makes smaller anyway, as `competitors.normuon.CautiousMuon` has it."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        weights = [each.layer.weight for each in self._layers.values()]
+        before = [weight.clone() for weight in weights]
+        loss = super().step(closure)
+        for weight, old in zip(weights, before, strict=True):
+            weight.sub_(old * ((old - weight) * old >= 0), alpha=self.param_groups[0]["lr"] * CAUTIOUS_DECAY)
+        return loss
+
+
 def _identity(inverse: Tensor) -> Tensor:
     return torch.eye(inverse.shape[-1]).to(inverse).expand_as(inverse).contiguous()
 
@@ -104,6 +130,8 @@ CHANGES: Mapping[str, Callable[..., Optimizer]] = {
     "norms not kept": partial(SpectralLNGD, keep_norms=False),
     "factors whole": partial(SpectralLNGD, factors=8192),
     "rows alike (NorMuon)": partial(SpectralLNGD, step_size=RowsAlike()),
+    "norms of all layers kept (Hyperball)": OnSpheres,
+    "cautious weight decay": CautiousDecay,
 }
 
 
