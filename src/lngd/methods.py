@@ -80,8 +80,8 @@ class Method(NaturalGradient):
         weight_decay: decoupled: W ← (1 − lr·weight_decay) W. Without effect on layers whose norm is kept.
         damping: λ in units of the block's mean eigenvalue; with LNGD's block, of each factor's.
         decay: ϵ of LNGD eq. 14, the weight on past statistics.
-        adamw_lr_ratio: AdamW's rate over lr, for the parameters without curvature. A matrix that fell back has 1/√(2n) of it, n
-            its longer side.
+        adamw_lr_ratio: AdamW's rate over lr, for the parameters without curvature. A matrix that fell back has 1/√(2i) of
+            it, i its inputs.
         warmup: steps over which lr rises linearly; not in groups with `curvature=False`, which are torch's AdamW as it is.
         step_size: how far to go: "invariant" (as eq. 12, whatever the scale of the loss), "layerwise" (LNGD eqs. 12–13), "graft"
             (the length of Adam's step per layer), "kl_clip", "rms" (a length by the layer's width), "constant", or an object such

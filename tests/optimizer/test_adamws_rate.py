@@ -17,11 +17,13 @@ SHARES = {
     "a scalar": ((), 1.0),
     "a token that stands for all": ((1, 1, 768), 1.0),
     "a square matrix": ((50, 50), 0.1),
-    "a wide matrix": ((2, 800), 0.025),
-    "a matrix stored the other way round": ((800, 2), 0.025),
+    "a few classes": ((2, 800), 0.025),
+    "a vocabulary": ((5000, 800), 0.025),
     "a kernel": ((4, 8, 5, 5), 0.05),
-    "a depthwise kernel": ((200, 1, 5, 5), 0.05),
+    "a depthwise kernel": ((200, 1, 5, 10), 0.1),
+    "a kernel in one dimension": ((4, 50, 3), 0.1),
     "places of a sequence": ((1, 16, 200), 0.05),
+    "places of an image": ((1, 8, 8, 200), 0.05),
     "experts": ((8, 50, 200), 0.05),
 }
 

@@ -65,15 +65,17 @@ class AdamW:
 
 
 def share_of_rate(p: Tensor) -> float:
-    """1/√(2n) for a matrix whose longer side is n, kernels' places counted with the inputs; 1 for a vector.
+    """1/√(2i) for a matrix of i inputs, the kernel's places among them; 1 for a vector.
 
-    Entries of vectors are near one, or free; those of a matrix are near 1/√n, and Adam moves them all alike: at one rate for
-    both, outputs change √n times as fast as anything a vector does.
+    Entries of vectors are near one, or free; those of a matrix are near 1/√i, and Adam moves them all alike: at one rate for
+    both, outputs change √i times as fast as anything a vector does.
     """
-    shape = [n for n in p.shape if n > 1]
-    if len(shape) < 2:
-        return 1.0
-    return float(2 * (max(shape[0], math.prod(shape[1:])) if len(shape) > 3 else max(shape))) ** -0.5
+    return 1.0 if sum(n > 1 for n in p.shape) < 2 else (2 * _inputs(p.shape)) ** -0.5
+
+
+def _inputs(shape: torch.Size) -> int:
+    """By torch's convention `[o, i, *kernel]`; of a stack of matrices, or of places, the longest side behind the first one."""
+    return max(shape[1:]) if len(shape) == 3 or shape[0] == 1 else math.prod(shape[1:])
 
 
 def fusible(p: Tensor) -> bool:
