@@ -107,6 +107,8 @@ def test_the_list_of_data_sets_says_how_to_get_what_is_missing(tmp_path: Path, m
         (["race", "digits-mlp", "--default"], "name tasks or give --default"),
         (["race", "digits-mlp", "--lr", "sgd"], "--lr sgd: give it as NAME=VALUE"),
         (["race", "digits-mlp", "--lr", "sgd=-1"], "greater than 0"),
+        (["race", "digits-mlp", "--rest", "sgd=2"], "--rest sgd=…: sgd has none; it is for ekfac"),
+        (["race", "digits-mlp", "--damping", "muon=2"], "--damping muon=…: muon has none; it is for ekfac"),
         (["race", "digits-mlp", "--target", "best"], "give auto, task or a number"),
         (["race", "digits-mlp", "--device", "toaster"], "--device toaster"),
         (["quality", "--tasks", "mnist-cm"], "Did you mean mnist-cnn? Valid: fashion-mlp, fashion-cnn"),

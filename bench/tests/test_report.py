@@ -5,7 +5,7 @@ import pytest
 
 from lngd_bench.report.curves import curve, focus
 from lngd_bench.report.summary import Row, TaskSummary, auto_target, summarise
-from lngd_bench.report.tables import cells, markdown, shortfalls
+from lngd_bench.report.tables import caption, cells, markdown, shortfalls
 from lngd_bench.training.records import Record
 from runs import diverged, hand_made, write
 from test_cli import lngd as run
@@ -80,6 +80,17 @@ def test_a_diverged_run_is_said_to_have_diverged() -> None:
     summary = summarise([*RECORDS, diverged(hand_made("muon", 0, [0.4], 1.0))], 0.9)[0]
     assert shown(summary, 2)["train loss"] == "diverged (1/1)"
     assert {"Muon has 1 of 2 runs", "Muon, seed 0, diverged: training loss nan"} <= set(shortfalls(summary))
+
+
+def test_a_task_of_which_every_run_diverges_has_no_target() -> None:
+    summary = summarise([diverged(hand_made("sgd", 0, [], 1.0))])[0]
+    assert "Target: none, no run has a finite figure. " in caption(summary)
+
+
+def test_another_rate_of_adamws_part_stands_beside_the_rate() -> None:
+    plain = hand_made("muon", 0, [0.5], 1.0, lr=0.1)
+    other = Record(replace(plain.header, rest=3.0), plain.epochs)
+    assert [shown(summarise([record], 0.5)[0], 0)["rate"] for record in (plain, other)] == ["0.1", "0.1 × 3"]
 
 
 def test_markdown_has_every_column_a_caption_and_the_remarks() -> None:

@@ -1,7 +1,7 @@
 """From the words of a command line to the objects they name, or to what could have been meant."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar, cast
 
 from lngd_bench.competitors import peers
@@ -63,6 +63,13 @@ def figures_given(flag: str, options: Iterable[str]) -> dict[str, float]:
         if not figures[name] > 0:
             raise BenchError(f"{flag} {option}: the value must be greater than 0")
     return figures
+
+
+def refuse_unused(flag: str, figures: Iterable[str], takers: Collection[str]) -> None:
+    """Raises BenchError for an optimizer that has no such thing to set."""
+    for name in figures:
+        if name not in takers:
+            raise BenchError(f"{flag} {name}=…: {name} has none; it is for {', '.join(sorted(takers))}")
 
 
 def target_given(text: str) -> Target:

@@ -6,10 +6,11 @@ from typing import Annotated
 import torch
 import typer
 
-from lngd_bench.cli.names import figures_given, target_given
+from lngd_bench.cli.names import figures_given, refuse_unused, target_given
 from lngd_bench.cli.options import RunOptions, Target, with_run_options
 from lngd_bench.cli.running import announce, command_line, new_directory, run_all
 from lngd_bench.cli.show import present
+from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.tasks import DEFAULT_TASKS, TASKS
 from lngd_bench.training.event_logs import check_installed
@@ -43,6 +44,8 @@ def race(
         check_installed()
     goal, rates, dampings = target_given(target), figures_given("--lr", lr or []), figures_given("--damping", damping or [])
     rests = figures_given("--rest", rest or [])
+    refuse_unused("--damping", dampings, {name for name, competitor in OPTIMIZERS.items() if competitor.damping is not None})
+    refuse_unused("--rest", rests, {name for name, competitor in OPTIMIZERS.items() if competitor.two_rates})
     if default and not options.threads:
         torch.set_num_threads(DEFAULT_THREADS)
     chosen, names, device = options.ready(tasks or DEFAULT_TASKS)

@@ -1,5 +1,6 @@
 """A summary as text: one set of cells for the terminal, for Markdown and for the page."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -24,7 +25,7 @@ def cells(row: Row, metric: Metric) -> Cells:
     diverged = sum(run.diverged for run in row.runs)
     return {
         "optimizer": row.label,
-        "rate": f"{row.header.lr:g}",
+        "rate": f"{row.header.lr:g}" if row.header.rest is None else f"{row.header.lr:g} × {row.header.rest:g}",
         "epochs": _to_target(row, "epochs", 1),
         "seconds": _to_target(row, "seconds", 2),
         "s/epoch": spread_text(row, "epoch_seconds", 3),
@@ -69,9 +70,10 @@ def caption(summary: TaskSummary) -> str:
     header, config, metric = summary.header, summary.header.config, summary.metric
     seeds = len({header.seed for header in summary.headers})
     unit = " tokens" if config.get("batch_unit") == "tokens" else ""  # old records, which don't say, count samples
+    target = f"{metric.name} {metric.sign} {metric.text(summary.target)} ({summary.target_meaning})"
+    target = target if math.isfinite(summary.target) else "none, no run has a finite figure"
     return (
-        f"{config['title']}. Target: {metric.name} {metric.sign} {metric.text(summary.target)} "
-        f"({summary.target_meaning}). {config['total_steps']} steps of batch {config['batch_size']}{unit}, "
+        f"{config['title']}. Target: {target}. {config['total_steps']} steps of batch {config['batch_size']}{unit}, "
         f"{config['samples']} training samples, {config['note']}; {seeds} seed{'s' * (seeds != 1)}. "
         f"{header.machine}, {header.device}, {header.threads} thread{'s' * (header.threads != 1)}, "
         f"{CLOCKS[header.clock]}, torch {header.torch}{header.scoring and f', {metric.name} by {header.scoring}'}."
