@@ -269,12 +269,19 @@ def test_a_fixed_rate_makes_every_entry_move_by_the_same_root_mean_square(rms):
     assert (alpha * d).square().mean().sqrt().item() == pytest.approx(rms)
 
 
-@pytest.mark.parametrize("inputs", [1, 32, 128, 500])
+@pytest.mark.parametrize("inputs", [16, 32, 128, 500])
 def test_a_fixed_rate_moves_a_layer_of_every_width_by_the_same_share_of_a_weight_at_unit_gain(inputs):
     """Such a weight has entries of 1/√i: at a base width of 128 a step is lr · 0.2 · √128 of its norm."""
     d = torch.randn(40, inputs, dtype=torch.float64)
     alpha = FixedRMS().alpha(directions(d, d, kept_by(FixedRMS(), d)))
     assert (alpha * d).norm().item() == pytest.approx(0.2 * 128**0.5 * 40**0.5)
+
+
+@pytest.mark.parametrize("inputs", [1, 4, 15])
+def test_few_inputs_count_as_an_eighth_of_the_base_width(inputs):
+    d = torch.randn(40, inputs, dtype=torch.float64)
+    alpha = FixedRMS().alpha(directions(d, d, kept_by(FixedRMS(), d)))
+    assert (alpha * d).square().mean().sqrt().item() == pytest.approx(0.2 * 8**0.5)
 
 
 def test_an_embeddings_fixed_rate_does_not_depend_on_its_vocabulary():

@@ -25,6 +25,8 @@ TOKENS_FOR = 4
 """Samples that the tokens of one sequence stand for."""
 OF_LATE = 0.99
 """How much of the largest ‖g‖ is left after a step."""
+WIDEST = 8.0
+"""The largest w/i of `FixedRMS`: without it a layer of four inputs, as LoRA's, moves six times as far an entry as one of 128."""
 LEAST_NORM = 0.1
 """Of a weight, or an output, over what it would be at unit gain: one that is shorter counts as that long."""
 Parts: TypeAlias = Sequence[Sequence[Tensor]]
@@ -267,7 +269,8 @@ class FixedRMS(StepSize):
 
     With ρ = 0.2 lr is an Adam rate for a layer of `base_width` inputs (Liu et al. 2025). A weight's own entries go with
     1/√i: without that factor a wide layer moves by more of itself than a narrow one, and each width wants an lr of its own
-    (Yang et al. 2021, Bernstein & Newhouse 2024). Of an embedding i is w: it has one input at a time.
+    (Yang et al. 2021, Bernstein & Newhouse 2024). Of an embedding i is w: it has one input at a time. Fewer inputs than w/8
+    count as w/8.
 
     Args:
         rms: ρ.
@@ -286,7 +289,7 @@ class FixedRMS(StepSize):
 
     def _widening(self, layer: Layer) -> float:
         """w/i."""
-        return 1.0 if self.base_width is None or layer.one_hot else self.base_width / layer.inputs
+        return 1.0 if self.base_width is None or layer.one_hot else min(WIDEST, self.base_width / layer.inputs)
 
 
 @dataclass(frozen=True)
