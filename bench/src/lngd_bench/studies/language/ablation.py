@@ -122,7 +122,6 @@ CHANGES: Mapping[str, Callable[..., Optimizer]] = {
     "Ψ = I": SpectralWithoutPsi,
     "Φ = I and Ψ = I (Muon's step)": SpectralWithoutEither,
     "head by AdamW": grouped(lambda model: [model.head], curvature=False),
-    "head and first block by AdamW": grouped(lambda model: [model.head, model.blocks[0]], curvature=False),
     "embeddings with curvature": grouped(lambda model: [model.token, model.position], curvature=True),
     "momentum not looking ahead": partial(SpectralLNGD, momentum_on="gradient"),
     "damping × 0.1": partial(SpectralLNGD, damping=0.1 * OWN["damping"]),
