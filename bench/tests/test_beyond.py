@@ -122,7 +122,8 @@ def test_the_command_writes_a_page_and_makes_no_run_twice(tmp_path: Path, capsys
     main(words)
     lines = archive.read(tmp_path / "beyond.jsonl.gz")[training.FILE]
     assert sum(line.startswith("{") for line in capsys.readouterr().out.splitlines()) == len(lines)
-    assert all(2 * 2 * 9 <= len(lines) <= 2 * 2 * 10 and line["value"] is not None for line in lines)
+    assert 2 * 2 * 9 <= len(lines) <= 2 * 2 * 14  # eight trials, at most four beyond an edge, at most two runs of the report
+    assert all(line["value"] is not None for line in lines)
     said = (tmp_path / "beyond.md").read_text()
     assert said.startswith("`python -m lngd_bench.studies.beyond --out")
     assert said.count("**") >= 4

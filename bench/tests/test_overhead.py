@@ -26,7 +26,7 @@ from lngd_bench.tasks.models.transformer import Sentences, Transformer
 APP = typer.Typer()
 APP.command()(overhead)
 TINY = Workload("mlp", 8, 4)
-OURS = tuple(name for name in METHODS if name not in STATELESS and not OPTIMIZERS[name].third_party)
+OURS = tuple(name for name in METHODS if OPTIMIZERS[name].defaults)
 
 
 def parameter_count(model: nn.Module) -> int:

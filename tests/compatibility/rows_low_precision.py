@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compatibility.runs import Run, apart, assert_healthy, assert_trains, batches, changed, learnable, plain, seeded, start
 from compatibility.table import group
-from lngd import Schedule
+from lngd import Schedule, SpectralLNGD
 from lngd.methods import Method
 from reference import differences, snapshot
 
@@ -34,14 +34,21 @@ def autocast(run: Run, dtype: torch.dtype, x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
-@precision("bfloat16 autocast", "within 10 % of the way that the float32 run goes; statistics stay in float32")
+def room(method: type[Method], usual: float) -> float:
+    """How far apart two runs may be: the polar factor makes small singular values large, and their rounding with them."""
+    return 3 * usual if method is SpectralLNGD else usual
+
+
+@precision(
+    "bfloat16 autocast", "within 10 % of the way that the float32 run goes, 30 % for SpectralLNGD; statistics stay in float32"
+)
 def bf16_autocast(method: type[Method]) -> None:
     run, data = start(method, net(), warmup=0), batches(5, 4, n=32)
     for x, y in data:
         autocast(run, BF16, x, y).backward()
         run.optimizer.step()
     single = start(method, net(), warmup=0).steps(data)
-    assert apart(run.model, single.model, net()) < 0.1
+    assert apart(run.model, single.model, net()) < room(method, 0.1)
     assert_healthy(run, skipped=0)
     kept = [t for block in run.optimizer.blocks.values() for t in block.tensors().values()]
     assert {t.dtype for t in kept} <= {torch.float32, torch.bool}
@@ -85,11 +92,14 @@ def near_single_precision(method: type[Method], clip: Clip | None, scale: float 
         if clip is not None:
             nn.utils.clip_grad_norm_(single.model.parameters(), 0.2)
         single.optimizer.step()
-    assert apart(half.model, single.model, net()) < 0.03
+    assert apart(half.model, single.model, net()) < room(method, 0.03)
     assert_healthy(half, skipped=0)
 
 
-@precision("float16 autocast with `GradScaler`", "within 3 % of the way that the float32 run goes; a usual and an unusual scale")
+@precision(
+    "float16 autocast with `GradScaler`",
+    "within 3 % of the way that the float32 run goes, 9 % for SpectralLNGD; a usual and an unusual scale",
+)
 def grad_scaler(method: type[Method]) -> None:
     near_single_precision(method, None)
     near_single_precision(method, None, 2.0**10)
@@ -97,7 +107,7 @@ def grad_scaler(method: type[Method]) -> None:
 
 @precision(
     "`GradScaler`, `unscale_`, `clip_grad_norm_`",
-    "within 3 % of the way that the float32 run with the same clipping goes; an unusual scale is told by `optimizer.grad_scale`",
+    "within 3 % of the way that the float32 run with the same clipping goes, 9 % for SpectralLNGD; an unusual scale is told by `optimizer.grad_scale`",
 )
 def grad_scaler_with_clipping(method: type[Method]) -> None:
     near_single_precision(method, unscale_and_clip)
