@@ -107,7 +107,7 @@ def grad_scaler(method: type[Method]) -> None:
 
 @precision(
     "`GradScaler`, `unscale_`, `clip_grad_norm_`",
-    "within 3 % (SpectralLNGD: 9 %) of the float32 run with the same clipping; an unusual scale is told by `optimizer.grad_scale`",
+    "within 3 % (SpectralLNGD: 9 %) of the float32 run with that clipping; an unusual scale is told by `optimizer.grad_scale`",
 )
 def grad_scaler_with_clipping(method: type[Method]) -> None:
     near_single_precision(method, unscale_and_clip)
