@@ -109,7 +109,7 @@ def test_the_ablation_has_each_change_at_the_best_of_three_rates_of_the_first_se
     assert sum("no warm-up" in line for line in printed) == 3 + 1
     page = (tmp_path / "language.md").read_text()
     assert all(f"\n| {name}" in page for name in few)
-    assert "one thing changed" in page
+    assert "one thing changed, 2 seeds" in page
 
 
 @pytest.mark.parametrize("change", ablation.CHANGES)

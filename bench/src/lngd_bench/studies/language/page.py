@@ -150,7 +150,9 @@ def _changed(rows: Sequence[Row]) -> Iterator[str]:
     if not rows:
         return
     reference = next((row for row in rows if row.title == UNCHANGED), None)
-    yield "### Spectral LNGD with one thing changed, at the best of its tuned lr × 1/√2, 1 and √2"
+    seeds = max(len(row.runs) for row in rows)
+    yield f"### Spectral LNGD with one thing changed, {seeds} seed{'s' * (seeds != 1)}"
+    yield "At its tuned lr × 1/√2, 1 or √2, whichever was best on the first seed."
     headings = ("", "lr", "loss", "− unchanged", "s a run")
     yield markdown(
         headings, [[row.title, f"{row.lr:g}", _loss(row), _paired(row, reference), _seconds(row)] for row in rows]
