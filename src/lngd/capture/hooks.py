@@ -212,7 +212,8 @@ class Capture:
         """
         self.rates.clear()
         self._reached.clear()
-        self._ledger.clear()
+        if self._ledger.owners or self._ledger.guessed:
+            self._ledger.clear()
         if self.measuring:
             self.source.forget_arrived()
         if self._compiled.found:
@@ -418,7 +419,7 @@ class Capture:
         ledger = capture._ledger
         if number != ledger.last_pass:
             ledger.last_pass = number
-            if gone := ledger.take_dropped({} if capture.measuring else capture.rates):
+            if ledger.owners and (gone := ledger.take_dropped({} if capture.measuring else capture.rates)):
                 capture._forget(gone)
         gradient = gradient.detach() if gradient.requires_grad else gradient
         sample = call = None

@@ -50,6 +50,7 @@ class Ledger:
         """A layer is watched no longer, or has another weight."""
         self.guessed.pop(name, None)
         self.owners.pop(name, None)
+        self._zero.discard(name)
 
     def note_zero(self, name: str) -> None:
         """A pass has ended, in which a weight's gradient came as zero."""
@@ -66,6 +67,7 @@ class Ledger:
             return []
         for name in gone:
             del self.owners[name]
+            self._zero.discard(name)
         return gone
 
     def _is_gone(self, name: str) -> bool:
