@@ -198,7 +198,8 @@ class Capture:
         self._called_outside_backward.clear()
         self._awaited.clear()
         self._reached.clear()
-        self._ledger.clear()
+        for kept in self._ledger.kept:
+            kept.clear()
         self._backward_ran = False
         if self.measuring:
             self.source.discard()
@@ -212,8 +213,8 @@ class Capture:
         """
         self.rates.clear()
         self._reached.clear()
-        if self._ledger.owners or self._ledger.guessed:
-            self._ledger.clear()
+        for kept in self._ledger.kept:
+            kept.clear()
         if self.measuring:
             self.source.forget_arrived()
         if self._compiled.found:

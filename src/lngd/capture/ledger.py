@@ -19,7 +19,7 @@ PASSES = 4
 
 
 class Ledger:
-    """Of some layers, by name. The hooks write `guessed` and `owners` themselves: a call for each would be felt in small steps.
+    """Of some layers, by name. The hooks write and clear what is kept themselves: a call for each would be felt in small steps.
 
     Args:
         layers: replaced when others are watched.
@@ -33,18 +33,14 @@ class Ledger:
         """Of each layer, the gradient that the last pass accumulated into, and its version then."""
         self._zero = set[str]()
         """At a measuring step, on the host, those whose gradient was zero as it came."""
+        self.kept = self.guessed, self.owners, self._zero
+        """All of it: cleared when the gradients are used, or all dropped."""
         self.last_pass = NO_PASS
         """That has brought the last gradient."""
 
     def __contains__(self, name: str) -> bool:
         """Whether a backward pass has accumulated into a layer's weight."""
         return name in self.owners
-
-    def clear(self) -> None:
-        """The gradients are used, or all dropped."""
-        self.guessed.clear()
-        self.owners.clear()
-        self._zero.clear()
 
     def forget(self, name: str) -> None:
         """A layer is watched no longer, or has another weight."""
