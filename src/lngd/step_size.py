@@ -282,14 +282,13 @@ class FixedRMS(StepSize):
     base_width: int | None = 128
 
     def alpha(self, step: Directions) -> Vector:
-        pairs = zip(step.layers, step.directions, strict=True)
-        wanted = [self.rms * (d.numel() * self._widening(layer)) ** 0.5 for layer, d in pairs]
+        width = self.base_width  # i are d's columns
+        wanted = [
+            self.rms * (d.numel() * (1.0 if width is None or layer.one_hot else min(WIDEST, width / d.shape[-1]))) ** 0.5
+            for layer, d in zip(step.layers, step.directions, strict=True)
+        ]
         alpha = torch.stack(foreach_mul(step.length.reciprocal().unbind(), wanted))
         return torch.where(alpha.isfinite(), alpha, 0.0)
-
-    def _widening(self, layer: Layer) -> float:
-        """w/i."""
-        return 1.0 if self.base_width is None or layer.one_hot else min(WIDEST, self.base_width / layer.inputs)
 
 
 @dataclass(frozen=True)
