@@ -25,6 +25,7 @@ SHARES = {
     "places of a sequence": ((1, 16, 200), 0.05),
     "places of an image": ((1, 8, 8, 200), 0.05),
     "experts": ((8, 50, 200), 0.05),
+    "a kernel without entries": ((5, 5, 0, 3), 0.5**0.5),
 }
 
 

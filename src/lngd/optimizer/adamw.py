@@ -75,7 +75,7 @@ def share_of_rate(p: Tensor) -> float:
 
 def _inputs(shape: torch.Size) -> int:
     """By torch's convention `[o, i, *kernel]`; of a stack of matrices, or of places, the longest side behind the first one."""
-    return max(shape[1:]) if len(shape) == 3 or shape[0] == 1 else math.prod(shape[1:])
+    return max(1, max(shape[1:]) if len(shape) == 3 or shape[0] == 1 else math.prod(shape[1:]))
 
 
 def fusible(p: Tensor) -> bool:
