@@ -24,8 +24,7 @@ class NorMuon(Float32Muon):
     def _direction(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
         direction = super()._direction(weight, gradient, group)
         moments = self.state[weight].setdefault("row_moments", torch.zeros_like(weight[:, :1]))
-        moments.lerp_(direction.square().mean(1, keepdim=True), 1 - ROW_DECAY)
-        return at_length(direction / (moments.sqrt() + TINY), min(weight.shape) ** 0.5)
+        return at_length(rows_alike(direction, moments), min(weight.shape) ** 0.5)
 
 
 class CautiousMuon(Float32Muon):
@@ -50,6 +49,12 @@ class HyperballMuon(Float32Muon):
         radius = self.state[weight].setdefault("radius", weight.norm())
         super()._move(weight, gradient, group)
         weight.mul_(torch.where(radius > 0, radius / weight.norm(), 1.0))
+
+
+def rows_alike(direction: Tensor, moments: Tensor) -> Tensor:
+    """Each row over the root of its second moment, `[o, 1]`, which is kept."""
+    moments.lerp_(direction.square().mean(1, keepdim=True), 1 - ROW_DECAY)
+    return direction / (moments.sqrt() + TINY)
 
 
 def at_length(direction: Tensor, length: float) -> Tensor:

@@ -94,6 +94,11 @@ def _of_setting(setting: Setting, ratio: float) -> dict[str, Any]:
     return named | {name: value for name, value in chosen.items() if value is not None}
 
 
+def default_of(method: type[Method], name: str) -> Any:
+    """Of an argument of a method of ours."""
+    return inspect.signature(method).parameters[name].default
+
+
 def _family(title: str, method: type[Method], cost: float) -> Competitor:
     """A method of this library at its own defaults, of which the rate is the customary one."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(method).parameters.items()}

@@ -1,6 +1,5 @@
 """The six optimizers, with the rates that each of them is tried at."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import lngd
 from lngd.methods import Method
 from lngd_bench.competitors import peers
 from lngd_bench.competitors.muon import Float32Muon, MuonWithAdamW
+from lngd_bench.competitors.optimizers import default_of
 from lngd_bench.studies.beyond.task import Task
 
 
@@ -59,24 +59,20 @@ def _kfac(model: nn.Module, task: Task, rates: Rates) -> Optimizer:
     return _method(lngd.KFAC, model, task, rates, fisher=task.fisher)
 
 
-def default(method: type[Method], name: str) -> Any:
-    return inspect.signature(method).parameters[name].default
-
-
 def _ours(title: str, method: type[Method]) -> Rival:
     """Nothing but its two rates is set."""
 
     def build(model: nn.Module, task: Task, rates: Rates) -> Optimizer:
         return _method(method, model, task, rates, adamw_lr_ratio=rates.ratio)
 
-    return Rival(title, build, Rates(default(method, "lr"), default(method, "adamw_lr_ratio")))
+    return Rival(title, build, Rates(default_of(method, "lr"), default_of(method, "adamw_lr_ratio")))
 
 
 RIVALS: Mapping[str, Rival] = {
     "adamw": Rival("AdamW", _adamw, Rates(1e-3)),
     "muon": Rival("Muon", _muon, Rates(0.01, 0.2)),
     "soap": Rival("SOAP", _soap, Rates(3e-3)),
-    "kfac": Rival("K-FAC", _kfac, Rates(default(lngd.KFAC, "lr"))),
+    "kfac": Rival("K-FAC", _kfac, Rates(default_of(lngd.KFAC, "lr"))),
     "lngd": _ours("LNGD", lngd.LNGD),
     "lngd-spectral": _ours("Spectral LNGD", lngd.SpectralLNGD),
 }

@@ -1,6 +1,9 @@
 """Sequences of numbers: an RNN adds two of them, an LSTM and a transformer forecast the next."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,6 +14,8 @@ from lngd_bench.studies.beyond.task import GAUSSIAN, Task, half_square, root_mea
 LENGTH, WINDOW = 20, 24
 """Of what is added, and of what is forecast."""
 WIDTH = 32
+Batch: TypeAlias = Callable[[int, Generator], tuple[Tensor, Tensor]]
+"""Draws so many inputs with their targets."""
 
 
 class RNN(nn.Module):
@@ -35,16 +40,6 @@ def sums(n: int, draw: Generator) -> tuple[Tensor, Tensor]:
     marks = torch.randint(LENGTH // 2, (n, 2), generator=draw) + torch.tensor([0, LENGTH // 2])
     marked = torch.zeros(n, LENGTH).scatter(1, marks, 1.0)
     return torch.stack([x, marked], 2), (x * marked).sum(1, keepdim=True) - 1
-
-
-def adding_loss(model: nn.Module, draw: Generator) -> Tensor:
-    x, y = sums(64, draw)
-    return half_square(model(x) - y)
-
-
-def adding_held_out(model: nn.Module) -> float:
-    x, y = sums(1024, Generator().manual_seed(2**20))
-    return root_mean_square(model(x) - y)
 
 
 class LSTM(nn.Module):
@@ -89,21 +84,21 @@ def waves(n: int, draw: Generator) -> tuple[Tensor, Tensor]:
     return series[:, :-1], series[:, 1:]
 
 
-def forecast_loss(model: nn.Module, draw: Generator) -> Tensor:
-    x, y = waves(32, draw)
+def loss_on(batch: Batch, n: int, model: nn.Module, draw: Generator) -> Tensor:
+    x, y = batch(n, draw)
     return half_square(model(x) - y)
 
 
-def forecast_held_out(model: nn.Module) -> float:
-    x, y = waves(512, Generator().manual_seed(2**20))
+def held_out_on(batch: Batch, n: int, model: nn.Module) -> float:
+    x, y = batch(n, Generator().manual_seed(2**20))
     return root_mean_square(model(x) - y)
 
 
 ADDING = Task(
     title="RNN, adding problem of 20 steps",
     model=RNN,
-    loss=adding_loss,
-    held_out=adding_held_out,
+    loss=partial(loss_on, sums, 64),
+    held_out=partial(held_out_on, sums, 1024),
     measure="RMSE",
     steps=400,
     fisher=GAUSSIAN,
@@ -111,8 +106,8 @@ ADDING = Task(
 LSTM_FORECAST = Task(
     title="LSTM, forecast of sines",
     model=LSTM,
-    loss=forecast_loss,
-    held_out=forecast_held_out,
+    loss=partial(loss_on, waves, 32),
+    held_out=partial(held_out_on, waves, 512),
     measure="RMSE",
     steps=300,
     fisher=GAUSSIAN,
@@ -121,8 +116,8 @@ LSTM_FORECAST = Task(
 TRANSFORMER_FORECAST = Task(
     title="transformer, forecast of sines",
     model=Forecaster,
-    loss=forecast_loss,
-    held_out=forecast_held_out,
+    loss=partial(loss_on, waves, 32),
+    held_out=partial(held_out_on, waves, 512),
     measure="RMSE",
     steps=300,
     fisher=GAUSSIAN,

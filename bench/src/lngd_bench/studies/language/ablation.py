@@ -15,9 +15,9 @@ from lngd.curvature import LNGDBlock
 from lngd.linalg import Damping
 from lngd.step_size import Directions, FixedRMS
 from lngd.types import Vector
-from lngd_bench.competitors.normuon import CAUTIOUS_DECAY, ROW_DECAY, TINY
-from lngd_bench.competitors.optimizers import Setting
-from lngd_bench.studies.language.runs import Runs, Wanted, defaults
+from lngd_bench.competitors.normuon import CAUTIOUS_DECAY, rows_alike
+from lngd_bench.competitors.optimizers import Setting, default_of
+from lngd_bench.studies.language.runs import Runs, Wanted
 from lngd_bench.studies.variants.changes import Build, NoPsiDense, SpectralWithoutPsi
 from lngd_bench.tasks.models.gpt import GPT
 from lngd_bench.tasks.task import Task
@@ -27,7 +27,7 @@ METHOD = "lngd-spectral"
 UNCHANGED = "unchanged"
 FACTORS = (0.5**0.5, 1.0, 2**0.5)
 """Of the tuned lr; the best of the three on the first seed counts, for the unchanged one too."""
-OWN = defaults(METHOD) or {}
+OWN_DAMPING = default_of(SpectralLNGD, "damping")
 Given = Mapping[str, Any]
 
 
@@ -67,9 +67,7 @@ class RowsAlike(FixedRMS):
     def alpha(self, step: Directions) -> Vector:
         """The moments are the first column of a tensor that is kept for each weight."""
         for direction, kept in zip(step.directions, step.tensors["rows"][0], strict=True):
-            moments = kept[:, :1]
-            moments.lerp_(direction.square().mean(1, keepdim=True), 1 - ROW_DECAY)
-            direction.div_(moments.sqrt() + TINY)
+            direction.copy_(rows_alike(direction, kept[:, :1]))
         return super().alpha(step)
 
 
@@ -124,8 +122,8 @@ CHANGES: Mapping[str, Callable[..., Optimizer]] = {
     "head by AdamW": grouped(lambda model: [model.head], curvature=False),
     "embeddings with curvature": grouped(lambda model: [model.token, model.position], curvature=True),
     "momentum not looking ahead": partial(SpectralLNGD, momentum_on="gradient"),
-    "damping × 0.1": partial(SpectralLNGD, damping=0.1 * OWN["damping"]),
-    "damping × 10": partial(SpectralLNGD, damping=10 * OWN["damping"]),
+    "damping × 0.1": partial(SpectralLNGD, damping=0.1 * OWN_DAMPING),
+    "damping × 10": partial(SpectralLNGD, damping=10 * OWN_DAMPING),
     "no warm-up": partial(SpectralLNGD, warmup=0),
     "norms not kept": partial(SpectralLNGD, keep_norms=False),
     "factors whole": partial(SpectralLNGD, factors=8192),
@@ -139,7 +137,7 @@ def with_rates(method: Callable[..., Optimizer]) -> Build:
     """A change as the runner builds it."""
 
     def build(model: nn.Module, setting: Setting) -> Optimizer:
-        ratio = OWN["adamw_lr_ratio"] * (1.0 if setting.rest is None else setting.rest)
+        ratio = default_of(SpectralLNGD, "adamw_lr_ratio") * (1.0 if setting.rest is None else setting.rest)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "lr=")  # a search tries rates of every size
             return method(model, lr=setting.lr, adamw_lr_ratio=ratio, mean_over=setting.mean_over)

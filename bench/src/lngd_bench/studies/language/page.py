@@ -8,9 +8,9 @@ from statistics import fmean, stdev
 
 from scipy.stats import t
 
-from lngd_bench.competitors.optimizers import OPTIMIZERS
+from lngd_bench.competitors.optimizers import OPTIMIZERS, default_of
 from lngd_bench.studies.language.ablation import CHANGES, METHOD, UNCHANGED
-from lngd_bench.studies.language.runs import OURS, TASKS, Line, defaults, rates
+from lngd_bench.studies.language.runs import OURS, TASKS, Line, rates
 from lngd_bench.studies.results import MISSING, markdown, spread
 
 COVERAGE = 0.95
@@ -168,8 +168,8 @@ def _rates(row: Row) -> list[str]:
     lr = f"{row.lr:g}{'*' if row.edge else ''}"
     if row.rest is None:
         return [lr, MISSING]
-    own = defaults(row.optimizer)
-    return [lr, f"{row.lr * row.rest * (own['adamw_lr_ratio'] if own else 1.0):.2g}"]
+    ratio = default_of(OURS[row.optimizer], "adamw_lr_ratio") if row.optimizer in OURS else 1.0
+    return [lr, f"{row.lr * row.rest * ratio:.2g}"]
 
 
 def _loss(row: Row) -> str:

@@ -1,7 +1,5 @@
 """The tasks and the runs of the comparison on a language model: what identifies one, how it is made, where it is kept."""
 
-import inspect
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -85,15 +83,6 @@ class Wanted:
         fields = {name: getattr(self, name) for name in ("optimizer", "change", "lr", "rest", "seed", "held_out")}
         fields["defaults"] = OPTIMIZERS[self.optimizer].fingerprint
         return {"task": self.task.name, "steps": self.task.total_steps, **fields}
-
-
-def defaults(optimizer: str) -> Line | None:
-    """A method's hyperparameters as it has them now; None of other people's optimizers."""
-    if optimizer not in OURS:
-        return None
-    given = {name: parameter.default for name, parameter in inspect.signature(OURS[optimizer]).parameters.items()}
-    own: Line = json.loads(json.dumps({name: given[name] for name in given if name not in ("model", "params")}, default=repr))
-    return own
 
 
 @dataclass(frozen=True)
