@@ -15,6 +15,8 @@ from lngd.curvature import (
     LNGDBlock,
     LNGDKroneckerBlock,
     NGPlusBlock,
+    SpectralBlock,
+    SpectralKroneckerBlock,
     THORBlock,
     TKFACBlock,
 )
@@ -31,6 +33,7 @@ Parameters: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterab
 FisherChoice: TypeAlias = Fisher | FisherType | str
 
 SCHEDULE = Schedule(curvature_every=20, inverse_every=20, ramp=True, refresh_over=4, samples=8)
+SCHEDULE_OF_32 = Schedule(curvature_every=20, inverse_every=20, ramp=True, refresh_over=4, samples=32)
 WHOLE_BATCH = Schedule(curvature_every=20, inverse_every=20, ramp=True, refresh_over=4, samples=None)
 SELDOM_REFRESHED = Schedule(curvature_every=5, inverse_every=100, ramp=True, refresh_over=4, samples=None)
 """EKFAC measures along its basis more often than the basis moves."""
@@ -251,8 +254,8 @@ class SpectralLNGD(Method):
     Ours, not the paper's. Arguments: see `Method`.
     """
 
-    block = LNGDBlock
-    convolution_block = LNGDKroneckerBlock
+    block = SpectralBlock
+    convolution_block = SpectralKroneckerBlock
     spectral = True
 
     def __init__(
@@ -266,11 +269,11 @@ class SpectralLNGD(Method):
         damping: float = 1.0,
         decay: float = 0.95,
         adamw_lr_ratio: float = 1.0,
-        warmup: int = 5,
+        warmup: int = 0,
         step_size: StepSize | StepSizeName = "rms",
         momentum_on: MomentumOn = "nesterov",
-        fisher: FisherChoice = "layerwise",
-        schedule: Schedule | int = SCHEDULE,
+        fisher: FisherChoice = "empirical",
+        schedule: Schedule | int = SCHEDULE_OF_32,
         factors: Factors | int = BLOCKS_OF_256,
         mean_over: MeanOver = "batch",
         keep_norms: bool = True,
@@ -289,7 +292,7 @@ class SpectralLNGD(Method):
             step_size=step_size,
             momentum_on=momentum_on,
             fisher=fisher,
-            schedule=as_schedule(schedule, SCHEDULE),
+            schedule=as_schedule(schedule, SCHEDULE_OF_32),
             factors=as_factors(factors, BLOCKS_OF_256),
             mean_over=mean_over,
             keep_norms=keep_norms,

@@ -6,6 +6,7 @@ from lngd.curvature.kfac import KFACBlock
 from lngd.curvature.lngd import LNGDBlock
 from lngd.curvature.lngd_kronecker import LNGDKroneckerBlock
 from lngd.curvature.ngplus import NGPlusBlock
+from lngd.curvature.spectral import SpectralBlock, SpectralKroneckerBlock
 from lngd.curvature.thor import THORBlock
 from lngd.curvature.tkfac import TKFACBlock
 
@@ -16,6 +17,8 @@ __all__ = [
     "LNGDBlock",
     "LNGDKroneckerBlock",
     "NGPlusBlock",
+    "SpectralBlock",
+    "SpectralKroneckerBlock",
     "THORBlock",
     "TKFACBlock",
 ]

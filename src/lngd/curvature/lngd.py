@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lngd.curvature.block import CurvatureBlock, Shape, dense_dims, input_shape
@@ -19,7 +20,7 @@ from lngd.linalg import (
     squared_norms,
     times,
 )
-from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputDiagonal
+from lngd.types import Activations, Dense, Energies, GradientMatrix, GradientRows, Gradients, InputFactor, OutputDiagonal
 
 
 class LNGDBlock(CurvatureBlock):
@@ -43,16 +44,23 @@ class LNGDBlock(CurvatureBlock):
         return dense_dims(inputs, one_hot, self.largest)
 
     def shapes(self, inputs: int, outputs: int, *, one_hot: bool = False) -> dict[str, Shape]:
-        phi, psi = input_shape(inputs, one_hot, self.largest), (outputs,)
+        phi, psi = input_shape(inputs, one_hot, self.largest), self.psi_shape(outputs)
         return {"phi": phi, "psi": psi, "phi_inverse": phi, "psi_inverse": psi}
+
+    def psi_shape(self, outputs: int) -> Shape:
+        """Of Ψ, per group."""
+        return (outputs,)
 
     def measure(self, a: Activations, g: Gradients) -> tuple[InputFactor, OutputDiagonal]:
         self.shape = g.shape[-1], a.shape[-1]
         n = a.shape[-3]
-        rows, energies = a.flatten(-3, -2), g.square().flatten(-3, -2)  # one row per sample and position
-        phi = second_moments(rows, energies.sum(-1), largest=self.largest) / n
-        psi = (energies.mT @ squared_norms(rows).unsqueeze(-1)).squeeze(-1) / n
-        return phi, psi
+        rows, grads = a.flatten(-3, -2), g.flatten(-3, -2)  # one row per sample and position
+        phi = second_moments(rows, squared_norms(grads), largest=self.largest)
+        return phi / n, self.measure_psi(grads, squared_norms(rows)) / n
+
+    def measure_psi(self, grads: GradientRows, weights: Energies) -> Float[Tensor, "..."]:
+        """Σ w g², w = ‖a‖²."""
+        return (grads.square().mT @ weights.unsqueeze(-1)).squeeze(-1)
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Ψ to trace one. A layer of which no output reacts to any input keeps Ψ = 0."""
@@ -60,8 +68,12 @@ class LNGDBlock(CurvatureBlock):
         return phi, to_trace_one(psi)
 
     def refresh(self, damping: Damping) -> None:
-        phi, psi = damped(self.phi, damping, self.shape[1]), damped_diagonal(self.psi, damping)
-        self.phi_inverse, self.psi_inverse = inverse(phi), inverse_diagonal(psi)
+        phi = damped(self.phi, damping, self.shape[1])
+        self.phi_inverse, self.psi_inverse = inverse(phi), self.inverse_of_psi(damping)
+
+    def inverse_of_psi(self, damping: Damping) -> Float[Tensor, "..."]:
+        """Ψ̂⁻¹."""
+        return inverse_diagonal(damped_diagonal(self.psi, damping))
 
     def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
         """Ψ̂⁻¹ ∇ Φ̂⁻¹."""
@@ -71,7 +83,11 @@ class LNGDBlock(CurvatureBlock):
         """(Ψ + λ_Ψ I) ⊗ (Φ + λ_Φ I)."""
         damping = as_damping(damping)
         phi = assembled(damped(self.phi, damping, self.shape[1]), self.shape[1])
-        return kronecker(torch.diag_embed(damped_diagonal(self.psi, damping)), phi)
+        return kronecker(self.dense_psi(damping), phi)
+
+    def dense_psi(self, damping: Damping) -> Dense:
+        """Ψ + λ_Ψ I, written out."""
+        return torch.diag_embed(damped_diagonal(self.psi, damping))
 
 
 def to_trace_one(diagonal: OutputDiagonal) -> OutputDiagonal:

@@ -11,7 +11,6 @@ from lngd.linalg import (
     Damping,
     as_damping,
     assembled,
-    damped_diagonal,
     factor_shape,
     inverse,
     inverse_diagonal,
@@ -19,6 +18,7 @@ from lngd.linalg import (
     mean_eigenvalue,
     second_moments,
     shifted,
+    squared_norms,
     times,
 )
 from lngd.types import Dense, GradientMatrix, Gradients, InputFactor
@@ -65,15 +65,14 @@ class LNGDKroneckerBlock(LNGDBlock):
 
     def shapes(self, inputs: int, outputs: int, *, one_hot: bool = False) -> dict[str, Shape]:
         channels, kernel = factor_shape(inputs // self.places, self.largest), (self.places, self.places)
-        shapes = (channels, kernel, (inputs % self.places,), (outputs,))
+        shapes = (channels, kernel, (inputs % self.places,), self.psi_shape(outputs))
         return dict(zip((*self.statistics, *self.inverses), (*shapes, *shapes), strict=True))
 
     def measure(self, a: Patches, g: Gradients) -> tuple[Tensor, ...]:  # type: ignore[override]  # as `takes_patches` says
         self.shape = g.shape[-1], a.x.shape[1] // a.groups * self.places + a.bias
-        n, energies = len(a), g.square()
-        weights = energies.sum(-1)
+        n, weights = len(a), squared_norms(g)
         channels = second_moments(a.pixels(), a.seen_by(weights), largest=self.largest) / n
-        psi = (energies.flatten(-3, -2).mT @ a.squared_norms().flatten(-2).unsqueeze(-1)).squeeze(-1) / n
+        psi = self.measure_psi(g.flatten(-3, -2), a.squared_norms().flatten(-2)) / n
         bias = weights.sum((-2, -1)).unsqueeze(-1)[..., : int(a.bias)] / n
         return channels, self._kernel_moments(a, weights), bias, psi
 
@@ -87,12 +86,16 @@ class LNGDKroneckerBlock(LNGDBlock):
             inverse(channels),
             inverse(kernel),
             inverse_diagonal(bias),
-            inverse_diagonal(damped_diagonal(self.psi, damping)),
+            self.inverse_of_psi(damping),
         )
         self.channels_inverse, self.kernel_inverse, self.bias_inverse, self.psi_inverse = inverses
 
     def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
         """Ψ̂⁻¹ ∇ (Φ̂_channels ⊗ Φ̂_kernel)⁻¹; the bias by itself."""
+        return self.by_phi(gradient) * self.psi_inverse.unsqueeze(-1)
+
+    def by_phi(self, gradient: GradientMatrix) -> GradientMatrix:
+        """∇ (Φ̂_channels ⊗ Φ̂_kernel)⁻¹."""
         constants = self.bias_inverse.shape[-1]
         weight = gradient[..., :-1] if constants else gradient
         kernels = weight.unflatten(-1, (-1, self.places)) @ self.kernel_inverse.unsqueeze(-3)  # [o, c, k]
@@ -100,11 +103,11 @@ class LNGDKroneckerBlock(LNGDBlock):
         solved = times(rows, self.channels_inverse).unflatten(-2, (-1, self.places)).transpose(-2, -1).flatten(-2)
         if constants:
             solved = torch.cat([solved, gradient[..., -1:] * self.bias_inverse.unsqueeze(-2)], dim=-1)
-        return solved * self.psi_inverse.unsqueeze(-1)
+        return solved
 
     def dense(self, damping: Damping | float = 0.0) -> Dense:
         damping = as_damping(damping)
-        return kronecker(torch.diag_embed(damped_diagonal(self.psi, damping)), self._written_out(*self._damped(damping)))
+        return kronecker(self.dense_psi(damping), self._written_out(*self._damped(damping)))
 
     def _kernel_moments(self, a: Patches, weights: Float[Tensor, "*group n s"]) -> Float[Tensor, "*group k k"]:
         chosen = slice(None, None, -(-len(a) // KERNEL_SAMPLES))
