@@ -50,12 +50,6 @@ Rows: TypeAlias = Float[Tensor, "*group n i"] | OneHot
 Gradients = Float[Tensor, "*group n s o"]
 """Gradients with respect to a layer's pre-activation, `g`, one per sample and position, summed over nothing."""
 
-GradientRows = Float[Tensor, "*group n o"]
-"""Those of all samples and positions, one a row."""
-
-Energies = Float[Tensor, "*group n"]
-"""A weight of each row, such as ‖a‖²."""
-
 GradientMatrix = Float[Tensor, "*group o i"]
 """A gradient or a direction as the matrix that multiplies the activations."""
 
@@ -70,7 +64,7 @@ OutputFactor: TypeAlias = Float[Tensor, "... _ _"]
 """A Fisher factor over the outputs, dense `[*group, o, o]` or its diagonal blocks."""
 
 OutputDiagonal = Float[Tensor, "*group o"]
-"""A diagonal Fisher factor over the outputs, such as LNGD's Ψ."""
+"""A diagonal Fisher factor over the outputs, such as Ψ."""
 
 Dense = Float[Tensor, "*group oi oi"]
 """A whole Fisher block, row-major, output side first: it acts on `gradient.flatten(-2)`."""

@@ -107,6 +107,9 @@ class Capture:
     """Layers that were called in a way that has no curvature, with the reason."""
     raw: set[str] = field(default_factory=set)
     """Layers whose last sample of the curvature came of rows of data, `[n, i]`, which nothing that is trained has made."""
+    last: set[str] = field(default_factory=set)
+    """Layers to whose outputs, rows `[n, o]`, a backward pass of this measuring step came before any other's: the loss reads
+    them. Of several such layers of one model it is the one that was called last."""
     forward_id: int = 0
 
     def __post_init__(self) -> None:
@@ -125,6 +128,8 @@ class Capture:
         self._sub_batches: dict[tuple[str, int], slice] = {}
         self._rate_slices: dict[int, slice] = {}
         self._awaited, self._reached = set[str](), set[str]()
+        self._begun = set[int]()
+        """Forwards of which a gradient has arrived."""
         self._backward_ran = self._forward_counts = self._model_runs_again = False
 
     def attach(self) -> None:
@@ -198,6 +203,8 @@ class Capture:
         self._called_outside_backward.clear()
         self._awaited.clear()
         self._reached.clear()
+        self._begun.clear()
+        self.last.clear()
         for kept in self._ledger.kept:
             kept.clear()
         self._backward_ran = False
@@ -429,6 +436,9 @@ class Capture:
             sample = RateSample(arrival.x, g, arrival.batch, arrival.forward_id)
         if arrival.call is not None:
             call = arrival.take_call()
+            if call is not None and call.forward_id not in capture._begun:
+                capture._begun.add(call.forward_id)
+                call.last = len(call.shape) == 2
         guess = Guess(sample, call, None if call is None else capture.source.kept(call, gradient))
         passes = ledger.guessed.setdefault(name, {})
         if number not in passes and len(passes) == PASSES:
@@ -447,6 +457,8 @@ class Capture:
                 self.rates.setdefault(name, []).append(guess.sample)
             if guess.call is not None:
                 (self.raw.add if guess.call.raw else self.raw.discard)(name)
+                if guess.call.last:
+                    self.last.add(name)
                 self.source.arrived(guess.call, guess.gradient)
         if self.measuring and weight.grad.device.type in HOST and not weight.grad.any():
             when_backward_ends(partial(self._ledger.note_zero, name))  # the bias may come later

@@ -34,6 +34,9 @@ class CurvatureBlock(ABC):
     splits: ClassVar[bool] = True
     """Whether a dense factor larger than `max_dim` is cut into diagonal blocks; if not, the layer has no curvature."""
 
+    damps_last_outputs: ClassVar[bool] = False
+    """Whether the factor over the outputs is damped more in a layer whose outputs the loss reads."""
+
     takes_patches: ClassVar[bool] = False
     """Whether `measure` takes a convolution's `Patches`, not written out, for activations; then one call at a time."""
 

@@ -3,7 +3,6 @@
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from lngd.curvature.block import CurvatureBlock, Shape, dense_dims, input_shape
@@ -20,7 +19,7 @@ from lngd.linalg import (
     squared_norms,
     times,
 )
-from lngd.types import Activations, Dense, Energies, GradientMatrix, GradientRows, Gradients, InputFactor, OutputDiagonal
+from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputDiagonal, OutputFactor
 
 
 class LNGDBlock(CurvatureBlock):
@@ -36,9 +35,9 @@ class LNGDBlock(CurvatureBlock):
     inverses: ClassVar[tuple[str, ...]] = ("phi_inverse", "psi_inverse")
 
     phi: InputFactor
-    psi: OutputDiagonal
+    psi: OutputDiagonal | OutputFactor
     phi_inverse: InputFactor
-    psi_inverse: OutputDiagonal
+    psi_inverse: OutputDiagonal | OutputFactor
 
     def dims(self, inputs: int, outputs: int, *, one_hot: bool = False) -> tuple[int, ...]:
         return dense_dims(inputs, one_hot, self.largest)
@@ -54,13 +53,10 @@ class LNGDBlock(CurvatureBlock):
     def measure(self, a: Activations, g: Gradients) -> tuple[InputFactor, OutputDiagonal]:
         self.shape = g.shape[-1], a.shape[-1]
         n = a.shape[-3]
-        rows, grads = a.flatten(-3, -2), g.flatten(-3, -2)  # one row per sample and position
-        phi = second_moments(rows, squared_norms(grads), largest=self.largest)
-        return phi / n, self.measure_psi(grads, squared_norms(rows)) / n
-
-    def measure_psi(self, grads: GradientRows, weights: Energies) -> Float[Tensor, "..."]:
-        """Σ w g², w = ‖a‖²."""
-        return (grads.square().mT @ weights.unsqueeze(-1)).squeeze(-1)
+        rows, energies = a.flatten(-3, -2), g.square().flatten(-3, -2)  # one row per sample and position
+        phi = second_moments(rows, energies.sum(-1), largest=self.largest) / n
+        psi = (energies.mT @ squared_norms(rows).unsqueeze(-1)).squeeze(-1) / n
+        return phi, psi
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Ψ to trace one. A layer of which no output reacts to any input keeps Ψ = 0."""
@@ -71,7 +67,7 @@ class LNGDBlock(CurvatureBlock):
         phi = damped(self.phi, damping, self.shape[1])
         self.phi_inverse, self.psi_inverse = inverse(phi), self.inverse_of_psi(damping)
 
-    def inverse_of_psi(self, damping: Damping) -> Float[Tensor, "..."]:
+    def inverse_of_psi(self, damping: Damping) -> OutputFactor | OutputDiagonal:
         """Ψ̂⁻¹."""
         return inverse_diagonal(damped_diagonal(self.psi, damping))
 

@@ -1,5 +1,7 @@
 """LNGD's Fisher block of a convolution: Φ as a Kronecker product over channels and kernel, fed without unfolding the input."""
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,7 +20,6 @@ from lngd.linalg import (
     mean_eigenvalue,
     second_moments,
     shifted,
-    squared_norms,
     times,
 )
 from lngd.types import Dense, GradientMatrix, Gradients, InputFactor
@@ -40,7 +41,7 @@ class LNGDKroneckerBlock(LNGDBlock):
     """
 
     statistics = ("phi_channels", "phi_kernel", "phi_bias", "psi")
-    quadratic = (True, True, True, True)
+    quadratic: ClassVar[tuple[bool, ...]] = (True, True, True, True)
     inverses = ("channels_inverse", "kernel_inverse", "bias_inverse", "psi_inverse")
     takes_patches = True
 
@@ -69,12 +70,18 @@ class LNGDKroneckerBlock(LNGDBlock):
         return dict(zip((*self.statistics, *self.inverses), (*shapes, *shapes), strict=True))
 
     def measure(self, a: Patches, g: Gradients) -> tuple[Tensor, ...]:  # type: ignore[override]  # as `takes_patches` says
-        self.shape = g.shape[-1], a.x.shape[1] // a.groups * self.places + a.bias
-        n, weights = len(a), squared_norms(g)
-        channels = second_moments(a.pixels(), a.seen_by(weights), largest=self.largest) / n
-        psi = self.measure_psi(g.flatten(-3, -2), a.squared_norms().flatten(-2)) / n
-        bias = weights.sum((-2, -1)).unsqueeze(-1)[..., : int(a.bias)] / n
-        return channels, self._kernel_moments(a, weights), bias, psi
+        energies = g.square()
+        psi = (energies.flatten(-3, -2).mT @ a.squared_norms().flatten(-2).unsqueeze(-1)).squeeze(-1) / len(a)
+        return *self.measure_phi(a, energies.sum(-1), outputs=g.shape[-1]), psi
+
+    def measure_phi(
+        self, a: Patches, weights: Float[Tensor, "*group n s"], *, outputs: int
+    ) -> tuple[InputFactor, Float[Tensor, "*group k k"], Float[Tensor, "*group constants"]]:
+        """The three parts of Φ, each position with its weight w."""
+        self.shape = outputs, a.x.shape[1] // a.groups * self.places + a.bias
+        channels = second_moments(a.pixels(), a.seen_by(weights), largest=self.largest) / len(a)
+        bias = weights.sum((-2, -1)).unsqueeze(-1)[..., : int(a.bias)] / len(a)
+        return channels, self._kernel_moments(a, weights), bias
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         channels, kernel, bias, psi = measured

@@ -1,8 +1,10 @@
-"""The spectral step's Fisher blocks: Φ as LNGD has it, and Ψ, which LNGD keeps as a diagonal, whole.
+"""The spectral step's Fisher blocks: the moments of what enters a layer and of the gradients that come back, both whole.
 
 The step sees F up to a factor only. So each factor is kept with mean eigenvalue one: what is measured while gradients are large
 counts no more than what is measured when the data are nearly fitted, and nothing depends on the scale of the loss.
 """
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from torch import Tensor
 from lngd.curvature.block import Shape, dense_dims
 from lngd.curvature.lngd import LNGDBlock
 from lngd.curvature.lngd_kronecker import LNGDKroneckerBlock
+from lngd.layers import Patches
 from lngd.linalg import (
     Damping,
     assembled,
@@ -21,14 +24,16 @@ from lngd.linalg import (
     times,
     times_left,
 )
-from lngd.types import Dense, Energies, GradientMatrix, GradientRows, OutputFactor
+from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputFactor
 
 
 class WholePsi(LNGDBlock):
-    """What the two blocks share: Ψ ∝ E[Σₛ ‖aₛ‖² gₛgₛᵀ] (TKFAC's, Gao et al. 2021, eq. 3.5).
+    """What the two blocks share: Ψ ∝ E[Σₛ gₛgₛᵀ], K-FAC's factor over the outputs, where LNGD has a diagonal.
 
     With more than `max_dim` outputs only diagonal blocks of it are kept, `[k, b, b]`.
     """
+
+    damps_last_outputs: ClassVar[bool] = True
 
     def dims(self, inputs: int, outputs: int, *, one_hot: bool = False) -> tuple[int, ...]:
         return *super().dims(inputs, outputs, one_hot=one_hot), *dense_dims(outputs, one_hot=False, largest=self.largest)
@@ -36,19 +41,25 @@ class WholePsi(LNGDBlock):
     def psi_shape(self, outputs: int) -> Shape:
         return factor_shape(outputs, self.largest)
 
-    def measure_psi(self, grads: GradientRows, weights: Energies) -> OutputFactor:
-        """Σ w ggᵀ, w = ‖a‖²."""
-        return second_moments(grads, weights, largest=self.largest)
+    def measure_psi(self, g: Gradients) -> OutputFactor:
+        """E[Σₛ ggᵀ]."""
+        return second_moments(g.flatten(-3, -2), largest=self.largest) / g.shape[-3]
 
     def inverse_of_psi(self, damping: Damping) -> OutputFactor:
-        return inverse(damped(self.psi, damping, self.shape[0]))
+        return inverse(damped(self.psi, damping.of_outputs, self.shape[0]))
 
     def dense_psi(self, damping: Damping) -> Dense:
-        return assembled(damped(self.psi, damping, self.shape[0]), self.shape[0])
+        return assembled(damped(self.psi, damping.of_outputs, self.shape[0]), self.shape[0])
 
 
 class SpectralBlock(WholePsi):
-    """F ∝ Φ ⊗ Ψ with Φ ∝ E[Σₛ ‖gₛ‖² aₛaₛᵀ] (LNGD eq. 4)."""
+    """F ∝ Φ ⊗ Ψ with Φ ∝ E[Σₛ aₛaₛᵀ]: K-FAC's factors, up to their scale (Martens and Grosse 2015)."""
+
+    quadratic: ClassVar[tuple[bool, ...]] = (False, True)
+
+    def measure(self, a: Activations, g: Gradients) -> tuple[InputFactor, OutputFactor]:
+        self.shape = g.shape[-1], a.shape[-1]
+        return second_moments(a.flatten(-3, -2), largest=self.largest) / a.shape[-3], self.measure_psi(g)
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         phi, psi = measured
@@ -61,7 +72,12 @@ class SpectralBlock(WholePsi):
 
 
 class SpectralKroneckerBlock(WholePsi, LNGDKroneckerBlock):
-    """F ∝ (Φ_channels ⊗ Φ_kernel ⊕ φ_bias) ⊗ Ψ, of a convolution."""
+    """F ∝ (Φ_channels ⊗ Φ_kernel ⊕ φ_bias) ⊗ Ψ of a convolution, every position with the same weight."""
+
+    quadratic: ClassVar[tuple[bool, ...]] = (False, False, False, True)
+
+    def measure(self, a: Patches, g: Gradients) -> tuple[Tensor, ...]:  # type: ignore[override]  # as `takes_patches` says
+        return *self.measure_phi(a, torch.ones_like(g[..., 0]), outputs=g.shape[-1]), self.measure_psi(g)
 
     def normalise(self, measured: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         channels, kernel, bias, psi = measured

@@ -20,6 +20,13 @@ class Damping:
 
     relative: float
     bounds: tuple[float, float] = (0.0, math.inf)
+    outputs: float = 1.0
+    """What `relative` is multiplied with for the spectral step's factor over the outputs."""
+
+    @property
+    def of_outputs(self) -> "Damping":
+        """That factor's."""
+        return self if self.outputs == 1 else Damping(self.outputs * self.relative, self.bounds)
 
     def of_mean(self, mean: Float[Tensor, "*group"]) -> Float[Tensor, "*group"]:
         """λ of whatever has this mean eigenvalue."""

@@ -28,9 +28,12 @@ Place: TypeAlias = tuple[tuple[int, ...], torch.dtype] | None
 """Shape and dtype of a tensor; None for a whole number."""
 Layout: TypeAlias = dict[str, Place]
 SEES_DATA = "its inputs are the data: damped more, see Factors(raw_damping=)"
+MEETS_TARGETS = "its outputs meet the targets: damped more there, see Factors(raw_damping=)"
+DATA_IN, DATA_OUT = 1, 2
+"""Bits of the counter "raw"."""
 COUNTERS = ("updates", "ready", "owed", "failed", "promoted", "raw")
 """Measurements so far; whether there are inverses; whether a refresh is owed; refreshes that failed in a row; whether all is kept
-in float64; whether its inputs are the data themselves."""
+in float64; which of its sides meets the data themselves."""
 MOST_FAILURES = 10
 """Refreshes that may fail in a row before training on old inverses is an error."""
 MORE_DAMPING = (1.0, 10.0, 100.0)
@@ -159,17 +162,23 @@ class CurvedLayer:
             yield joined([layer.activations(x) for x, _ in calls]), joined([layer.gradients(g) for _, g in calls])
 
     @property
-    def is_raw(self) -> bool:
-        """Whether it is damped otherwise since its inputs are the data themselves."""
-        return self._damping_factor != 1
+    def note(self) -> str:
+        """Why it is damped otherwise than the others."""
+        sides = ((DATA_IN, SEES_DATA), (DATA_OUT, MEETS_TARGETS))
+        return "; ".join(text for side, text in sides if self._damping_factor(side) != 1)
 
-    @property
-    def _damping_factor(self) -> float:
-        """What its damping is multiplied with."""
-        return float(self.recipe.factors.raw_damping or 1.0) if self.states[0]["raw"] else 1.0
+    def _damping_factor(self, side: int) -> float:
+        """What its damping is multiplied with for a side that meets the data."""
+        return float(self.recipe.factors.raw_damping or 1.0) if self.states[0]["raw"] & side else 1.0
 
-    def take_measurement(self, guard: Guard, *, raw: bool) -> None:
-        """F ← ϵF + (1−ϵ)F_new (LNGD eq. 14), F_new at the Fisher matrix's scale. `raw`: the inputs are the data themselves."""
+    def take_measurement(self, guard: Guard, *, raw: bool, last: bool) -> None:
+        """F ← ϵF + (1−ϵ)F_new (LNGD eq. 14), F_new at the Fisher matrix's scale.
+
+        Args:
+            guard: of this step.
+            raw: the inputs are the data themselves.
+            last: the loss reads the outputs.
+        """
         pending = self.pending
         if not pending.samples:
             return
@@ -181,7 +190,7 @@ class CurvedLayer:
         if fisher is FisherType.EMPIRICAL:
             weight = weight * guard.of_squares(pending.means[0].device)
         self.block.update(self.block.weighted(pending.means, weight), self.groups[0]["decay"])
-        self.states[0]["raw"] = int(raw)
+        self.states[0]["raw"] = DATA_IN * raw + DATA_OUT * (last and self.block.damps_last_outputs)
         self.publish()
         if mean_over == "none":
             self.states[0]["summed"].fill_(pending.samples)
@@ -200,11 +209,11 @@ class CurvedLayer:
             RuntimeError: MOST_FAILURES refreshes in a row have failed. A layer whose statistics are all zero, because nothing
                 reaches it, is not counted: its gradient is zero too.
         """
-        damping, bounds = self._damping_factor * self.groups[0]["damping"], self.recipe.factors.damping_bounds
+        damping, bounds = self._damping_factor(DATA_IN) * self.groups[0]["damping"], self.recipe.factors.damping_bounds
         for factor in MORE_DAMPING:
             relative = damping if factor == 1 else factor * max(damping, LEAST_DAMPING)
             try:
-                self.block.refresh(Damping(relative, bounds))
+                self.block.refresh(Damping(relative, bounds, self._damping_factor(DATA_OUT)))
             except NotPositiveDefiniteError:
                 continue
             if factor > 1:

@@ -12,7 +12,7 @@ from lngd.capture import Capture, named_modules
 from lngd.curvature import CurvatureBlock
 from lngd.layers import Layer
 from lngd.optimizer import adamw, checkpoint
-from lngd.optimizer.curved_layer import SEES_DATA, CurvedLayer, Measurement, layout
+from lngd.optimizer.curved_layer import CurvedLayer, Measurement, layout
 from lngd.optimizer.guards import (
     GradientScale,
     Guard,
@@ -195,8 +195,7 @@ class NaturalGradient(torch.optim.Optimizer):
     def summary(self) -> Summary:
         """The outcome of every parameter of the model as it is now, and why."""
         plan = self._planner.plan(self._model, self.param_groups, self._fallen)
-        raw = [name for name, each in self._layers.items() if each.is_raw]
-        notes = {**dict.fromkeys(raw, SEES_DATA), **self._capture.source.notes}
+        notes = {**{name: each.note for name, each in self._layers.items()}, **self._capture.source.notes}
         outcomes = (replace(o, reason=notes.get(o.layer, "")) if o.layer else o for o in plan.outcomes.values())
         return Summary(tuple(outcomes), self.memory_report().curvature)
 
@@ -312,7 +311,7 @@ class NaturalGradient(torch.optim.Optimizer):
         if measured:
             self._overflows = 0
             for each in self._layers.values():
-                each.take_measurement(guard, raw=each.name in capture.raw)
+                each.take_measurement(guard, raw=each.name in capture.raw, last=each.name in capture.last)
             self._lacking = self._lacks_an_inverse(self._layers.values())
         elif guard.accept:
             self._overflowed()
