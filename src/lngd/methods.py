@@ -269,7 +269,7 @@ class SpectralLNGD(Method):
         damping: float = 1.0,
         decay: float = 0.95,
         adamw_lr_ratio: float = 1.0,
-        warmup: int = 0,
+        warmup: int = 5,
         step_size: StepSize | StepSizeName = "rms",
         momentum_on: MomentumOn = "nesterov",
         fisher: FisherChoice = "empirical",

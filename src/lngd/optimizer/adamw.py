@@ -13,8 +13,6 @@ from lngd.optimizer.parameters import Group
 FOUND_INF = "found_inf"
 """The attribute by which torch.amp.GradScaler tells a fused optimizer to skip a step without synchronising."""
 FUSED_DEVICES = ("cpu", "cuda", "xpu", "mps")
-LEAST_WARMUP = 5
-"""Steps: Adam's first ones are signs, and a network without any curvature leaps."""
 
 
 class AdamW:
@@ -33,15 +31,14 @@ class AdamW:
             found.setdefault((id(group), share), (group, share, []))[2].append(p)
         self.groups = list(found.values())
 
-    def step(self, state: Any, guard: Guard, warmup: float, t: int) -> None:
-        """Step t, from 0, at that share of the rate `warmup · lr · adamw_lr_ratio`. Nothing changes if the guard does not accept it.
+    def step(self, state: Any, guard: Guard, warmup: float) -> None:
+        """One step at that share of the rate `warmup · lr · adamw_lr_ratio`; where the guard does not accept it nothing changes.
 
-        The warm-up has LEAST_WARMUP steps at least. A group that says curvature=False is torch's AdamW as it is, without one.
+        A group that says curvature=False is torch's AdamW as it is, without a warm-up.
 
         The fused kernel takes that flag on the device (`found_inf`, torch's own protocol for gradient scaling). Where
         there is none, the flag is read on the host.
         """
-        warmup = min(warmup, (t + 1) / LEAST_WARMUP)
         for fused in (True, False) if self.groups else ():
             mine = [
                 self._of_torch(group, share if group["curvature"] is False else warmup * share, params, fused)

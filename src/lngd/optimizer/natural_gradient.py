@@ -146,7 +146,7 @@ class NaturalGradient(torch.optim.Optimizer):
             for bucket in active:
                 bucket.apply(common, guard=guard, observe=observe)
         if self._adamw.groups:
-            self._adamw.step(self.state, guard, warmup, self.t)
+            self._adamw.step(self.state, guard, warmup)
         self._finish_step(guard)
 
     @never_compiled
