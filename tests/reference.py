@@ -189,6 +189,11 @@ def positionwise_fisher(a: Tensor, g: Tensor) -> Tensor:
     return sum(torch.outer(v, v) for v in rows) / n
 
 
+def over_mean_eigenvalue(matrix: Tensor) -> Tensor:
+    """With mean eigenvalue one."""
+    return matrix / torch.linalg.eigvalsh(matrix).mean()
+
+
 def statistics(kind: str, a: Tensor, g: Tensor) -> dict[str, Tensor]:
     """A block's statistics by loops over samples and positions, from `[n, s, i]` and `[n, s, o]`, as its paper defines them."""
     n, positions = a.shape[:2]
@@ -197,6 +202,9 @@ def statistics(kind: str, a: Tensor, g: Tensor) -> dict[str, Tensor]:
         case "LNGD":
             phi, psi = factors(a, g.square())
             return {"phi": phi, "psi": psi}
+        case "Spectral":
+            known = statistics("KFAC", a, g)
+            return {"phi": over_mean_eigenvalue(known["A"]), "psi": over_mean_eigenvalue(known["B"])}
         case "KFAC" | "EKFAC" | "THOR":
             A = sum(torch.outer(x, x) for x, _ in rows) / n
             B = sum(torch.outer(y, y) for _, y in rows) / (n * positions)

@@ -4,10 +4,11 @@ from functools import partial
 
 import pytest
 
-from lngd.curvature import EKFACBlock, KFACBlock, LNGDBlock, NGPlusBlock, THORBlock, TKFACBlock
+from lngd.curvature import EKFACBlock, KFACBlock, LNGDBlock, NGPlusBlock, SpectralBlock, THORBlock, TKFACBlock
 
 BLOCKS = {
     "LNGD": LNGDBlock,
+    "Spectral": SpectralBlock,
     "KFAC": KFACBlock,
     "EKFAC": EKFACBlock,
     "TKFAC": TKFACBlock,

@@ -76,7 +76,7 @@ def test_groups_are_blocks_of_their_own(kind, damping):
 
 
 @every_group
-@pytest.mark.parametrize("kind", ["LNGD", "KFAC", "EKFAC", "TKFAC", "NGPlus", "THOR"])
+@pytest.mark.parametrize("kind", ["LNGD", "Spectral", "KFAC", "EKFAC", "TKFAC", "NGPlus", "THOR"])
 def test_statistics_are_those_of_loops_over_samples_and_positions(kind, group):
     a, g = data(*group)
     block = updated(BLOCKS[kind](), (a, g))
@@ -116,7 +116,7 @@ def test_a_weighted_measurement_is_that_of_a_scaled_gradient(kind, group, weight
 
 
 @every_group
-@every_block
+@pytest.mark.parametrize("kind", [kind for kind in BLOCKS if kind != "Spectral"])
 def test_the_undamped_block_is_quadratic_in_g(kind, group):
     a, g = data(*group)
     one, two = (refreshed(BLOCKS[kind](), a, scale * g, Damping(0.1)) for scale in (1.0, 3.0))

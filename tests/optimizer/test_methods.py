@@ -47,7 +47,7 @@ def learnable(n: int = 64) -> tuple[Tensor, Tensor]:
 
 OWN = {
     "LNGD": {"lr": 0.25, "adamw_lr_ratio": 0.08, "step_size": "invariant", "fisher": "layerwise"},
-    "SpectralLNGD": {"lr": 0.02, "adamw_lr_ratio": 1.0, "step_size": "rms", "momentum_on": "nesterov", "fisher": "layerwise"},
+    "SpectralLNGD": {"lr": 0.02, "adamw_lr_ratio": 1.0, "step_size": "rms", "momentum_on": "nesterov", "fisher": "empirical"},
     "LNGDSample": {"lr": 0.1, "adamw_lr_ratio": 0.1, "fisher": "layerwise"},
     "LNGDLr": {"step_size": "invariant", "fisher": "sampled"},
     "KFAC": {"step_size": "kl_clip", "fisher": "sampled"},

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lngd import KFAC, LNGD, PAPER, Factors, Schedule, SpectralLNGD
-from lngd.optimizer.curved_layer import SEES_DATA
+from lngd.linalg import Damping
+from lngd.optimizer.curved_layer import MEETS_TARGETS, SEES_DATA
 from reference import batch, differences, mlp, snapshot, through_a_file, train_step
 
 EVERY_STEP = Schedule(curvature_every=1, inverse_every=1, refresh_over=1, samples=None)
@@ -64,11 +65,68 @@ def test_their_damping_is_multiplied(kind, factor):
     optimizer = kind(model, damping=0.2, factors=Factors(8192, raw_damping=factor), schedule=EVERY_STEP)
     train_step(model, optimizer, *batch(16, 4))
     own = factor or (1.0 if kind is KFAC else 100.0)
-    for name, damping in (("0", 0.2 * own), ("2", 0.2)):
+    of_outputs = own if kind is SpectralLNGD else 1.0
+    for name, damping in (("0", Damping(0.2 * own)), ("2", Damping(0.2, outputs=of_outputs))):
         block, module = optimizer.blocks[name], model.get_submodule(name)
         gradient = torch.randn(module.out_features, module.in_features + 1, dtype=torch.float64)
         solved = torch.linalg.solve(block.dense(damping), gradient.flatten())
         torch.testing.assert_close(block.precondition(gradient).flatten(), solved)
+
+
+class TwoHeads(nn.Module):
+    """The last one that is called is the one to which the backward pass comes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.policy, self.value = nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.trunk(x))
+        return torch.cat([self.policy(h), self.value(h)], 1)
+
+
+ENDS: dict[str, Case] = {
+    "rows": (lambda: mlp(4, 5, 3, dtype=torch.float32), (16, 4), {"2"}),
+    "behind an activation": (lambda: nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh()), (16, 4), {"2"}),
+    "one layer": (lambda: nn.Linear(4, 3), (16, 4), {""}),
+    "positions": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)), (16, 6, 4), set()),
+    "pictures": (lambda: nn.Sequential(nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Conv2d(2, 2, 2)), (16, 1, 4, 4), set()),
+    "two heads": (TwoHeads, (16, 4), {"value"}),
+}
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+@pytest.mark.parametrize("case", ENDS)
+def test_rows_of_outputs_that_the_loss_reads_meet_the_targets(case, accumulated):
+    make, shape, expected = ENDS[case]
+    torch.manual_seed(0)
+    model = make()
+    optimizer = SpectralLNGD(model)
+    for _ in range(3):
+        optimizer.zero_grad()
+        for _ in range(accumulated):
+            model(torch.randn(shape)).square().mean().backward()
+        optimizer.step()
+    assert {outcome.layer for outcome in optimizer.summary() if MEETS_TARGETS in outcome.reason} == expected
+
+
+def test_a_layer_that_the_loss_reads_no_more_is_damped_as_any_other():
+    model = mlp(4, 5, 5, 3, dtype=torch.float32)
+    optimizer = SpectralLNGD(model, schedule=EVERY_STEP)
+    found = []
+    for part in (model, model[:3], model):
+        optimizer.zero_grad()
+        part(torch.randn(16, 4)).square().mean().backward()
+        optimizer.step()
+        found.append({outcome.layer for outcome in optimizer.summary() if MEETS_TARGETS in outcome.reason})
+    assert found == [{"4"}, {"2", "4"}, {"4"}]  # what is not measured keeps what it was
+
+
+def test_only_the_spectral_step_asks_who_meets_the_targets():
+    model = mlp(4, 5, 3, dtype=torch.float32)
+    optimizer = LNGD(model)
+    train_step(model, optimizer, *batch(16, 4, dtype=torch.float32))
+    assert not any(MEETS_TARGETS in outcome.reason for outcome in optimizer.summary())
 
 
 def test_the_paper_has_no_such_rule():

@@ -196,7 +196,7 @@ class NaturalGradient(torch.optim.Optimizer):
         """The outcome of every parameter of the model as it is now, and why."""
         plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         notes = {**{name: each.note for name, each in self._layers.items()}, **self._capture.source.notes}
-        outcomes = (replace(o, reason=notes.get(o.layer, "")) if o.layer else o for o in plan.outcomes.values())
+        outcomes = (replace(o, reason=notes.get(o.layer, "")) if o.kind == "curvature" else o for o in plan.outcomes.values())
         return Summary(tuple(outcomes), self.memory_report().curvature)
 
     def memory_report(self) -> MemoryReport:
