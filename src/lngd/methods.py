@@ -249,13 +249,14 @@ class LNGD(Method):
 
 
 class SpectralLNGD(Method):
-    """Muon in LNGD's metric: LNGD's whitened gradient with its singular values set to one, at a rate like AdamW's.
+    """Muon in the Fisher metric: the gradient, whitened by both factors, with its singular values set to one.
 
-    Ours, not the paper's. Arguments: see `Method`.
+    F ∝ Φ ⊗ Ψ with Φ = E[aaᵀ] and Ψ = E[ggᵀ] of the data's own gradients, K-FAC's factors: unlike LNGD's they need the backward
+    pass, which is there anyway. Its rate is like AdamW's. Ours, not the paper's. Arguments: see `Method`.
     """
 
-    block = SpectralBlock
-    convolution_block = SpectralKroneckerBlock
+    block: ClassVar[type[CurvatureBlock]] = SpectralBlock
+    convolution_block: ClassVar[type[LNGDKroneckerBlock] | None] = SpectralKroneckerBlock
     spectral = True
 
     def __init__(

@@ -71,8 +71,8 @@ class Factors:
         damping_bounds: (ν₁, ν₂), absolute bounds of λ.
         raw_damping: what `damping` is multiplied with in a layer that sees the data themselves: its inputs are rows, `[n, i]`,
             to which no gradient leads. Whitening them amplifies what hardly varies, such as pixels at the border, more than
-            a few thousand samples support. None: the method's own, 100 for LNGD, LNGDLr
-            and SpectralLNGD, 1 for the others.
+            a few thousand samples support. SpectralLNGD damps the outputs likewise where they are rows, `[n, o]`, that the loss
+            reads. None: the method's own, 100 for LNGD, LNGDLr and SpectralLNGD, 1 for the others.
 
     Raises:
         ValueError: a number out of its range.

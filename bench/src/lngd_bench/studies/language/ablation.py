@@ -1,42 +1,38 @@
 """SpectralLNGD with one thing changed, at its tuned rates."""
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from lngd import SpectralLNGD
-from lngd.curvature import LNGDBlock
+from lngd.curvature import SpectralBlock
 from lngd.linalg import Damping
 from lngd.step_size import Directions, FixedRMS
 from lngd.types import Vector
 from lngd_bench.competitors.normuon import CAUTIOUS_DECAY, rows_alike
 from lngd_bench.competitors.optimizers import Setting, default_of
 from lngd_bench.studies.language.runs import Runs, Wanted
-from lngd_bench.studies.variants.changes import Build, NoPsiDense, SpectralWithoutPsi
+from lngd_bench.studies.variants.changes import Build, NoPsiDense, SpectralByLNGD, SpectralWithoutPsi, identity
 from lngd_bench.tasks.models.gpt import GPT
 from lngd_bench.tasks.task import Task
-from lngd_bench.training.tune import rounded
 
 METHOD = "lngd-spectral"
 UNCHANGED = "unchanged"
-FACTORS = (0.5**0.5, 1.0, 2**0.5)
-"""Of the tuned lr; the best of the three on the first seed counts, for the unchanged one too."""
 OWN_DAMPING = default_of(SpectralLNGD, "damping")
 Given = Mapping[str, Any]
 
 
-class NoPhiDense(LNGDBlock):
+class NoPhiDense(SpectralBlock):
     """Φ = I."""
 
     def refresh(self, damping: Damping) -> None:
         super().refresh(damping)
-        self.phi_inverse = _identity(self.phi_inverse)
+        self.phi_inverse = identity(self.phi_inverse)
 
 
 class NeitherDense(NoPsiDense):
@@ -44,7 +40,7 @@ class NeitherDense(NoPsiDense):
 
     def refresh(self, damping: Damping) -> None:
         super().refresh(damping)
-        self.phi_inverse = _identity(self.phi_inverse)
+        self.phi_inverse = identity(self.phi_inverse)
 
 
 class SpectralWithoutPhi(SpectralLNGD):
@@ -97,10 +93,6 @@ class CautiousDecay(SpectralLNGD):
         return loss
 
 
-def _identity(inverse: Tensor) -> Tensor:
-    return torch.eye(inverse.shape[-1]).to(inverse).expand_as(inverse).contiguous()
-
-
 def grouped(parts: Callable[[GPT], Sequence[nn.Module]], *, curvature: bool) -> Callable[..., Optimizer]:
     """With or without curvature for some modules of the network."""
 
@@ -119,11 +111,14 @@ CHANGES: Mapping[str, Callable[..., Optimizer]] = {
     "Φ = I": SpectralWithoutPhi,
     "Ψ = I": SpectralWithoutPsi,
     "Φ = I and Ψ = I (Muon's step)": SpectralWithoutEither,
+    "LNGD's factors, by layer-wise sampling": partial(SpectralByLNGD, fisher="layerwise"),
+    "gradients of labels that are drawn": partial(SpectralLNGD, fisher="sampled"),
     "head by AdamW": grouped(lambda model: [model.head], curvature=False),
     "embeddings with curvature": grouped(lambda model: [model.token, model.position], curvature=True),
     "momentum not looking ahead": partial(SpectralLNGD, momentum_on="gradient"),
     "damping × 0.1": partial(SpectralLNGD, damping=0.1 * OWN_DAMPING),
     "damping × 10": partial(SpectralLNGD, damping=10 * OWN_DAMPING),
+    "momentum 0.95": partial(SpectralLNGD, momentum=0.95),
     "no warm-up": partial(SpectralLNGD, warmup=0),
     "norms not kept": partial(SpectralLNGD, keep_norms=False),
     "factors whole": partial(SpectralLNGD, factors=8192),
@@ -146,21 +141,8 @@ def with_rates(method: Callable[..., Optimizer]) -> Build:
 
 
 def ablated(runs: Runs, task: Task, lr: float, rest: float | None, seeds: Sequence[int]) -> None:
-    """Every change at every rate with the first seed, and with the others at the rate that was best there."""
-    best: dict[str, float] = {}
+    """Every change at the same rates, in turn within a seed."""
     for seed in seeds:
         for change, method in CHANGES.items():
-            losses: dict[float, float] = {}
-            for factor in FACTORS if change not in best else (best[change],):
-                wanted = Wanted(
-                    task=task,
-                    optimizer=METHOD,
-                    lr=rounded(factor * lr),
-                    rest=rest,
-                    seed=seed,
-                    change=change,
-                    build=with_rates(method),
-                )
-                loss = runs.of(wanted)["loss"]
-                losses[factor] = math.inf if loss is None else loss
-            best.setdefault(change, min(losses, key=lambda factor: losses[factor]))
+            build = with_rates(method)
+            runs.of(Wanted(task=task, optimizer=METHOD, lr=lr, rest=rest, seed=seed, change=change, build=build))

@@ -84,7 +84,7 @@ def _row(
 
 
 def changes_of(lines: Sequence[Line]) -> list[Row]:
-    """Each change at the rate that has all seeds, which is the best of three on the first."""
+    """Each change at the rates that have most seeds."""
     found = []
     for change in CHANGES:
         own = [line for line in lines if line["change"] == change and line["defaults"] == OPTIMIZERS[METHOD].fingerprint]
@@ -152,7 +152,7 @@ def _changed(rows: Sequence[Row]) -> Iterator[str]:
     reference = next((row for row in rows if row.title == UNCHANGED), None)
     seeds = max(len(row.runs) for row in rows)
     yield f"### Spectral LNGD with one thing changed, {seeds} seed{'s' * (seeds != 1)}"
-    yield "At its tuned lr × 1/√2, 1 or √2, whichever was best on the first seed."
+    yield "All at its tuned rates."
     headings = ("", "lr", "loss", "− unchanged", "s a run")
     yield markdown(
         headings, [[row.title, f"{row.lr:g}", _loss(row), _paired(row, reference), _seconds(row)] for row in rows]

@@ -15,11 +15,11 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lngd import LNGD, Factors, Schedule, SpectralLNGD
-from lngd.curvature import LNGDBlock, LNGDKroneckerBlock
+from lngd.curvature import LNGDBlock, LNGDKroneckerBlock, SpectralBlock, SpectralKroneckerBlock
 from lngd.linalg import Damping
 from lngd_bench.competitors.optimizers import OPTIMIZERS, Competitor, Setting
 from lngd_bench.studies.quality.quality import SIZES, scheduled
@@ -56,20 +56,18 @@ def last_epoch(task: Task, build: Build, lr: float, seed: int, data: Data | None
     return last
 
 
-class NoPsiDense(LNGDBlock):
+class NoPsiDense(SpectralBlock):
     """Ψ = I, of any layer."""
 
-    def refresh(self, damping: Damping) -> None:
-        super().refresh(damping)
-        self.psi_inverse = torch.ones_like(self.psi_inverse)
+    def inverse_of_psi(self, damping: Damping) -> Tensor:
+        return identity(super().inverse_of_psi(damping))
 
 
-class NoPsiKronecker(LNGDKroneckerBlock):
+class NoPsiKronecker(SpectralKroneckerBlock):
     """Ψ = I, of a convolution."""
 
-    def refresh(self, damping: Damping) -> None:
-        super().refresh(damping)
-        self.psi_inverse = torch.ones_like(self.psi_inverse)
+    def inverse_of_psi(self, damping: Damping) -> Tensor:
+        return identity(super().inverse_of_psi(damping))
 
 
 class SpectralWithoutPsi(SpectralLNGD):
@@ -78,9 +76,22 @@ class SpectralWithoutPsi(SpectralLNGD):
     block, convolution_block = NoPsiDense, NoPsiKronecker
 
 
+class SpectralByLNGD(SpectralLNGD):
+    """Whitened by LNGD's factors, of which Ψ is a diagonal."""
+
+    block, convolution_block = LNGDBlock, LNGDKroneckerBlock
+
+
+def identity(inverse: Tensor) -> Tensor:
+    """In the shape of an inverse factor."""
+    return torch.eye(inverse.shape[-1]).to(inverse).expand_as(inverse).contiguous()
+
+
 VARIANTS: Mapping[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
     "Spectral LNGD": (SpectralLNGD, ADAM),
-    "without Ψ": (SpectralWithoutPsi, ADAM),
+    "Ψ = I": (SpectralWithoutPsi, ADAM),
+    "LNGD's factors, by layer-wise sampling": (partial(SpectralByLNGD, fisher="layerwise"), ADAM),
+    "gradients of labels that are drawn": (partial(SpectralLNGD, fisher="sampled"), ADAM),
     "α_l of eqs. 12–13 for its length": (partial(SpectralLNGD, step_size="layerwise", adamw_lr_ratio=0.02), EQ_12),
     "Adam's length (graft)": (partial(SpectralLNGD, step_size="graft"), ADAM),
     "momentum 0.95": (partial(SpectralLNGD, momentum=0.95), ADAM),
@@ -89,7 +100,8 @@ VARIANTS: Mapping[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
     "damping 3": (partial(SpectralLNGD, damping=3.0), ADAM),
     "Φ fresh, not averaged": (partial(SpectralLNGD, decay=0.0), ADAM),
     "factors whole (no blocks, no Kronecker)": (partial(SpectralLNGD, factors=WHOLE), ADAM),
-    "curvature from 32 samples": (partial(SpectralLNGD, schedule=Schedule(samples=32)), ADAM),
+    "curvature from 8 samples": (partial(SpectralLNGD, schedule=Schedule(samples=8)), ADAM),
+    "no warm-up": (partial(SpectralLNGD, warmup=0), ADAM),
     "warm-up of 30 steps": (partial(SpectralLNGD, warmup=30), ADAM),
     "LNGD": (LNGD, NEWTON),
     "LNGD, α_l of eqs. 12–13": (BY_EQ_12, EQ_12),
