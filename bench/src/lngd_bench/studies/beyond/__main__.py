@@ -24,7 +24,7 @@ from lngd_bench.studies.beyond.page import page
 from lngd_bench.studies.beyond.rivals import RIVALS
 from lngd_bench.studies.beyond.search import outcome
 from lngd_bench.studies.beyond.tasks import TASKS
-from lngd_bench.studies.beyond.training import Ledger, Spec, trained
+from lngd_bench.studies.beyond.training import Runs, Spec, trained
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -49,9 +49,9 @@ def main(words: Sequence[str]) -> None:
             print(f"{task:16} {optimizer:14} {end['seconds']:6.2f} s  {TASKS[task].measure} {end['value']:.4g}", flush=True)
         return
     path = given.out / f"beyond{archive.ENDING}"
-    ledger = Ledger(path)
-    found = {pair: outcome(ledger, *pair, seeds=given.seeds, steps=given.steps) for pair in pairs}
-    dates = sorted(line["date"][:10] for line in ledger.lines) or [datetime.now(UTC).date().isoformat()]
+    runs = Runs(path)
+    found = {pair: outcome(runs, *pair, seeds=given.seeds, steps=given.steps) for pair in pairs}
+    dates = sorted(line["date"][:10] for line in runs.lines) or [datetime.now(UTC).date().isoformat()]
     command = shlex.join(["python", "-m", "lngd_bench.studies.beyond", *words])
     said = f"`{command}`, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}.\n\n{page(found, given.seeds)}"
     archive.put(path.with_name("beyond.md"), said.encode())

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 
+from lngd_bench.ledger import Line
 from lngd_bench.studies.beyond.rivals import RIVALS
 from lngd_bench.studies.beyond.search import Outcome, mean_of
 from lngd_bench.studies.beyond.tasks import TASKS
-from lngd_bench.studies.beyond.training import Line
 from lngd_bench.studies.results import MISSING, markdown
 
 Outcomes = Mapping[tuple[str, str], Outcome]

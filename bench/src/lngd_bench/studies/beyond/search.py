@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
+from lngd_bench.ledger import Line
 from lngd_bench.studies.beyond.rivals import RIVALS, Rates
 from lngd_bench.studies.beyond.tasks import TASKS
-from lngd_bench.studies.beyond.training import Ledger, Line, Spec
+from lngd_bench.studies.beyond.training import Runs, Spec
 
 SEED = 1000
 """Of the trials."""
@@ -67,12 +68,12 @@ class Outcome:
         return next((line["refused"] for line in (*self.untuned, *self.tuned) if line["refused"]), None)
 
 
-def outcome(ledger: Ledger, task: str, optimizer: str, *, seeds: Sequence[int], steps: int | None) -> Outcome:
+def outcome(runs: Runs, task: str, optimizer: str, *, seeds: Sequence[int], steps: int | None) -> Outcome:
     """Makes what the archive lacks."""
     untuned = RIVALS[optimizer].untuned
 
     def run(rates: Rates, seed: int) -> Line:
-        return ledger.run(Spec(task, optimizer, rates, seed, steps or TASKS[task].steps))
+        return runs.of(Spec(task, optimizer, rates, seed, steps or TASKS[task].steps))
 
     def value(rates: Rates) -> float:
         found = run(rates, SEED)["value"]

@@ -1,26 +1,24 @@
 """One run of a task, and the archive of all runs: what it has is not made again."""
 
-import json
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 import torch
 from torch import Generator
 from torch.optim.lr_scheduler import LambdaLR
 
-from lngd_bench import archive
 from lngd_bench.competitors.optimizers import OPTIMIZERS
+from lngd_bench.ledger import Ledger, Line
 from lngd_bench.studies.beyond.rivals import RIVALS, Rates
 from lngd_bench.studies.beyond.task import Task
 from lngd_bench.studies.beyond.tasks import TASKS
 from lngd_bench.training.records import finite
 
-Line = dict[str, Any]
 FILE = "beyond.jsonl"
+FOUND = ("value", "train_loss", "seconds", "refused")
 REFUSALS = (RuntimeError, TypeError, ValueError, IndexError)
 """What an optimizer raises that can't train a model."""
 
@@ -71,30 +69,20 @@ def evaluated(task: Task, model: torch.nn.Module) -> float:
     return task.held_out(model)
 
 
-class Ledger:
-    """The runs of an archive, to which new ones are added."""
+class Runs(Ledger):
+    """The runs of the archive, to which new ones are added."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines: list[Line] = archive.read(path).get(FILE, []) if path.exists() else []
-        self.places = {json.dumps({name: line[name] for name in _identity(line)}): line for line in self.lines}
+        super().__init__(path, FILE, found=FOUND)
 
-    def run(self, spec: Spec) -> Line:
-        """The archive's own, or a new one, which is printed."""
-        key = json.dumps(spec.line())
-        if key not in self.places:
-            try:
-                found = trained(spec)
-            except REFUSALS as error:
-                reason = (str(error).splitlines() or [""])[0]
-                found = {"value": None, "train_loss": None, "seconds": None, "refused": f"{type(error).__name__}: {reason}"}
-            line = {**spec.line(), **found, "date": datetime.now(UTC).isoformat(timespec="seconds")}
-            self.lines.append(line)
-            self.places[key] = line
-            archive.write(self.path, {FILE: self.lines})
-            print(json.dumps(line), flush=True)
-        return self.places[key]
+    def of(self, spec: Spec) -> Line:
+        """Found, or else made; an optimizer that can't train a model leaves what it said."""
+        return self.run(spec.line(), partial(_tried, spec))
 
 
-def _identity(line: Line) -> list[str]:
-    return [name for name in line if name in ("task", "optimizer", "defaults", "lr", "ratio", "seed", "steps")]
+def _tried(spec: Spec) -> Line:
+    try:
+        return trained(spec)
+    except REFUSALS as error:
+        reason = (str(error).splitlines() or [""])[0]
+        return {**dict.fromkeys(FOUND), "refused": f"{type(error).__name__}: {reason}"}

@@ -9,8 +9,9 @@ from statistics import fmean, stdev
 from scipy.stats import t
 
 from lngd_bench.competitors.optimizers import OPTIMIZERS, default_of
+from lngd_bench.ledger import Line
 from lngd_bench.studies.language.ablation import CHANGES, METHOD, UNCHANGED
-from lngd_bench.studies.language.runs import OURS, TASKS, Line, rates
+from lngd_bench.studies.language.runs import OURS, TASKS, rates
 from lngd_bench.studies.results import MISSING, markdown, spread
 
 COVERAGE = 0.95

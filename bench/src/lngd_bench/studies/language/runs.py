@@ -3,11 +3,9 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 from torch import nn
@@ -15,8 +13,8 @@ from torch.optim import Optimizer
 
 from lngd import LNGD, SpectralLNGD
 from lngd.methods import Method
-from lngd_bench import archive
 from lngd_bench.competitors.optimizers import OPTIMIZERS, Competitor, Setting
+from lngd_bench.ledger import Ledger, Line
 from lngd_bench.studies.language.tuning import Point, tuned
 from lngd_bench.studies.variants.changes import NAME, Build
 from lngd_bench.tasks import TASKS as TABLE
@@ -27,8 +25,6 @@ from lngd_bench.tasks.task import Task
 from lngd_bench.training.train import RunSpec, train, warm_up
 from lngd_bench.training.tune import rounded
 
-Line = dict[str, Any]
-"""A run as the archive has it."""
 EVALUATIONS = 20
 """Of a reported run. A trial has one, at its end."""
 SAMPLES = 256
@@ -85,30 +81,15 @@ class Wanted:
         return {"task": self.task.name, "steps": self.task.total_steps, **fields}
 
 
-@dataclass(frozen=True)
-class Runs:
+class Runs(Ledger):
     """An archive of runs. Several processes may fill it at once, each with other optimizers."""
 
-    path: Path
-
-    @property
-    def lines(self) -> list[Line]:
-        return [line for lines in self._files().values() for line in lines]
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, FILE, found=("curve", "loss", "seconds"), said=_said)
 
     def of(self, wanted: Wanted) -> Line:
-        """Found, or else made, kept and printed."""
-        identity = wanted.identity
-        for line in self.lines:
-            if all(line[name] == value for name, value in identity.items()):
-                return line
-        line = {**identity, **measured(wanted), "date": datetime.now(UTC).isoformat(timespec="seconds")}
-        files = self._files()
-        archive.write(self.path, {**files, FILE: [*files.get(FILE, []), line]})
-        print(_said(line), flush=True)
-        return line
-
-    def _files(self) -> dict[str, list[Line]]:
-        return archive.read(self.path) if self.path.exists() else {}
+        """Found, or else made."""
+        return self.run(wanted.identity, partial(measured, wanted))
 
 
 def measured(wanted: Wanted) -> Line:

@@ -14,11 +14,10 @@ prints how far each step of a race goes, at seed 0 and the task's own settings.
 """
 
 import argparse
-import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -29,19 +28,20 @@ from lngd.optimizer import NaturalGradient
 from lngd_bench import archive
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
+from lngd_bench.ledger import Ledger, Line
 from lngd_bench.studies.results import MISSING, markdown, text
 from lngd_bench.studies.variants import changes, defaults, raw, scales, transfer
-from lngd_bench.studies.variants.changes import Line, Wanted
 from lngd_bench.tasks import TASKS
 from lngd_bench.training.race import plan
+from lngd_bench.training.records import Epoch
 from lngd_bench.training.train import Run
 
 DEFAULTS = "-".join(OPTIMIZERS[name].fingerprint for name in ("lngd", "lngd-spectral"))
 """Of the methods that are varied: a run that was made with others is made again."""
 TABLES = {"variants": changes.table, "scales": scales.table, "raw": raw.table, "transfer": transfer.table}
 """Of studies at the defaults of the day, which drop runs of other days; the others' pages have a row for every run."""
-FOUND = ("train_loss", "metric", "diverged", "date")
-"""Of a line, beside what identifies the run."""
+FOUND = ("train_loss", "metric", "diverged")
+"""Of a run."""
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -87,24 +87,15 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def add(path: Path, file: str, wanted: Iterable[Wanted], *, current: bool) -> Iterator[Line]:
-    """Makes every run that the archive's file lacks. Gives each with its training loss, metric and date.
+def is_current(line: Line) -> bool:
+    """Whether a run was made with the defaults of today."""
+    return bool(line.get("defaults") == DEFAULTS)
 
-    Args:
-        current: runs with other defaults than today's are dropped.
-    """
-    files = archive.read(path) if path.exists() else {}
-    known = files.get(file, [])
-    lines = files[file] = [line for line in known if line.get("defaults") == DEFAULTS] if current else known
-    for identity, measure in wanted:
-        about = json.loads(json.dumps({**identity, "defaults": DEFAULTS}, default=repr))
-        if any(about == {name: value for name, value in line.items() if name not in FOUND} for line in lines):
-            continue
-        last = measure()
-        end = {"train_loss": last.train_loss, "metric": last.metric, "diverged": last.diverged}
-        lines.append({**about, **end, "date": datetime.now(UTC).isoformat(timespec="seconds")})
-        archive.write(path, files)
-        yield lines[-1]
+
+def end_of(measure: Callable[[], Epoch]) -> Line:
+    """What is kept of a run."""
+    last = measure()
+    return {name: getattr(last, name) for name in FOUND}
 
 
 def every_run(lines: Sequence[Line]) -> str:
@@ -158,9 +149,10 @@ def main(words: Sequence[str]) -> None:
         "transfer": transfer.wanted,
     }[given.name]
     file, path = f"{given.name}.jsonl", given.out / f"{given.name}{archive.ENDING}"
-    for line in add(path, file, wanted(given), current=given.name in TABLES):
-        print(json.dumps(line), flush=True)
-    lines = archive.read(path)[file]
+    ledger = Ledger(path, file, found=FOUND, keeps=is_current if given.name in TABLES else lambda _line: True)
+    for asked, measure in wanted(given):
+        ledger.run({**asked, "defaults": DEFAULTS}, partial(end_of, measure))
+    lines = ledger.lines
     dates = sorted({line["date"][:10] for line in lines if "date" in line})
     table = TABLES.get(given.name, every_run)(lines)
     if given.name == "transfer":

@@ -22,6 +22,7 @@ from lngd import LNGD, Factors, Schedule, SpectralLNGD
 from lngd.curvature import LNGDBlock, LNGDKroneckerBlock, SpectralBlock, SpectralKroneckerBlock
 from lngd.linalg import Damping
 from lngd_bench.competitors.optimizers import OPTIMIZERS, Competitor, Setting
+from lngd_bench.ledger import Line
 from lngd_bench.studies.quality.quality import SIZES, scheduled
 from lngd_bench.studies.results import MISSING, markdown
 from lngd_bench.tasks import TASKS as TABLE
@@ -31,7 +32,6 @@ from lngd_bench.training.records import Epoch
 from lngd_bench.training.train import RunSpec, train
 
 NAME = "candidate"
-Line = dict[str, Any]
 Build = Callable[[nn.Module, Setting], Optimizer]
 Wanted = tuple[Line, Callable[[], Epoch]]
 """What identifies a run, as in its record, and how it is made."""

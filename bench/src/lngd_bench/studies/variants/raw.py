@@ -10,8 +10,9 @@ from statistics import mean
 from torch.optim import Optimizer
 
 from lngd import LNGD, Factors, SpectralLNGD
+from lngd_bench.ledger import Line
 from lngd_bench.studies.results import markdown
-from lngd_bench.studies.variants.changes import Line, Wanted, built, last_epoch
+from lngd_bench.studies.variants.changes import Wanted, built, last_epoch
 from lngd_bench.tasks import TASKS
 
 STEPS = {"mnist-mlp": 400, "fashion-mlp": 400, "digits-mlp": 200}

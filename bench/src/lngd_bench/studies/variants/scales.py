@@ -16,8 +16,9 @@ from torch import Generator, Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lngd import LNGD, SpectralLNGD
+from lngd_bench.ledger import Line
 from lngd_bench.studies.results import markdown
-from lngd_bench.studies.variants.changes import BY_EQ_12, Line, Wanted
+from lngd_bench.studies.variants.changes import BY_EQ_12, Wanted
 from lngd_bench.tasks import TASKS as TABLE
 from lngd_bench.tasks.data import in_memory
 from lngd_bench.tasks.models.resnet import ResNet50

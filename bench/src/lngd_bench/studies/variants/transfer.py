@@ -14,9 +14,10 @@ from statistics import mean
 from matplotlib.figure import Figure
 
 from lngd_bench.competitors.optimizers import OPTIMIZERS
+from lngd_bench.ledger import Line
 from lngd_bench.report.style import label
 from lngd_bench.studies.results import markdown
-from lngd_bench.studies.variants.changes import Line, Wanted, last_epoch
+from lngd_bench.studies.variants.changes import Wanted, last_epoch
 from lngd_bench.tasks import TASKS
 from lngd_bench.tasks.models.plain import mlp
 
