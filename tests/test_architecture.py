@@ -15,7 +15,7 @@ ORDER = {
         *("version", "warned", "types", "ranges", "torch_private", "reference", "linalg", "layers", "sampling", "capture"),
         *("curvature", "step_size", "optimizer", "methods", "__init__", "doctor", "__main__"),
     ),
-    BENCH: ("errors", "clock", "archive", "tasks", "competitors", "training", "report", "studies", "cli", "__init__"),
+    BENCH: ("errors", "clock", "archive", "ledger", "tasks", "competitors", "training", "report", "studies", "cli", "__init__"),
 }
 """Each module imports only from its left."""
 COMMANDS = {"command.py", "show.py", "redraw.py"}

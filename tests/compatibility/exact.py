@@ -55,6 +55,8 @@ def dense_of(kind: str, a: Tensor, g: Tensor) -> Tensor:
     match kind:
         case "LNGD":
             return torch.kron(found["psi"].diag(), found["phi"])
+        case "Spectral":
+            return torch.kron(found["psi"], found["phi"])
         case "TKFAC":
             return torch.kron(found["B"], found["A"]) / found["A"].trace()
         case "NGPlus":

@@ -108,7 +108,7 @@ class Capture:
     raw: set[str] = field(default_factory=set)
     """Layers whose last sample of the curvature came of rows of data, `[n, i]`, which nothing that is trained has made."""
     last: set[str] = field(default_factory=set)
-    """Layers to whose outputs, rows `[n, o]`, a backward pass of this measuring step came before any other's: the loss reads
+    """Layers to whose outputs, rows `[n, o]`, the last backward pass that was measured came before any other's: the loss reads
     them. Of several such layers of one model it is the one that was called last."""
     forward_id: int = 0
 
@@ -204,7 +204,6 @@ class Capture:
         self._awaited.clear()
         self._reached.clear()
         self._begun.clear()
-        self.last.clear()
         for kept in self._ledger.kept:
             kept.clear()
         self._backward_ran = False
@@ -451,14 +450,16 @@ class Capture:
         if weight.grad is None or weight.grad.is_sparse or pulling():
             return
         self._ledger.owners[name] = weakref.ref(weight.grad), weight.grad._version
-        for guess in [guess for inner, guesses in passes.items() if inner >= number for guess in guesses]:
+        counted = [guess for inner, guesses in passes.items() if inner >= number for guess in guesses]
+        if any(guess.call is not None for guess in counted):
+            last = any(guess.call is not None and guess.call.last for guess in counted)
+            (self.last.add if last else self.last.discard)(name)
+        for guess in counted:
             self._reached.add(name)
             if guess.sample is not None:
                 self.rates.setdefault(name, []).append(guess.sample)
             if guess.call is not None:
                 (self.raw.add if guess.call.raw else self.raw.discard)(name)
-                if guess.call.last:
-                    self.last.add(name)
                 self.source.arrived(guess.call, guess.gradient)
         if self.measuring and weight.grad.device.type in HOST and not weight.grad.any():
             when_backward_ends(partial(self._ledger.note_zero, name))  # the bias may come later
