@@ -451,9 +451,8 @@ class Capture:
             return
         self._ledger.owners[name] = weakref.ref(weight.grad), weight.grad._version
         counted = [guess for inner, guesses in passes.items() if inner >= number for guess in guesses]
-        if any(guess.call is not None for guess in counted):
-            last = any(guess.call is not None and guess.call.last for guess in counted)
-            (self.last.add if last else self.last.discard)(name)
+        if self.measuring and (calls := [guess.call for guess in counted if guess.call is not None]):
+            (self.last.add if any(call.last for call in calls) else self.last.discard)(name)
         for guess in counted:
             self._reached.add(name)
             if guess.sample is not None:

@@ -65,6 +65,8 @@ def times(matrix: Float[Tensor, "*group o i"], factor: InputFactor) -> Float[Ten
 
 def times_left(factor: Float[Tensor, "..."], matrix: Float[Tensor, "*group o c"]) -> Float[Tensor, "*group o c"]:
     """F · matrix of a symmetric F."""
+    if factor.dim() > 1 and factor.shape[-1] == matrix.shape[-2]:
+        return factor @ matrix
     return times(matrix.mT, factor).mT
 
 
