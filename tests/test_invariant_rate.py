@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import LNGD, Factors, InvariantRate, Schedule
+from lngd import LNGD, Factors, InvariantRate, Schedule, SpectralLNGD
+from lngd.methods import Method
 from reference import batch
 
 EVERY_STEP = {"schedule": Schedule(curvature_every=1, inverse_every=1, ramp=False, refresh_over=1, samples=None)}
@@ -118,9 +119,11 @@ def test_rates_and_steps_are_those_of_per_sample_gradients(make, gain, kind):
             assert alpha == pytest.approx(expected, rel=1e-6), (seed, name)
 
 
-def trained(model: nn.Module, scale: float, loss_of: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy) -> list[Tensor]:
+def trained(
+    model: nn.Module, scale: float, loss_of: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy, method: type[Method] = LNGD
+) -> list[Tensor]:
     """All weights after some steps on a loss with a factor."""
-    optimizer = LNGD(model, generator=torch.Generator().manual_seed(5))
+    optimizer = method(model, generator=torch.Generator().manual_seed(5))
     for seed in range(12):
         x, y = batch(16, 16, seed=seed, dtype=torch.float32)
         optimizer.zero_grad()
@@ -145,12 +148,13 @@ class Branch(nn.Module):
 
 @pytest.mark.parametrize("make", [plain, conv, Branch])
 @pytest.mark.parametrize("power", [-20, 1, 20])
-def test_a_factor_on_the_loss_changes_nothing(make, power):
+@pytest.mark.parametrize("method", [LNGD, SpectralLNGD])
+def test_a_factor_on_the_loss_changes_nothing(method, make, power):
     """From 2⁻²⁰ to 2²⁰ bit by bit."""
     runs = []
     for scale in (1.0, 2.0**power):
         torch.manual_seed(2)
-        runs.append(trained(make(), scale))
+        runs.append(trained(make(), scale, method=method))
     assert all(torch.equal(one, two) for one, two in zip(*runs, strict=True))
 
 
