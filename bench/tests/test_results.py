@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from lngd_bench import archive
-from lngd_bench.competitors.optimizers import OPTIMIZERS
-from lngd_bench.studies.variants.__main__ import DEFAULTS
+from lngd_bench.competitors.optimizers import OF_BOTH, OPTIMIZERS
 
 RESULTS = Path(__file__).parents[2] / "results"
 STUDIES = sorted(path.name.removesuffix(archive.ENDING) for path in RESULTS.glob(f"*{archive.ENDING}"))
@@ -35,7 +34,7 @@ def is_of_ours(line: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("study", [study for study in AT_DEFAULTS if study in STUDIES])
 def test_a_page_of_other_defaults_says_so_at_its_head(study: str) -> None:
-    today = {DEFAULTS, *(competitor.fingerprint for competitor in OPTIMIZERS.values() if competitor.defaults)}
+    today = {OF_BOTH, *(competitor.fingerprint for competitor in OPTIMIZERS.values() if competitor.defaults)}
     older = {found for found in fingerprints(study) if found not in today}
     head = "\n\n".join((RESULTS / f"{study}.md").read_text().split("\n\n")[:OF_THE_HEAD])
     assert (SAID in head) is bool(older), f"results/{study}.md: some of its runs have other defaults ({older or 'none'})"

@@ -96,8 +96,8 @@ def test_raw_compares_factors_on_the_damping_of_first_layers(
     monkeypatch.setattr(raw, "STEPS", {"digits-mlp": 3})
     run(capsys, "raw", "--seeds", "0", "--out", str(tmp_path))
     lines = archive.read(tmp_path / "raw.jsonl.gz")["raw.jsonl"]
-    assert {(line["method"], line["raw_damping"]) for line in lines} == {(m, f) for m in raw.METHODS for f in raw.FACTORS}
-    assert len({line["train_loss"] for line in lines if line["method"] == "LNGD" and line["lr"] == 0.25}) > 1
+    assert {(line["optimizer"], line["raw_damping"]) for line in lines} == {(m, f) for m in raw.METHODS for f in raw.FACTORS}
+    assert len({line["train_loss"] for line in lines if line["optimizer"] == "LNGD" and line["lr"] == 0.25}) > 1
     assert (tmp_path / "raw.md").read_text().count("| digits-mlp") == 4
 
 

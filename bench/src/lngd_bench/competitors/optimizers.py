@@ -152,4 +152,20 @@ OPTIMIZERS: Mapping[str, Competitor] = {
         two_rates=True,
     ),
 }
+OF_BOTH = "-".join(OPTIMIZERS[name].fingerprint for name in ("lngd", "lngd-spectral"))
+"""Of a run that does not say which of the two it varies."""
+
+
+def fingerprint_of(asked: Mapping[str, Any]) -> str:
+    """Of the defaults of the optimizer that a run names, by its name or its title."""
+    said = str(asked.get("optimizer", "")).partition(",")[0]
+    competitor = OPTIMIZERS.get(said) or next((row for row in OPTIMIZERS.values() if row.title == said), None)
+    return OF_BOTH if competitor is None else competitor.fingerprint
+
+
+def is_current(line: Mapping[str, Any]) -> bool:
+    """Whether a run was made with the defaults of today."""
+    return bool(line.get("defaults") == fingerprint_of(line))
+
+
 DEFAULT_OPTIMIZERS = "sgd,adamw,muon,lngd,lngd-spectral"  # as the command line writes them

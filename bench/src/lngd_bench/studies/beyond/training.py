@@ -10,7 +10,7 @@ import torch
 from torch import Generator
 from torch.optim.lr_scheduler import LambdaLR
 
-from lngd_bench.competitors.optimizers import OPTIMIZERS
+from lngd_bench.competitors.optimizers import OPTIMIZERS, is_current
 from lngd_bench.ledger import Ledger, Line
 from lngd_bench.studies.beyond.rivals import RIVALS, Rates
 from lngd_bench.studies.beyond.task import Task
@@ -73,7 +73,7 @@ class Runs(Ledger):
     """The runs of the archive, to which new ones are added."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, FILE, found=FOUND)
+        super().__init__(path, FILE, found=FOUND, keeps=is_current)
 
     def of(self, spec: Spec) -> Line:
         """Found, or else made; an optimizer that can't train a model leaves what it said."""

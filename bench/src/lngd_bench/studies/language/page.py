@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from scipy.stats import t
 
-from lngd_bench.competitors.optimizers import OPTIMIZERS, default_of
+from lngd_bench.competitors.optimizers import OPTIMIZERS, default_of, is_current
 from lngd_bench.ledger import Line
 from lngd_bench.studies.language.ablation import CHANGES, METHOD, UNCHANGED
 from lngd_bench.studies.language.runs import OURS, TASKS, rates
@@ -60,7 +60,7 @@ class Row:
 
 def rows_of(lines: Sequence[Line]) -> list[Row]:
     """The optimizers at the best of their trials, ours at their defaults too; of one task and number of steps."""
-    current = [line for line in lines if line["defaults"] == OPTIMIZERS[line["optimizer"]].fingerprint]
+    current = [line for line in lines if is_current(line)]
     return [
         row for name in OPTIMIZERS for row in _rows(name, [line for line in current if line["optimizer"] == name]) if row.runs
     ]
@@ -88,7 +88,7 @@ def changes_of(lines: Sequence[Line]) -> list[Row]:
     """Each change at the rates that have most seeds."""
     found = []
     for change in CHANGES:
-        own = [line for line in lines if line["change"] == change and line["defaults"] == OPTIMIZERS[METHOD].fingerprint]
+        own = [line for line in lines if line["change"] == change and is_current(line)]
         settings = dict.fromkeys((line["lr"], line["rest"]) for line in own)
         tried = [_row(change, METHOD, lr, rest, own, change=change) for lr, rest in settings]
         if tried:

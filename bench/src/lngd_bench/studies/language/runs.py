@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from lngd import LNGD, SpectralLNGD
 from lngd.methods import Method
-from lngd_bench.competitors.optimizers import OPTIMIZERS, Competitor, Setting
+from lngd_bench.competitors.optimizers import OPTIMIZERS, Competitor, Setting, is_current
 from lngd_bench.ledger import Ledger, Line
 from lngd_bench.studies.language.tuning import Point, tuned
 from lngd_bench.studies.variants.changes import NAME, Build
@@ -85,7 +85,7 @@ class Runs(Ledger):
     """An archive of runs. Several processes may fill it at once, each with other optimizers."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, FILE, found=("curve", "loss", "seconds"), said=_said)
+        super().__init__(path, FILE, found=("curve", "loss", "seconds"), keeps=is_current, said=_said)
 
     def of(self, wanted: Wanted) -> Line:
         """Found, or else made."""

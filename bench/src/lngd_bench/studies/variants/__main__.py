@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lngd.optimizer import NaturalGradient
 from lngd_bench import archive
-from lngd_bench.competitors.optimizers import OPTIMIZERS
+from lngd_bench.competitors.optimizers import OPTIMIZERS, fingerprint_of, is_current
 from lngd_bench.errors import BenchError
 from lngd_bench.ledger import Ledger, Line
 from lngd_bench.studies.results import MISSING, markdown, text
@@ -36,8 +36,6 @@ from lngd_bench.training.race import plan
 from lngd_bench.training.records import Epoch
 from lngd_bench.training.train import Run
 
-DEFAULTS = "-".join(OPTIMIZERS[name].fingerprint for name in ("lngd", "lngd-spectral"))
-"""Of the methods that are varied: a run that was made with others is made again."""
 TABLES = {"variants": changes.table, "scales": scales.table, "raw": raw.table, "transfer": transfer.table}
 """Of studies at the defaults of the day, which drop runs of other days; the others' pages have a row for every run."""
 FOUND = ("train_loss", "metric", "diverged")
@@ -85,11 +83,6 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     steps.add_argument("optimizer", choices=list(OPTIMIZERS))
     steps.add_argument("--at", type=int, nargs="+", default=[1, 10, 100], help="steps, counted from 1")
     return parser.parse_args(words)
-
-
-def is_current(line: Line) -> bool:
-    """Whether a run was made with the defaults of today."""
-    return bool(line.get("defaults") == DEFAULTS)
 
 
 def end_of(measure: Callable[[], Epoch]) -> Line:
@@ -151,7 +144,7 @@ def main(words: Sequence[str]) -> None:
     file, path = f"{given.name}.jsonl", given.out / f"{given.name}{archive.ENDING}"
     ledger = Ledger(path, file, found=FOUND, keeps=is_current if given.name in TABLES else lambda _line: True)
     for asked, measure in wanted(given):
-        ledger.run({**asked, "defaults": DEFAULTS}, partial(end_of, measure))
+        ledger.run({**asked, "defaults": fingerprint_of(asked)}, partial(end_of, measure))
     lines = ledger.lines
     dates = sorted({line["date"][:10] for line in lines if "date" in line})
     table = TABLES.get(given.name, every_run)(lines)

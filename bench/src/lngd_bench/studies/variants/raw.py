@@ -28,17 +28,17 @@ def wanted(given: argparse.Namespace) -> Iterator[Wanted]:
         small = replace(TASKS[task], steps=STEPS[task], epoch_steps=STEPS[task], samples=min(12800, TASKS[task].samples))
         data = small.data(None).first(small.samples)
         for lr, factor, seed in product(rates, FACTORS, given.seeds):
-            about = {"task": task, "steps": small.steps, "method": name, "lr": lr, "raw_damping": factor, "seed": seed}
+            about = {"task": task, "steps": small.steps, "optimizer": name, "lr": lr, "raw_damping": factor, "seed": seed}
             yield about, partial(last_epoch, small, built(partial(method, factors=Factors(raw_damping=factor))), lr, seed, data)
 
 
 def table(lines: Sequence[Line]) -> str:
     """The mean accuracy over seeds, in per cent."""
-    rows = dict.fromkeys((line["method"], line["task"], line["lr"]) for line in lines)
+    rows = dict.fromkeys((line["optimizer"], line["task"], line["lr"]) for line in lines)
 
     def cell(row: tuple[str, str, float], factor: float) -> str:
-        own = [line for line in lines if (line["method"], line["task"], line["lr"]) == row and line["raw_damping"] == factor]
+        own = [line for line in lines if (line["optimizer"], line["task"], line["lr"]) == row and line["raw_damping"] == factor]
         return f"{100 * mean(line['metric'] for line in own):.2f}"
 
-    names = ["method", "task", "lr", *(f"raw_damping {factor:g}" for factor in FACTORS)]
+    names = ["optimizer", "task", "lr", *(f"raw_damping {factor:g}" for factor in FACTORS)]
     return markdown(names, [[row[0], row[1], f"{row[2]:g}", *(cell(row, factor) for factor in FACTORS)] for row in rows], words=2)
