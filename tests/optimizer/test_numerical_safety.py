@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lngd import EKFAC, KFAC, LNGD, Factors, Schedule
+from lngd import EKFAC, KFAC, LNGD, Factors, Schedule, SpectralLNGD
 from lngd.optimizer.curved_layer import MOST_FAILURES
 from lngd.optimizer.layer_step import stay_finite
 from reference import batch, differences, mlp, snapshot, through_a_file, train_step
@@ -63,6 +63,49 @@ def test_statistics_that_overflow_again_and_again_go_to_float64_and_the_run_goes
     assert all(t.dtype == torch.float64 for t in optimizer.blocks["0"].tensors().values() if t.is_floating_point())
     assert all(t.isfinite().all() for t in optimizer.blocks["0"].tensors().values())
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+SCALED = 1e19
+"""Squares of gradients have room in float32; those of a sample's, a batch's size times as large, have not."""
+
+
+@pytest.mark.filterwarnings(f"ignore:{SKIPPED}")
+@pytest.mark.parametrize("method", [LNGD, KFAC, SpectralLNGD])
+def test_a_wild_batch_whose_statistics_overflow_only_at_their_own_scale_is_skipped(method):
+    model = mlp(4, 6, 3, dtype=SINGLE)
+    optimizer = method(model, fisher="empirical", schedule=1, warmup=0)
+    for step in range(6):
+        x, y = batch(64, 4, seed=step, dtype=SINGLE)
+        optimizer.zero_grad()
+        (nn.functional.cross_entropy(model(x), y) * (100 * SCALED if step == 3 else 1.0)).backward()
+        optimizer.step()
+        assert optimizer.stats()["skipped"] == (step >= 3)
+    assert all(t.isfinite().all() for block in optimizer.blocks.values() for t in block.tensors().values())
+
+
+@pytest.mark.filterwarnings(f"ignore:{SKIPPED}", "ignore:layer .*its statistics overflow")
+@pytest.mark.parametrize("method", [LNGD, KFAC, SpectralLNGD])
+def test_a_loss_whose_statistics_always_overflow_at_their_own_scale_trains_in_float64(method):
+    model = mlp(4, 6, 3, dtype=SINGLE)
+    optimizer = method(model, fisher="empirical", schedule=1, warmup=0)
+    for step in range(6):
+        x, y = batch(64, 4, seed=step, dtype=SINGLE)
+        optimizer.zero_grad()
+        (nn.functional.cross_entropy(model(x), y) * 100 * SCALED).backward()
+        optimizer.step()
+    assert optimizer.stats()["skipped"] == 3
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:layer .*Fisher factor not positive definite")
+@pytest.mark.parametrize("method", [LNGD, KFAC, SpectralLNGD])
+def test_a_layer_that_nothing_reaches_is_no_failure_without_a_bound_on_the_damping(method):
+    model, x, y = small()
+    dead = nn.Sequential(model, nn.ReLU(), nn.Linear(3, 3).requires_grad_(False))
+    nn.init.constant_(model[2].bias, -1e3)
+    optimizer = method(dead, fisher="empirical", schedule=1, factors=Factors(damping_bounds=(0.0, math.inf)))
+    for _ in range(MOST_FAILURES + 2):
+        train_step(dead, optimizer, x, y)
 
 
 @pytest.mark.filterwarnings(f"ignore:{SKIPPED}", "ignore:layer '0'. its statistics overflow")

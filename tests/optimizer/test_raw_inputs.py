@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lngd import KFAC, LNGD, PAPER, Factors, Schedule, SpectralLNGD
 from lngd.linalg import Damping
@@ -107,7 +108,105 @@ def test_rows_of_outputs_that_the_loss_reads_meet_the_targets(case, accumulated)
         for _ in range(accumulated):
             model(torch.randn(shape)).square().mean().backward()
         optimizer.step()
-    assert {outcome.layer for outcome in optimizer.summary() if MEETS_TARGETS in outcome.reason} == expected
+    assert of_targets(optimizer) == expected
+
+
+class Behind(nn.Module):
+    """A layer on rows with something behind it that has no curvature."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.hidden = kind, nn.Linear(4, 5)
+        self.head = nn.Bilinear(5, 5, 3) if kind == "bilinear" else nn.Linear(5, 3)
+        self.matrix = nn.Parameter(torch.randn(3, 5)) if kind == "parameter" else None
+        if kind == "frozen":
+            self.head.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.hidden(x))
+        if self.matrix is not None:
+            return F.linear(h, self.matrix)
+        return self.head(h, h) if self.kind == "bilinear" else self.head(h)
+
+
+def of_targets(optimizer: SpectralLNGD) -> set[str]:
+    """The layers whose outputs meet the targets."""
+    return {outcome.layer for outcome in optimizer.summary() if MEETS_TARGETS in outcome.reason}
+
+
+@pytest.mark.filterwarnings("ignore:only")
+@pytest.mark.parametrize("kind", ["bilinear", "parameter", "frozen", "by AdamW"])
+def test_what_stands_behind_a_layer_without_curvature_is_no_target(kind):
+    torch.manual_seed(0)
+    model = Behind(kind)
+    head = [p for p in model.head.parameters() if kind == "by AdamW"]
+    rest = [p for p in model.parameters() if all(p is not q for q in head)]
+    optimizer = SpectralLNGD(model, [{"params": rest}, {"params": head, "curvature": False}] if head else None)
+    model(torch.randn(16, 4)).square().mean().backward()
+    optimizer.step()
+    assert of_targets(optimizer) == set()
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_attention_on_positions_meets_no_targets(batch_first):
+    torch.manual_seed(0)
+    model = nn.MultiheadAttention(4, 2, batch_first=batch_first)
+    optimizer = SpectralLNGD(model)
+    x = torch.randn(6, 5, 4)
+    model(x, x, x)[0].square().mean().backward()
+    optimizer.step()
+    assert of_targets(optimizer) == set()
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_look_at_a_hidden_layers_gradient_does_not_make_it_the_last_one(create_graph):
+    torch.manual_seed(0)
+    model = mlp(4, 5, 5, 3, dtype=torch.float32)
+    optimizer = SpectralLNGD(model)
+    x = torch.randn(16, 4, requires_grad=True)
+    hidden = model[:3](x)
+    torch.autograd.grad(hidden.sum(), x, retain_graph=True, create_graph=create_graph)
+    model[3:](hidden).square().mean().backward()
+    optimizer.step()
+    assert of_targets(optimizer) == {"4"}
+
+
+def test_a_pass_to_a_hidden_layer_that_was_dropped_does_not_make_it_the_last_one():
+    torch.manual_seed(0)
+    model = mlp(4, 5, 5, 3, dtype=torch.float32)
+    optimizer = SpectralLNGD(model)
+    hidden = model[:3](torch.randn(16, 4))
+    hidden.square().mean().backward(retain_graph=True)
+    optimizer.zero_grad()
+    model[3:](hidden).square().mean().backward()
+    optimizer.step()
+    assert of_targets(optimizer) == {"4"}
+
+
+@pytest.mark.parametrize("parts", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_parts_don_t_change_which_layer_is_the_last_one(reentrant, parts):
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2)), nn.Linear(4, 3))
+    optimizer = SpectralLNGD(model)
+    for _ in range(2):
+        h = torch.randn(16, 4, requires_grad=True)
+        for place, part in enumerate(model):
+            h = checkpoint(part, h, use_reentrant=reentrant) if place in parts else part(h)
+        optimizer.zero_grad()
+        h.square().mean().backward()
+        optimizer.step()
+        assert of_targets(optimizer) == {"2"}
+
+
+def test_a_layer_at_both_ends_is_damped_once():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3).double()
+    optimizer = SpectralLNGD(model, damping=0.01, schedule=EVERY_STEP)
+    train_step(model, optimizer, *batch(16, 4))
+    block, gradient = optimizer.blocks[""], torch.randn(3, 5, dtype=torch.float64)
+    solved = torch.linalg.solve(block.dense(Damping(1.0)), gradient.flatten())
+    torch.testing.assert_close(block.precondition(gradient).flatten(), solved)
 
 
 def test_a_layer_that_the_loss_reads_no_more_is_damped_as_any_other():
@@ -118,7 +217,7 @@ def test_a_layer_that_the_loss_reads_no_more_is_damped_as_any_other():
         optimizer.zero_grad()
         part(torch.randn(16, 4)).square().mean().backward()
         optimizer.step()
-        found.append({outcome.layer for outcome in optimizer.summary() if MEETS_TARGETS in outcome.reason})
+        found.append(of_targets(optimizer))
     assert found == [{"4"}, {"2", "4"}, {"4"}]  # what is not measured keeps what it was
 
 

@@ -3,8 +3,12 @@
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
+
+from filelock import FileLock
 
 from lngd_bench import archive
 
@@ -13,7 +17,7 @@ Line = dict[str, Any]
 
 
 class Ledger:
-    """One file of an archive. Several processes may fill it with different runs: it is read again where another has written.
+    """One file of an archive. Several processes may fill it with different runs: one at a time writes, and reads it again before.
 
     Args:
         path: the archive.
@@ -33,6 +37,8 @@ class Ledger:
         said: Callable[[Line], str] = json.dumps,
     ) -> None:
         self.path, self.file, self.found, self.keeps, self.said = path, file, {*found, "date"}, keeps, said
+        name = sha256(str(path.resolve()).encode()).hexdigest()[:16]
+        self._alone = FileLock(Path(gettempdir()) / f"lngd-{name}.lock")
         self._stamp: tuple[int, int] | None = None
         self._known: dict[str, Line] = {}
 
@@ -48,11 +54,12 @@ class Ledger:
         self._read()
         if (key := self._key(asked)) not in self._known:
             line = {**asked, **make(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
-            self._read()
-            self._known[key] = line
-            others = archive.read(self.path) if self.path.exists() else {}
-            archive.write(self.path, {**others, self.file: [*self._known.values()]})
-            self._stamp = self._now()
+            with self._alone:
+                self._read()
+                self._known[key] = line
+                others = archive.read(self.path) if self.path.exists() else {}
+                archive.write(self.path, {**others, self.file: [*self._known.values()]})
+                self._stamp = self._now()
             print(self.said(line), flush=True)
         return self._known[key]
 

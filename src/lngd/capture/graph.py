@@ -61,6 +61,8 @@ class Guess:
     call: Call | None
     gradient: Tensor | None
     """Of the call's chosen samples, if g is made of it."""
+    last: bool = False
+    """Whether the pass came to this call, whose outputs are rows, before any other of its forward."""
 
 
 @dataclass(slots=True)

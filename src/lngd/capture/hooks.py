@@ -108,8 +108,8 @@ class Capture:
     raw: set[str] = field(default_factory=set)
     """Layers whose last sample of the curvature came of rows of data, `[n, i]`, which nothing that is trained has made."""
     last: set[str] = field(default_factory=set)
-    """Layers to whose outputs, rows `[n, o]`, the last backward pass that was measured came before any other's: the loss reads
-    them. Of several such layers of one model it is the one that was called last."""
+    """Layers to whose outputs, rows `[n, o]`, the backward pass of their last sample came before any other's: the loss reads
+    them. Of several such layers it is the one that was called last."""
     forward_id: int = 0
 
     def __post_init__(self) -> None:
@@ -128,8 +128,8 @@ class Capture:
         self._sub_batches: dict[tuple[str, int], slice] = {}
         self._rate_slices: dict[int, slice] = {}
         self._awaited, self._reached = set[str](), set[str]()
-        self._begun = set[int]()
-        """Forwards of which a gradient has arrived."""
+        self._begun, self._newest_pass = set[int](), NO_PASS
+        """Forwards that a backward pass has come to, and the last such pass."""
         self._backward_ran = self._forward_counts = self._model_runs_again = False
 
     def attach(self) -> None:
@@ -435,10 +435,9 @@ class Capture:
             sample = RateSample(arrival.x, g, arrival.batch, arrival.forward_id)
         if arrival.call is not None:
             call = arrival.take_call()
-            if call is not None and call.forward_id not in capture._begun:
-                capture._begun.add(call.forward_id)
-                call.last = len(call.shape) == 2
         guess = Guess(sample, call, None if call is None else capture.source.kept(call, gradient))
+        if call is not None:
+            guess.last = capture._comes_first(call, number) and call.shape.numel() == call.batch * layer.outputs * layer.groups
         passes = ledger.guessed.setdefault(name, {})
         if number not in passes and len(passes) == PASSES:
             del passes[min(passes)]
@@ -451,8 +450,8 @@ class Capture:
             return
         self._ledger.owners[name] = weakref.ref(weight.grad), weight.grad._version
         counted = [guess for inner, guesses in passes.items() if inner >= number for guess in guesses]
-        if self.measuring and (calls := [guess.call for guess in counted if guess.call is not None]):
-            (self.last.add if any(call.last for call in calls) else self.last.discard)(name)
+        if self.measuring and counted:
+            (self.last.add if any(guess.last for guess in counted) else self.last.discard)(name)
         for guess in counted:
             self._reached.add(name)
             if guess.sample is not None:
@@ -462,6 +461,16 @@ class Capture:
                 self.source.arrived(guess.call, guess.gradient)
         if self.measuring and weight.grad.device.type in HOST and not weight.grad.any():
             when_backward_ends(partial(self._ledger.note_zero, name))  # the bias may come later
+
+    def _comes_first(self, call: Call, number: int) -> bool:
+        """Whether this is the first call that the backward pass of that number comes to.
+
+        Checkpointing runs a part again in a pass of its own, inside the one that has come to the forward, with a higher number.
+        """
+        first = call.forward_id not in self._begun if call.rerun else number > self._newest_pass
+        self._begun.add(call.forward_id)
+        self._newest_pass = max(self._newest_pass, number)
+        return first
 
     def forget_dropped(self) -> None:
         """What belongs to gradients that were dropped since, by whomever and however, is forgotten."""

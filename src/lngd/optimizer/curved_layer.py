@@ -171,29 +171,33 @@ class CurvedLayer:
         """What its damping is multiplied with for a side that meets the data."""
         return float(self.recipe.factors.raw_damping or 1.0) if self.states[0]["raw"] & side else 1.0
 
-    def take_measurement(self, guard: Guard, *, raw: bool, last: bool) -> None:
-        """F ← ϵF + (1−ϵ)F_new (LNGD eq. 14), F_new at the Fisher matrix's scale.
-
-        Args:
-            guard: of this step.
-            raw: the inputs are the data themselves.
-            last: the loss reads the outputs.
-        """
-        pending = self.pending
+    def at_scale(self, guard: Guard) -> tuple[Tensor, ...]:
+        """What was measured, at the Fisher matrix's scale; nothing where nothing was."""
+        pending, mean_over = self.pending, self.recipe.mean_over
         if not pending.samples:
-            return
-        fisher, mean_over = pending.fisher, self.recipe.mean_over
+            return ()
+        fisher = pending.fisher
         assert fisher is not None
         weight: float | Tensor = fisher_weight(
             fisher, mean_over, batch=pending.samples, positions=pending.tokens / pending.samples
         )
         if fisher is FisherType.EMPIRICAL:
             weight = weight * guard.of_squares(pending.means[0].device)
-        self.block.update(self.block.weighted(pending.means, weight), self.groups[0]["decay"])
+        return self.block.weighted(pending.means, weight)
+
+    def take_measurement(self, measured: tuple[Tensor, ...], *, raw: bool, last: bool) -> None:
+        """F ← ϵF + (1−ϵ)F_new (LNGD eq. 14).
+
+        Args:
+            measured: F_new.
+            raw: the inputs are the data themselves.
+            last: the loss reads the outputs.
+        """
+        self.block.update(measured, self.groups[0]["decay"])
         self.states[0]["raw"] = DATA_IN * raw + DATA_OUT * (last and self.block.damps_last_outputs)
         self.publish()
-        if mean_over == "none":
-            self.states[0]["summed"].fill_(pending.samples)
+        if self.recipe.mean_over == "none":
+            self.states[0]["summed"].fill_(self.pending.samples)
 
     def promote(self) -> None:
         """Keeps everything of this layer in float64 from now on: squares of its inputs or gradients overflow float32."""
@@ -206,14 +210,15 @@ class CurvedLayer:
         Each try is one in the factor's own precision and one in float64 (`lngd.linalg.inverse`).
 
         Raises:
-            RuntimeError: MOST_FAILURES refreshes in a row have failed. A layer whose statistics are all zero, because nothing
+            RuntimeError: MOST_FAILURES refreshes in a row have failed. A layer of which a statistic is zero, because nothing
                 reaches it, is not counted: its gradient is zero too.
         """
-        damping, bounds = self._damping_factor(DATA_IN) * self.groups[0]["damping"], self.recipe.factors.damping_bounds
+        inside, bounds = self._damping_factor(DATA_IN), self.recipe.factors.damping_bounds
+        damping, outputs = inside * self.groups[0]["damping"], self._damping_factor(DATA_OUT) if inside == 1 else 1.0
         for factor in MORE_DAMPING:
             relative = damping if factor == 1 else factor * max(damping, LEAST_DAMPING)
             try:
-                self.block.refresh(Damping(relative, bounds, self._damping_factor(DATA_OUT)))
+                self.block.refresh(Damping(relative, bounds, outputs))
             except NotPositiveDefiniteError:
                 continue
             if factor > 1:
@@ -224,7 +229,8 @@ class CurvedLayer:
 
     def _failed(self) -> None:
         kept = "kept the last inverse" if self.block.ready else "the layer stays as it is until it has one"
-        if any(getattr(self.block, statistic).any() for statistic in self.block.statistics):
+        statistics = [getattr(self.block, name) for name in self.block.statistics]
+        if all(statistic.any() for statistic in statistics if statistic.numel()):
             self.states[0]["failed"] += 1
             if self.states[0]["failed"] >= MOST_FAILURES:
                 raise RuntimeError(

@@ -302,20 +302,21 @@ class NaturalGradient(torch.optim.Optimizer):
             return
         capture.forget_dropped()
         capture.source.finished(None)
-        pending = [mean for each in self._layers.values() for mean in each.pending.means]
-        if not pending:
+        measured = {each: found for each in self._layers.values() if (found := each.at_scale(guard))}
+        if not measured:
             refuse_parts_of_a_model(self._fisher.type, capture.waiting and bool(self._layers))
             return
-        measured = guard.accept & all_finite(pending).to(guard.accept.device)
-        self._lost = not measured
-        if measured:
+        accept = guard.accept & all_finite([t for found in measured.values() for t in found]).to(guard.accept.device)
+        self._lost = not accept
+        if accept:
             self._overflows = 0
-            for each in self._layers.values():
-                each.take_measurement(guard, raw=each.name in capture.raw, last=each.name in capture.last)
+            last = capture.last if self._plan.has_nothing_behind_its_layers() else ()
+            for each, found in measured.items():
+                each.take_measurement(found, raw=each.name in capture.raw, last=each.name in last)
             self._lacking = self._lacks_an_inverse(self._layers.values())
         elif guard.accept:
-            self._overflowed()
-        guard.accept = measured
+            self._overflowed(measured)
+        guard.accept = accept
         capture.warn_of_wrong_loss(scaled=guard.squared_scale is not None)
 
     def _refresh(self, guard: Guard) -> None:
@@ -472,13 +473,13 @@ class NaturalGradient(torch.optim.Optimizer):
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
         self._take_plan(self.t + 1)
 
-    def _overflowed(self) -> None:
+    def _overflowed(self, measured: Mapping[CurvedLayer, tuple[Tensor, ...]]) -> None:
         """Gradients are finite and a statistic, which is a square, is not."""
         self._overflows += 1
         if self._overflows < OVERFLOWS:
             return
-        for each in self._layers.values():
-            means = [mean for mean in each.pending.means if mean.is_floating_point()]
+        for each, found in measured.items():
+            means = [mean for mean in found if mean.is_floating_point()]
             if means and not all_finite(means) and each.layer.dtype != torch.float64 and means[0].device.type != "mps":
                 each.promote()
                 warn(f"layer '{each.name}': its statistics overflow float32 and are kept in float64 from now on")

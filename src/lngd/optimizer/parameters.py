@@ -93,6 +93,10 @@ class Plan:
         """Ids of those of which AdamW is a choice and not a lack of curvature."""
         return {id(self.parameters[name]) for name, outcome in self.outcomes.items() if is_a_choice(outcome)}
 
+    def has_nothing_behind_its_layers(self) -> bool:
+        """Whether all matrices of the model are its layers' or its embeddings': then the loss reads the last layer's outputs."""
+        return all(o.kind == "curvature" or "curvature=True" in o.reason for o in self.outcomes.values() if len(o.shape) > 1)
+
 
 def unwrapped(model: object) -> tuple[nn.Module, nn.Module]:
     """The module inside DDP and torch.compile, and the one whose forward is the model's: what torch.compile returned, if any.

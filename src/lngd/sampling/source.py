@@ -47,8 +47,6 @@ class Call:
     dtype: torch.dtype
     raw: bool = False
     """Whether the input is rows of data, which nothing that is trained has made."""
-    last: bool = False
-    """Whether the output is rows to which the backward pass came first."""
     rerun: bool = False
     """Whether activation checkpointing ran this call inside a backward pass, as a part of its forward."""
     g: Tensor | None = None
