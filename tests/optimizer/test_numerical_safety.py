@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lngd import EKFAC, KFAC, LNGD, Factors, Schedule, SpectralLNGD
+from lngd.optimizer import NaturalGradient
 from lngd.optimizer.curved_layer import MOST_FAILURES
 from lngd.optimizer.layer_step import stay_finite
 from reference import batch, differences, mlp, snapshot, through_a_file, train_step
@@ -65,34 +66,34 @@ def test_statistics_that_overflow_again_and_again_go_to_float64_and_the_run_goes
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-SCALED = 1e19
-"""Squares of gradients have room in float32; those of a sample's, a batch's size times as large, have not."""
+OVERFLOWS = 1e21
+"""Squares of gradients of such a loss have room in float32; at a sample's own scale, times the batch's size squared, they don't."""
+
+
+def scaled_run(method: type, factors: list[float]) -> tuple[nn.Module, NaturalGradient]:
+    """A step for each factor on the loss."""
+    model = mlp(4, 6, 3, dtype=SINGLE)
+    optimizer = method(model, fisher="empirical", schedule=1, warmup=0)
+    for seed, factor in enumerate(factors):
+        x, y = batch(64, 4, seed=seed, dtype=SINGLE)
+        optimizer.zero_grad()
+        (factor * nn.functional.cross_entropy(model(x), y)).backward()
+        optimizer.step()
+    return model, optimizer
 
 
 @pytest.mark.filterwarnings(f"ignore:{SKIPPED}")
 @pytest.mark.parametrize("method", [LNGD, KFAC, SpectralLNGD])
 def test_a_wild_batch_whose_statistics_overflow_only_at_their_own_scale_is_skipped(method):
-    model = mlp(4, 6, 3, dtype=SINGLE)
-    optimizer = method(model, fisher="empirical", schedule=1, warmup=0)
-    for step in range(6):
-        x, y = batch(64, 4, seed=step, dtype=SINGLE)
-        optimizer.zero_grad()
-        (nn.functional.cross_entropy(model(x), y) * (100 * SCALED if step == 3 else 1.0)).backward()
-        optimizer.step()
-        assert optimizer.stats()["skipped"] == (step >= 3)
+    _, optimizer = scaled_run(method, [1.0, 1.0, 1.0, OVERFLOWS, 1.0, 1.0])
+    assert optimizer.stats()["skipped"] == 1
     assert all(t.isfinite().all() for block in optimizer.blocks.values() for t in block.tensors().values())
 
 
 @pytest.mark.filterwarnings(f"ignore:{SKIPPED}", "ignore:layer .*its statistics overflow")
 @pytest.mark.parametrize("method", [LNGD, KFAC, SpectralLNGD])
 def test_a_loss_whose_statistics_always_overflow_at_their_own_scale_trains_in_float64(method):
-    model = mlp(4, 6, 3, dtype=SINGLE)
-    optimizer = method(model, fisher="empirical", schedule=1, warmup=0)
-    for step in range(6):
-        x, y = batch(64, 4, seed=step, dtype=SINGLE)
-        optimizer.zero_grad()
-        (nn.functional.cross_entropy(model(x), y) * 100 * SCALED).backward()
-        optimizer.step()
+    model, optimizer = scaled_run(method, [OVERFLOWS] * 6)
     assert optimizer.stats()["skipped"] == 3
     assert all(p.isfinite().all() for p in model.parameters())
 
