@@ -67,7 +67,7 @@ def test_statistics_that_overflow_again_and_again_go_to_float64_and_the_run_goes
 
 
 OVERFLOWS = 1e21
-"""Squares of gradients of such a loss have room in float32; at a sample's own scale, times the batch's size squared, they don't."""
+"""Squares of such a loss's gradients have room in float32; at a sample's own scale, times the batch's size squared, not."""
 
 
 def scaled_run(method: type, factors: list[float]) -> tuple[nn.Module, NaturalGradient]:
