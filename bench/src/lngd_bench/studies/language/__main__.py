@@ -63,7 +63,7 @@ def write(runs: Runs, directory: Path, command: str) -> str:
     shown = {}
     for name, steps in sizes(lines):
         rows = rows_of([line for line in lines if (line["task"], line["steps"]) == (name, steps)])
-        if rows:
+        if any(row.optimizer not in OURS for row in rows):
             shown[f"{TASKS[name].title}, {steps} steps" if name in TASKS else name] = rows
     if shown:
         archive.put(directory / f"{STUDY}.png", draw(shown))
