@@ -156,13 +156,13 @@ def _changed(rows: Sequence[Row]) -> Iterator[str]:
     yield "All at its tuned rates."
     headings = ("", "lr", "loss", "− unchanged", "s a run")
     yield markdown(
-        headings, [[row.title, f"{row.lr:g}", _loss(row), _paired(row, reference), _seconds(row)] for row in rows]
+        headings, [[_name(row, seeds), f"{row.lr:g}", _loss(row), _paired(row, reference), _seconds(row)] for row in rows]
     ).strip()
 
 
-def _name(row: Row) -> str:
+def _name(row: Row, usual: int = 3) -> str:
     seeds = len(row.runs)
-    return row.title if seeds == 3 else f"{row.title} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
+    return row.title if seeds == usual else f"{row.title} ({seeds} {'seed' if seeds == 1 else 'seeds'})"
 
 
 def _rates(row: Row) -> list[str]:
