@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -33,8 +34,7 @@ Parameters: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterab
 FisherChoice: TypeAlias = Fisher | FisherType | str
 
 SCHEDULE = Schedule(curvature_every=20, inverse_every=20, ramp=True, refresh_over=4, samples=8)
-SCHEDULE_OF_32 = Schedule(curvature_every=20, inverse_every=20, ramp=True, refresh_over=4, samples=32)
-WHOLE_BATCH = Schedule(curvature_every=20, inverse_every=20, ramp=True, refresh_over=4, samples=None)
+SCHEDULE_OF_32, WHOLE_BATCH = replace(SCHEDULE, samples=32), replace(SCHEDULE, samples=None)
 SELDOM_REFRESHED = Schedule(curvature_every=5, inverse_every=100, ramp=True, refresh_over=4, samples=None)
 """EKFAC measures along its basis more often than the basis moves."""
 BLOCKS_OF_128, LARGE = Factors(128, raw_damping=1.0), Factors(8192, raw_damping=1.0)

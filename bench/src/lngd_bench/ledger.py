@@ -40,6 +40,7 @@ class Ledger:
         name = sha256(str(path.resolve()).encode()).hexdigest()[:16]
         self._alone = FileLock(Path(gettempdir()) / f"lngd-{name}.lock")
         self._stamp: tuple[int, int] | None = None
+        self._files: dict[str, list[Line]] = {}
         self._known: dict[str, Line] = {}
 
     @property
@@ -57,15 +58,15 @@ class Ledger:
             with self._alone:
                 self._read()
                 self._known[key] = line
-                others = archive.read(self.path) if self.path.exists() else {}
-                archive.write(self.path, {**others, self.file: [*self._known.values()]})
+                archive.write(self.path, {**self._files, self.file: [*self._known.values()]})
                 self._stamp = self._now()
             print(self.said(line), flush=True)
         return self._known[key]
 
     def _read(self) -> None:
         if (now := self._now()) != self._stamp:
-            lines = archive.read(self.path).get(self.file, []) if now else []
+            self._files = archive.read(self.path) if now else {}
+            lines = self._files.get(self.file, [])
             self._known, self._stamp = {self._key(line): line for line in lines if self.keeps(line)}, now
 
     def _now(self) -> tuple[int, int] | None:

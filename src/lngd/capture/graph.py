@@ -62,7 +62,7 @@ class Guess:
     gradient: Tensor | None
     """Of the call's chosen samples, if g is made of it."""
     last: bool = False
-    """Whether the pass came to this call, whose outputs are rows, before any other of its forward."""
+    """Whether the pass came to this call, whose outputs are rows, before any other."""
 
 
 @dataclass(slots=True)
