@@ -116,3 +116,22 @@ def test_five_iterations_bring_every_singular_value_near_one(shape: tuple[int, i
     values = torch.linalg.svdvals(direction)
     assert values.min() > 0.6
     assert values.max() < 1.3
+
+
+@pytest.mark.parametrize(("name", "falls"), [("kfac", 1.0), ("kfac-scheduled", 10.0)])
+def test_a_trust_region_that_binds_hides_the_schedule_unless_its_radius_is_scheduled(name: str, falls: float) -> None:
+    lengths = []
+    for last in (1e3, 1e2):
+        torch.manual_seed(0)
+        model, x = mlp(12, 8, 4), torch.randn(6, 12)
+        optimizer = OPTIMIZERS[name].build(model, Setting(lr=1e3))
+        for rate in (*[1e3] * 11, last):  # ten steps of warm-up
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            before = [weight.detach().clone() for weight in model.parameters()]
+            optimizer.zero_grad()
+            cross_entropy_of(model(x)).backward()
+            optimizer.step()
+        moved = [(weight - start).norm() for weight, start in zip(model.parameters(), before, strict=True)]
+        lengths.append(torch.stack(moved).norm().item())
+    assert lengths[0] / lengths[1] == pytest.approx(falls, rel=1e-3)

@@ -17,6 +17,7 @@ from lngd.optimizer.hyperparameters import as_schedule, as_step_size
 from lngd_bench.competitors import peers
 from lngd_bench.competitors.muon import Float32Muon, MuonWithAdamW
 from lngd_bench.competitors.normuon import CautiousMuon, HyperballMuon, NorMuon
+from lngd_bench.competitors.trust_region import ScheduledKLClip
 from lngd_bench.tasks.task import MeanOver
 
 
@@ -90,7 +91,7 @@ def _of_setting(setting: Setting, ratio: float) -> dict[str, Any]:
     """`ratio`: AdamW's rate over lr, as the method has it."""
     named = {"lr": setting.lr, "weight_decay": setting.weight_decay, "mean_over": setting.mean_over}
     rest = None if setting.rest is None else setting.rest * ratio
-    chosen = {"damping": setting.damping, "schedule": setting.interval, "adamw_lr_ratio": rest}
+    chosen = {"damping": setting.damping, "adamw_lr_ratio": rest}
     return named | {name: value for name, value in chosen.items() if value is not None}
 
 
@@ -99,25 +100,27 @@ def default_of(method: type[Method], name: str) -> Any:
     return inspect.signature(method).parameters[name].default
 
 
-def _family(title: str, method: type[Method], cost: float) -> Competitor:
-    """A method of this library at its own defaults, of which the rate is the customary one."""
-    defaults = {name: parameter.default for name, parameter in inspect.signature(method).parameters.items()}
-    shown = {name: repr(value) for name, value in defaults.items() if value is not inspect.Parameter.empty}
+def _family(title: str, method: type[Method], cost: float, **changed: Any) -> Competitor:
+    """A method of this library at its own defaults, of which the rate is the customary one.
+
+    Args:
+        changed: arguments that have another default here.
+    """
+    signature = {name: parameter.default for name, parameter in inspect.signature(method).parameters.items()}
+    defaults = {name: value for name, value in signature.items() if value is not inspect.Parameter.empty} | changed
+    shown = {name: repr(value) for name, value in defaults.items()}
     if "step_size" in defaults:
         shown["step_size"] = repr(as_step_size(defaults["step_size"]))
 
     def build(model: nn.Module, setting: Setting) -> Optimizer:
+        chosen = _of_setting(setting, defaults["adamw_lr_ratio"])
+        if setting.interval is not None:
+            chosen["schedule"] = as_schedule(setting.interval, defaults["schedule"])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "lr=")  # a search tries rates of every size
-            return method(model, **_of_setting(setting, defaults["adamw_lr_ratio"]))
+            return method(model, **(changed | chosen))
 
     return Competitor(title, build, defaults["lr"], cost, damping=defaults["damping"], defaults=shown, two_rates=True)
-
-
-def _lngd_paper(model: nn.Module, setting: Setting) -> Optimizer:
-    """The paper's recipe, except that the setting decides weight decay: it is the same for all competitors."""
-    schedule = lngd.PAPER["schedule"] if setting.interval is None else as_schedule(setting.interval, lngd.PAPER["schedule"])
-    return lngd.LNGD(model, **{**lngd.PAPER, **_of_setting(setting, lngd.PAPER["adamw_lr_ratio"]), "schedule": schedule})
 
 
 OPTIMIZERS: Mapping[str, Competitor] = {
@@ -134,6 +137,7 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "kl-shampoo": Competitor("KL-Shampoo", _plain(peers.kl_shampoo), 0.003, 2.5, "heavyball"),
     "kl-soap": Competitor("KL-SOAP", _plain(peers.kl_soap), 0.003, 2.5, "heavyball"),
     "kfac": _family("K-FAC", lngd.KFAC, 2.0),
+    "kfac-scheduled": _family("K-FAC, radius by schedule", lngd.KFAC, 2.0, step_size=ScheduledKLClip()),
     "ekfac": _family("EKFAC", lngd.EKFAC, 2.5),
     "tkfac": _family("TKFAC", lngd.TKFAC, 2.0),
     "ngplus": _family("NG+", lngd.NGPlus, 1.8),
@@ -142,15 +146,7 @@ OPTIMIZERS: Mapping[str, Competitor] = {
     "lngd-sample": _family("LNGD-sample", lngd.LNGDSample, 1.7),
     "lngd": _family("LNGD", lngd.LNGD, 2.0),
     "lngd-spectral": _family("Spectral LNGD", lngd.SpectralLNGD, 1.8),
-    "lngd-paper": Competitor(
-        "LNGD, paper's recipe",
-        _lngd_paper,
-        0.01,
-        2.0,
-        damping=lngd.PAPER["damping"],
-        defaults={name: repr(value) for name, value in lngd.PAPER.items()},
-        two_rates=True,
-    ),
+    "lngd-paper": _family("LNGD, paper's recipe", lngd.LNGD, 2.0, **lngd.PAPER, lr=0.01),
 }
 OF_BOTH = "-".join(OPTIMIZERS[name].fingerprint for name in ("lngd", "lngd-spectral"))
 """Of a run that does not say which of the two it varies."""

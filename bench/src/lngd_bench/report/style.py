@@ -14,6 +14,7 @@ COLOURS: Mapping[str, str] = {
     "lngd-paper": "#999933",
     "lngd-lr": "#E69F00",
     "kfac": "#000000",
+    "kfac-scheduled": "#8B6D3F",
     "ekfac": "#7F7F7F",
     "tkfac": "#117733",
     "ngplus": "#AA4499",

@@ -18,8 +18,8 @@ from lngd_bench.studies.overhead.workloads import Inputs, Workload
 from lngd_bench.tasks.scoring import mean_cross_entropy
 from lngd_bench.tasks.task import MeanOver
 
-METHODS = tuple(name for name in OPTIMIZERS if name != "lngd-paper")
-"""`lngd-paper` is LNGD with other arguments: the same work."""
+METHODS = tuple(name for name in OPTIMIZERS if name not in ("lngd-paper", "kfac-scheduled"))
+"""Those two are LNGD and K-FAC with other arguments: the same work."""
 DEFAULT_METHODS = ("sgd", "adamw", "muon", "muon-fp32", "soap", "shampoo", "kfac", "lngd", "lngd-spectral")
 STATELESS = {"sgd": 6, "adamw": 6, "muon": 6, "muon-fp32": 6}
 """Steps of those whose steps are all alike."""
