@@ -84,11 +84,12 @@ HERE = replace(
     target=None,
     # lngd tune cifar10-resnet18 --optimizers sgd,adamw,kfac,ekfac,tkfac,ngplus,lngd-lr,lngd-sample,lngd,lngd-spectral,lngd-paper
     # --trials 4 --rounds 1 --dampings 2 --steps 100 --epoch-steps 25 --train-samples 12800 --threads 1: 8 trials each. The best
-    # of K-FAC, EKFAC, TKFAC and LNGD-sample has the highest rate of its grid, and the lower damping. LNGD and LNGD-lr had
-    # another step size then; they have their defaults until they are tuned again.
-    rates={"sgd": 0.071, "adamw": 0.0068, "kfac": 1.6, "ekfac": 1.6, "tkfac": 1.6, "ngplus": 4.0}
-    | {"lngd-sample": 1.6, "lngd-spectral": 0.08, "lngd-paper": 0.02},
-    dampings={"kfac": 3.2, "ekfac": 3.2, "tkfac": 3.2, "ngplus": 0.0032, "lngd-sample": 0.095},
+    # of K-FAC, EKFAC, TKFAC and LNGD-sample has the highest rate of its grid, and theirs and the paper's recipe's the lower
+    # damping. K-FAC with a scheduled radius has K-FAC's rate and damping.
+    rates={"sgd": 0.071, "adamw": 0.0068, "kfac": 1.6, "kfac-scheduled": 1.6, "ekfac": 1.6, "tkfac": 1.6, "ngplus": 4.0}
+    | {"lngd-lr": 1.0, "lngd-sample": 1.6, "lngd": 1.0, "lngd-spectral": 0.04, "lngd-paper": 0.16},
+    dampings={"kfac": 3.2, "kfac-scheduled": 3.2, "ekfac": 3.2, "tkfac": 3.2, "ngplus": 0.0032}
+    | {"lngd-lr": 0.95, "lngd-sample": 0.095, "lngd-spectral": 0.32, "lngd-paper": 0.32},
     note=f"crop and flip, an epoch is 30 steps, {EVALUATIONS:,} evaluation images",
 )
 TINY = replace(

@@ -23,7 +23,19 @@ from lngd_bench.tasks.task import Scale, Task
 
 EPOCHS, SECOND_ORDER_EPOCHS, WARM_UP_EPOCHS = 80, 50, 5
 SHARE, SECOND_ORDER_SHARE = WARM_UP_EPOCHS / EPOCHS, WARM_UP_EPOCHS / SECOND_ORDER_EPOCHS
-SECOND_ORDER = ["kfac", "kfac-scheduled", "ekfac", "tkfac", "ngplus", "thor", "lngd-lr", "lngd-sample", "lngd", "lngd-spectral", "lngd-paper"]
+SECOND_ORDER = [
+    "kfac",
+    "kfac-scheduled",
+    "ekfac",
+    "tkfac",
+    "ngplus",
+    "thor",
+    "lngd-lr",
+    "lngd-sample",
+    "lngd",
+    "lngd-spectral",
+    "lngd-paper",
+]
 DECAY = polynomial(4)  # of the paper's powers 2 … 6; its formulas count all epochs, so they run on beneath the warm-up
 JPEGS = "fashion-jpegs-6400"  # the folder of what is written of Fashion-MNIST
 SMALL = 32  # pixels a side at the smaller scales
