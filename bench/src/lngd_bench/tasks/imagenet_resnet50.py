@@ -104,9 +104,10 @@ HERE = replace(
     execution=Execution(),
     target=None,
     # lngd tune imagenet-resnet50 --optimizers sgd,adamw,kfac,lngd-lr,lngd-sample,lngd,lngd-spectral --trials 3 --rounds 1
-    # --steps 80 --epoch-steps 40 --threads 1: 5 trials each. AdamW's best is the highest of its grid.
-    # LNGD and LNGD-lr had another step size then; they have their defaults until they are tuned again.
-    rates={"sgd": 0.14, "adamw": 0.016, "kfac": 0.05, "lngd-sample": 0.2, "lngd-spectral": 0.01},
+    # --steps 80 --epoch-steps 40 --threads 1: 5 trials each. AdamW's and LNGD-sample's best is the highest of its grid. K-FAC
+    # with a scheduled radius has K-FAC's rate.
+    rates={"sgd": 0.14, "adamw": 0.016, "kfac": 0.05, "kfac-scheduled": 0.05}
+    | {"lngd-lr": 0.25, "lngd-sample": 0.8, "lngd": 0.25, "lngd-spectral": 0.04},
     note=f"{NOTE}, an epoch is 40 steps, 1,000 evaluation images",
 )
 TINY = replace(
