@@ -83,8 +83,7 @@ HERE = replace(
     target=None,
     # lngd tune wmt-transformer-big --optimizers sgd,adamw,muon-fp32,kfac,lngd,lngd-spectral --trials 3 --rounds 1 --steps 300
     # --epoch-steps 150 --threads 1: 5 trials each, by evaluation loss. SGD's best is the highest of its rates.
-    # LNGD had another step size then; it has its default until it is tuned again.
-    rates={"sgd": 0.4, "adamw": 0.004, "muon-fp32": 0.02, "kfac": 0.4, "lngd-spectral": 0.02},
+    rates={"sgd": 0.4, "adamw": 0.004, "muon-fp32": 0.02, "kfac": 0.4, "lngd": 0.25, "lngd-spectral": 0.02},
     note=f"an epoch is 500 steps, {HERE_EVALUATIONS} evaluation pairs of at most {HERE_WORDS} words, greedy search",
 )
 TINY = replace(
