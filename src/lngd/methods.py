@@ -162,7 +162,7 @@ class Method(NaturalGradient):
     @classmethod
     def block_of(cls, layer: Layer, *, factors: Factors) -> CurvatureBlock:
         """A layer's block."""
-        large = layer.inputs > factors.max_dim and layer.kernel_places > 1
+        large = layer.inputs > factors.max_dim and 1 < layer.kernel_places <= factors.max_dim
         if large and factors.convolution == "kronecker" and cls.convolution_block is not None:
             return cls.convolution_block(factors.max_dim, layer.kernel_places)
         return cls.block(factors.max_dim)

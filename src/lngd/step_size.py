@@ -421,8 +421,9 @@ def output_norm(layer: Layer, samples: Sequence[RateSample], mean_over: MeanOver
     squares, entries = [], 0
     for sample in samples:
         s, floor = layer.output(sample.x, matrix), 0.0
-        if sample.x.is_floating_point() and sample.x.numel():
-            floor = (LEAST_NORM * sample.x.to(s.dtype).norm()) ** 2 * (s.numel() / sample.x.numel())
+        x = layer.multiplied(sample.x)
+        if x.is_floating_point() and x.numel():
+            floor = (LEAST_NORM * x.to(s.dtype).norm()) ** 2 * (s.numel() / x.numel())
         squares.append(s.square().sum().clamp(min=floor))
         entries += s.numel()
     rows = entries / (layer.outputs * layer.groups) if mean_over == "token" else _count(samples)

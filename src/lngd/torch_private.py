@@ -62,6 +62,17 @@ view_base: Callable[[Tensor], Tensor | None] = attrgetter("_base")
 """The tensor that autograd takes a tensor for a view of; None if it is none. There is no public name for it."""
 
 
+def saved_indices(node: Node) -> Tensor | None:
+    """By which indices a node picked entries of the first dimension; None if it did anything else.
+
+    The attribute is described in torch's notes on autograd, and private by its name.
+    """
+    if node.name() != "IndexBackward0":
+        return None
+    first, *others = node._saved_indices  # type: ignore[attr-defined]
+    return None if first is None or first.dim() != 1 or first.dtype == torch.bool or any(t is not None for t in others) else first
+
+
 def mark(key: str, value: object = None) -> None:
     """Sets a mark on this thread and on every backward pass that starts from it; None takes it off.
 

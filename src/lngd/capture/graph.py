@@ -1,7 +1,7 @@
 """Where a layer's output stands in the autograd graph, and what happens when its gradient arrives there."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,8 @@ class OpenActivation:
     """Of a sample; None: as many as its entries make rows of the layer's outputs."""
     raw: bool = False
     """Whether `x` is rows of data, which nothing that is trained has made."""
+    batch: int | None = None
+    """The samples of which `x` is rows, if it has not one a row."""
 
     def samples(self, chosen: slice) -> Tensor:
         """A copy of the layer's input: the rest of the batch can be freed, and the user may write to the buffer again."""
@@ -51,6 +53,16 @@ class RateSample:
     g: Tensor
     batch: int
     forward_id: int
+
+
+def joined_samples(samples: Sequence[RateSample]) -> list[RateSample]:
+    """Of calls whose rows are samples: those of one forward as one."""
+    joined = []
+    for forward_id in dict.fromkeys(sample.forward_id for sample in samples):
+        own = [sample for sample in samples if sample.forward_id == forward_id]
+        x, g = torch.cat([sample.x for sample in own]), torch.cat([sample.g for sample in own])
+        joined.append(RateSample(x, g, sum(sample.batch for sample in own), forward_id))
+    return joined
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ tensor, so that an in-place activation after it changes nothing. All forwards be
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any
@@ -45,6 +45,7 @@ from lngd.capture.graph import (
     Guess,
     OpenActivation,
     RateSample,
+    joined_samples,
     layer_input,
     pre_activation,
     shaped,
@@ -53,7 +54,10 @@ from lngd.capture.graph import (
 )
 from lngd.capture.ledger import PASSES, Ledger
 from lngd.capture.loss_form import LossForm
-from lngd.layers import AttentionInput, Layer
+from lngd.capture.products import Part
+from lngd.capture.products import Product as UsedProduct
+from lngd.capture.uses import Uses, WatchedFunctions, batch_of, opened_use, rows_of
+from lngd.layers import AttentionInput, ExpertsLayer, Found, Layer
 from lngd.linalg import HOST
 from lngd.sampling import Call, MeanOver, Source, alone, pulling
 from lngd.torch_private import (
@@ -73,6 +77,7 @@ from lngd.torch_private import (
 LEAST_ROWS = 2048
 """Rows, samples times positions, from which a sub-batch measures the curvature: pixels and tokens make many rows of a sample."""
 NOT_IN_THE_OUTPUT = "the model's output, from which labels are drawn, does not depend on it"
+EMPTY: Mapping[str, nn.Parameter] = {}
 WITHOUT_FORWARD = "its gradient came without a forward of the model that could be seen: by torch.func, or set by hand"
 NOT_THROUGH_ITS_CALLS = "no gradient came to its calls: the loss uses its weight without them, or gradients were set by hand"
 
@@ -121,6 +126,9 @@ class Capture:
         self._begin_outside_graphs = outside_graphs(Capture._begin)
         self._leave_call = outside_graphs(leave_compiled_call, recursive=False)
         self._loss = LossForm(self.source, self.mean_over)
+        self._uses, self._functions = Uses(), WatchedFunctions(self.sees_use)
+        self._samples: int | None = None
+        """Of the running forward's batch, as far as its arguments show."""
         self._watched: dict[str, tuple[nn.Module, int]] = {}
         """The module of each layer, and how many inputs it had."""
         self._choosy = set[str]()
@@ -137,13 +145,22 @@ class Capture:
         forget_graphs_without_hooks(self.model)
         if isinstance(self.model, torch.jit.ScriptModule):  # it takes no hooks, and no layer of it has curvature
             return
-        self._on_model.before("begin_forward")
+        self._on_model.before("begin_forward", with_kwargs=True)
         self._on_model.after("end_forward")
         self._on_model.after("leave_forward", always_call=True)
         self.watch(self.layers)
 
-    def watch(self, layers: dict[str, Layer]) -> None:
-        """Watches these layers from now on. What was captured of a layer is kept as long as its module is the same."""
+    def watch(
+        self, layers: dict[str, Layer], parameters: Mapping[str, nn.Parameter] = EMPTY, candidates: Collection[str] = ()
+    ) -> None:
+        """Watches these layers from now on. What was captured of a layer is kept as long as its module is the same.
+
+        Args:
+            layers: by name.
+            parameters: the model's, by name.
+            candidates: those of which a use outside a module is worth knowing; see `found`.
+        """
+        self._uses.watch(layers, parameters, candidates)
         gone = [
             name for name, (module, inputs) in self._watched.items() if not self._is_as_before(layers.get(name), module, inputs)
         ]
@@ -158,7 +175,8 @@ class Capture:
         self._choosy = {name for name, layer in layers.items() if type(layer).refuses_call is not Layer.refuses_call}
         self._buffers.attach(self.model)
         self._compiled.watch(layers)
-        modules = {("layer", name): layer.module for name, layer in layers.items() if not isinstance(layer, AttentionInput)}
+        called = {name: layer for name, layer in layers.items() if not (isinstance(layer, AttentionInput) or layer.found)}
+        modules = {("layer", name): layer.module for name, layer in called.items()}
         known = {layer.module: name for name, layer in layers.items()}
         for module in self.model.modules():  # what is wrapped around the model gives them other names
             if isinstance(module, nn.MultiheadAttention) and not known.keys().isdisjoint((module, module.out_proj)):
@@ -250,6 +268,12 @@ class Capture:
         self._loss.known = known
 
     @property
+    def found(self) -> dict[str, Found]:
+        """Candidates whose use was seen since `watch`, by name, and that no module's call stands for."""
+        called = {id(layer.weight) for name, layer in self.layers.items() if name in self.called}
+        return {name: found for name, found in self._uses.found.items() if id(found.weight) not in called}
+
+    @property
     def waiting(self) -> bool:
         """Whether a gradient has arrived, since the last step, at a call of a measuring step that had no g."""
         return self.source.waiting
@@ -288,9 +312,11 @@ class Capture:
             return WITHOUT_FORWARD
         return "its weight is used without calling the module"
 
-    def begin_forward(self, _module: nn.Module, _args: tuple) -> None:
+    def begin_forward(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """A new forward of the model. A measuring one leaves compiled code, and so does the first that comes upon any."""
         trains, traced = torch.is_grad_enabled(), torch.compiler.is_compiling()
+        if not traced:
+            self._samples = batch_of((args, kwargs))
         if traced and (not trains or traced_for_another_purpose()):
             return
         left = trains and (self.measuring or (traced and not self._compiled.present)) and self._leave_call(None) is not None
@@ -324,6 +350,15 @@ class Capture:
         if self._forward_counts and trains and (compiled.found or compiled.present is None):
             compiled.begin(self.forward_id)
             compiled.begun |= not again
+        if self._forward_counts and self._wants_uses():
+            self._functions.enter()
+
+    def _wants_uses(self) -> bool:
+        """Whether the running forward has to be watched product by product."""
+        uses = self._uses
+        if self.measuring:
+            return uses.searching or uses.any
+        return uses.any and self.rate_samples != 0 and not self._compiled.found
 
     def end_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
         """The model's forward has ended."""
@@ -346,6 +381,7 @@ class Capture:
         if torch.compiler.is_compiling() or pulling():
             return
         self._forward_counts = False
+        self._functions.leave()
         if self._uncompiled.entered:
             self._uncompiled.leave()
 
@@ -355,6 +391,7 @@ class Capture:
             self._leave_graphs()
         if torch.compiler.is_compiling():
             return
+        self._uses.running = module
         if GLOBAL_FORWARD_HOOKS or type(next(iter(forward_hooks(module).values()))) is not Hook:
             come_first(module)
 
@@ -362,6 +399,7 @@ class Capture:
         """Opens this layer's pre-activation and waits for its gradient. Returns the output, or a clone that stands for it."""
         if torch.compiler.is_compiling():
             return self._trace_layer(name, module, layer_input(args, kwargs), output)
+        self._uses.running = None
         if not (output.requires_grad and self._watches(name, module)):
             return output
         layer, x = self.layers[name], layer_input(args, kwargs)
@@ -370,21 +408,38 @@ class Capture:
             return output
         if self.measuring:
             self._arriving([x])  # not before the layer's forward: other hooks may change its input
-        if x.dim() < layer.batched_dims:
-            if module.training:
-                layer.check_batch(x, name)
-            return output  # a look at one sample
         if name in self._choosy and (reason := layer.refuses_call(args, kwargs)):
             self.refused[name] = reason
             return output
-        moved = layer.batch_dim > 0 and x.dim() > layer.batch_dim + 1
-        x = layer.batch_first(x) if moved else x
+        moved, alone = layer.batch_dim > 0 and x.dim() > layer.batch_dim + 1, x.dim() < layer.batched_dims
+        x = layer.batch_first(x) if moved else x.unsqueeze(0) if alone else x
         if self._wanted(name, len(x)):
             output, edge = pre_activation(output)
             raw = self.measuring and self._is_data(x)
             shape, x = output.shape, x.detach() if x.requires_grad else x
             as_output = partial(shaped_batch_first, shape, layer.batch_dim) if moved else partial(shaped, shape)
+            if alone:  # one sample
+                as_output = partial(shaped, torch.Size((1, *shape)))
             self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype, raw=raw))
+        return output
+
+    def sees_use(self, product: UsedProduct) -> Callable[[Tensor], Tensor] | None:
+        """Torch is about to compute a product; see `lngd.capture.uses`."""
+        if pulling() or inside_transform() or is_tracing() or records_operations():
+            return None
+        use = self._uses.layer_of(product)
+        if use is None or not self._watches(use[0], use[1].module):
+            return None
+        if self.measuring:
+            self._arriving([product.x])
+        return partial(self._open_use, *use, product)
+
+    def _open_use(self, name: str, layer: Layer, part: Part, product: UsedProduct, output: Tensor) -> Tensor:
+        """A product outside a module, as a layer's call."""
+        if self._wanted(name, rows_of(product)):
+            output, made = opened_use(name, layer, part, product, output, self._samples)
+            made.raw = self.measuring and made.x.dim() == 2 and self._is_data(product.x)
+            self._open(made)
         return output
 
     def after_attention(
@@ -459,6 +514,8 @@ class Capture:
             if guess.call is not None:
                 (self.raw.add if guess.call.raw else self.raw.discard)(name)
                 self.source.arrived(guess.call, guess.gradient)
+        if name in self.rates and isinstance(self.layers.get(name), ExpertsLayer):
+            self.rates[name] = joined_samples(self.rates[name])
         if self.measuring and weight.grad.device.type in HOST and not weight.grad.any():
             when_backward_ends(partial(self._ledger.note_zero, name))  # the bias may come later
 
@@ -570,7 +627,7 @@ class Capture:
         return Call(
             made.name,
             self.forward_id,
-            batch,
+            made.batch or batch,
             made.samples(chosen),
             chosen,
             as_output=made.as_output,
@@ -591,7 +648,7 @@ class Capture:
 
     def _sub_batch(self, made: OpenActivation, batch: int) -> slice:
         """Which samples measure the curvature; the same in all calls of a layer on as many samples, which add up."""
-        if self.curvature_samples is None:
+        if self.curvature_samples is None or made.batch is not None:
             return WHOLE
         key = made.name, batch
         if key not in self._sub_batches:

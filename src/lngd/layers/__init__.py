@@ -9,6 +9,7 @@ from lngd.layers.layer import Layer
 from lngd.layers.linear import Conv1DLayer, LinearLayer
 from lngd.layers.patches import Patches
 from lngd.layers.transposed import ConvTransposeLayer
+from lngd.layers.used import ExpertsLayer, Form, Found, filled
 
 __all__ = [
     "BY_LOOKS",
@@ -18,11 +19,15 @@ __all__ = [
     "ConvLayer",
     "ConvTransposeLayer",
     "EmbeddingLayer",
+    "ExpertsLayer",
+    "Form",
+    "Found",
     "Layer",
     "LinearLayer",
     "Patches",
     "adapter_of",
     "check_layer",
+    "filled",
     "in_groups",
     "register_layer",
     "why_unsupported",

@@ -65,6 +65,8 @@ class Layer(ABC):
         self.bias: nn.Parameter | None = module.get_parameter(self.bias_name) if with_bias else None
         self.groups: int = 1
         self.batch_dim = 0
+        self.found = False
+        """Whether it stands for uses of a weight that no module's call stands for."""
         self.least_dtype = torch.float32
 
     @abstractmethod
@@ -78,6 +80,10 @@ class Layer(ABC):
     @abstractmethod
     def output(self, x: Float[Tensor, "n ..."], matrix: GradientMatrix) -> Float[Tensor, "n ..."]:
         """What the module would put out if `matrix` were its weights: `D a`, shaped like the output. Nothing is unfolded."""
+
+    def multiplied(self, x: Tensor) -> Tensor:
+        """The entries of an input that the weights multiply."""
+        return x
 
     def refuses_call(self, args: tuple, kwargs: dict[str, Any]) -> str | None:
         """What the arguments of a call change, so that `activations` of its input alone would be wrong; None if nothing."""

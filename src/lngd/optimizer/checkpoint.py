@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lngd.layers import Form, Found
 from lngd.optimizer.adamw import AVERAGES
 from lngd.optimizer.curved_layer import Layout, State, fits_layout
 from lngd.optimizer.parameters import GROUP_OPTIONS, Group
@@ -50,6 +51,21 @@ def numbered(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 def fallen(progress: Mapping[str, Any]) -> dict[str, str]:
     """Layers that fell back while training, by name, and why; a line each there, since files lose empty containers."""
     return dict(line.partition("\t")[::2] for line in progress["fallen"].splitlines())
+
+
+def found_in_use(progress: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> dict[str, Found]:
+    """Weights that were found in use outside any module, by name: a line each, with what their bias is called and their form."""
+    found = {}
+    for line in progress.get("found", "").splitlines():
+        name, bias, form = line.split("\t")
+        if name in parameters:
+            found[name] = Found(name, parameters[name], Form.of_text(form), bias, parameters.get(bias))
+    return found
+
+
+def as_lines(found: Mapping[str, Found]) -> str:
+    """The inverse of `found_in_use`."""
+    return "\n".join(f"{name}\t{each.bias_name}\t{each.form.as_text()}" for name, each in found.items())
 
 
 def validate(

@@ -6,6 +6,7 @@ the layout before the first step.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lngd.curvature import CurvatureBlock
-from lngd.layers import ConvLayer, Layer
+from lngd.layers import ConvLayer, ExpertsLayer, Layer, filled
 from lngd.linalg import Damping, NotPositiveDefiniteError
 from lngd.optimizer.guards import Guard
 from lngd.optimizer.hyperparameters import Recipe
@@ -148,10 +149,25 @@ class CurvedLayer:
     def measure(self, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> None:
         """Measures the calls of one forward on the same samples, `batch` of them: further calls are further positions."""
         self.pending.fisher = fisher
+        if isinstance(self.layer, ExpertsLayer):
+            self._measure_experts(self.layer, calls, batch, forward_id)
+            return
         with torch.autocast(calls[0][0].device.type, enabled=False):
             positions = max(g[0].numel() for _, g in calls) // (self.layer.outputs * self.layer.groups)
             for a, g in self._operands(calls):
                 self.pending.add(self.block.measure(a, g), batch, positions, forward_id)
+
+    def _measure_experts(self, layer: ExpertsLayer, calls: Calls, batch: int, forward_id: int) -> None:
+        """Rows of all experts; a row is a sample, and all rows together are positions of the batch's samples."""
+        x, g = torch.cat([x for x, _ in calls]), torch.cat([g for _, g in calls])
+        if not layer.multiplied(x).any():
+            return
+        with torch.autocast(g.device.type, enabled=False):
+            a, grads, experts, counts = layer.by_expert(x, g)
+            found, most = [], a.shape[1]
+            for mean, squares in zip(self.block.measure(a, grads), self.block.quadratic, strict=True):
+                found.append(layer.placed(mean, experts, most / batch if squares else most / counts))
+        self.pending.add(tuple(found), batch, math.ceil(int(counts.sum()) / batch), forward_id)
 
     def _operands(self, calls: Calls) -> Iterator[tuple[Any, Gradients]]:
         """What the block measures: all calls as one, or each call's patches."""
@@ -183,7 +199,8 @@ class CurvedLayer:
         )
         if fisher is FisherType.EMPIRICAL:
             weight = weight * guard.of_squares(pending.means[0].device)
-        return self.block.weighted(pending.means, weight)
+        means = tuple(map(filled, pending.means)) if isinstance(self.layer, ExpertsLayer) else pending.means
+        return self.block.weighted(means, weight)
 
     def take_measurement(self, measured: tuple[Tensor, ...], *, raw: bool, last: bool) -> None:
         """F ← ϵF + (1−ϵ)F_new (LNGD eq. 14).

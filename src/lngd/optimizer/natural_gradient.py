@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lngd.capture import Capture, named_modules
 from lngd.curvature import CurvatureBlock
-from lngd.layers import Layer
+from lngd.layers import Found, Layer
 from lngd.optimizer import adamw, checkpoint
 from lngd.optimizer.curved_layer import CurvedLayer, Measurement, layout
 from lngd.optimizer.guards import (
@@ -29,6 +29,7 @@ from lngd.optimizer.layer_step import AGREED, OBSERVE_EVERY, Active, Bucket, buc
 from lngd.optimizer.memory import MemoryReport, memory_report
 from lngd.optimizer.parameters import (
     LEFT_OUT,
+    Plan,
     Planner,
     Summary,
     complete_group,
@@ -45,6 +46,8 @@ from lngd.torch_private import never_compiled
 from lngd.version import __version__
 from lngd.warned import warn
 
+NOT_REACHED = "no forward and backward pass has reached it so far, so it stays as it is"
+NOT_USED_YET = "the first forward shows how it is used"
 OVERFLOWS = 3
 """So many measurements in a row have to overflow before a layer goes to float64: one wild batch is skipped instead."""
 
@@ -88,6 +91,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._unmeasured: list[CurvedLayer] = []
         self._lacking = False
         self._fallen: dict[str, tuple[nn.Module, str]] = {}
+        self._found: dict[str, Found] = {}
         self._portions, self._overflows, self._lost = 0, 0, False
         self._measures_at, self._refreshes_at = 0, 0
         self._skips, self._scale, self._adamw = SkipCounter(), GradientScale(), adamw.AdamW()
@@ -97,12 +101,14 @@ class NaturalGradient(torch.optim.Optimizer):
         self._generator = torch.Generator(generator.device if generator else device).manual_seed(torch.initial_seed() % 2**63)
         if generator is not None:  # a copy: draws that were for nothing are drawn again, which nobody else may notice
             self._generator.set_state(generator.get_state())
-        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
+        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
         self._left_out = {o.name for o in self._plan.outcomes.values() if o.reason == LEFT_OUT}
         self._watch()
         self._take_plan()
         self._store_progress()
-        warn_of_missing_curvature(self._plan)
+        self._warned = False
+        if not self._plan.candidates:
+            self._warn_of_missing_curvature()
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -194,9 +200,13 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def summary(self) -> Summary:
         """The outcome of every parameter of the model as it is now, and why."""
-        plan = self._planner.plan(self._model, self.param_groups, self._fallen)
-        notes = {**{name: each.note for name, each in self._layers.items()}, **self._capture.source.notes}
-        outcomes = (replace(o, reason=notes.get(o.layer, "")) if o.kind == "curvature" else o for o in plan.outcomes.values())
+        plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
+        unseen = {name: NOT_REACHED for name, each in self._layers.items() if each.since < self.t and not each.block.measured}
+        notes = {**{name: each.note for name, each in self._layers.items()}, **unseen, **self._capture.source.notes}
+        outcomes = [replace(o, reason=notes.get(o.layer, "")) if o.kind == "curvature" else o for o in plan.outcomes.values()]
+        if not self._warned:
+            new = {o.name for o in outcomes if o.kind == "fallback" and o.name in plan.candidates}
+            outcomes = [replace(o, reason=NOT_USED_YET) if o.name in new else o for o in outcomes]
         return Summary(tuple(outcomes), self.memory_report().curvature)
 
     def memory_report(self) -> MemoryReport:
@@ -221,10 +231,11 @@ class NaturalGradient(torch.optim.Optimizer):
         loaded: dict[str, Any] = {}
 
         def last_look(_optimizer: torch.optim.Optimizer, given: dict[str, Any]) -> None:
+            plan = self._plan_for(given)
             layouts = {
                 p: (name, wanted)
-                for name, each in self._layers.items()
-                for p, wanted in zip(each.parameters, layout(each.layer, each.block, self._recipe), strict=True)
+                for name, layer in plan.layers.items()
+                for p, wanted in zip(layer.parameters, layout(layer, self._block(layer), self._recipe), strict=True)
             }
             checkpoint.validate(given, self.param_groups, self._progress(), layouts)
             loaded.update(given)
@@ -236,6 +247,12 @@ class NaturalGradient(torch.optim.Optimizer):
         finally:
             handle.remove()
             del self._loading
+
+    def _plan_for(self, given: Mapping[str, Any]) -> Plan:
+        """The plan with what a checkpoint's run had found in use."""
+        progress = given["param_groups"][0].get("progress") if given["param_groups"] else None
+        found = checkpoint.found_in_use(progress, self._plan.parameters) if isinstance(progress, Mapping) else {}
+        return self._planner.plan(self._model, self.param_groups, self._fallen, found)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds parameters of the model, as torch's does; their layers get curvature like all others."""
@@ -277,6 +294,8 @@ class NaturalGradient(torch.optim.Optimizer):
             if grad.is_sparse:
                 refuse_sparse_gradients(self._plan.parameters.items())
         self._capture.refuse_hidden_forwards()
+        if found := self._capture.found:
+            self._take_found(found)
         if self._unmeasured:
             self._fall_back_unseen()
         guard = Guard(all_finite(grads), None)
@@ -376,6 +395,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._skips.add(guard.accept)
         self.t += 1
         if self._capture.measuring:
+            self._warn_of_missing_curvature()
             for each in self._layers.values():
                 each.pending = Measurement()
             self._unmeasured = [each for each in self._layers.values() if not each.block.measured]
@@ -404,8 +424,10 @@ class NaturalGradient(torch.optim.Optimizer):
             self.state.pop(p, None)
         refuse_strangers(now, self.param_groups, self._left_out, whole=self._whole)
         modules, before = dict(named_modules(self._model)), self._plan.layers
+        self._found = {name: each for name, each in self._found.items() if now.get(name) is each.weight}
+        modules |= {name: each.module for name, each in self._found.items()}
         self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
-        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
+        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
         self._take_plan(self.t + 1 if since is None else since)
         for name, reason in lost_curvature(before, self._plan):
             warn(f"layer '{name}': AdamW trains it from now on: {reason}")
@@ -432,7 +454,8 @@ class NaturalGradient(torch.optim.Optimizer):
         self._structure, self._choices = Structure.of(self._model), [group["curvature"] for group in self.param_groups]
         self._device_types = {p.device.type for group in self.param_groups for p in group["params"]}
         self._scale.watch([p for group in self.param_groups for p in group["params"] if p.requires_grad])
-        self._capture.watch({name: each.layer for name, each in self._layers.items()})
+        layers = {name: each.layer for name, each in self._layers.items()}
+        self._capture.watch(layers, self._plan.parameters, self._plan.candidates)
         self._capture.measuring |= bool(self._unmeasured)
 
     def _watch(self) -> None:
@@ -458,6 +481,18 @@ class NaturalGradient(torch.optim.Optimizer):
         )
         self._capture.attach()
 
+    def _warn_of_missing_curvature(self) -> None:
+        """Once, as soon as a forward has shown which weights are used without their modules."""
+        if not self._warned:
+            self._warned = True
+            warn_of_missing_curvature(self._plan)
+
+    def _take_found(self, found: Mapping[str, Found]) -> None:
+        """Weights that were used outside any module have curvature from the next step on."""
+        self._found |= found
+        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
+        self._take_plan(self.t + 1)
+
     def _fall_back_unseen(self) -> None:
         """Layers that have a gradient and can't be measured: a borrowed weight, a head beside the model's output."""
         for each in [each for each in self._unmeasured if each.since <= self.t and each.has_gradient()]:
@@ -470,7 +505,7 @@ class NaturalGradient(torch.optim.Optimizer):
     def _fall_back(self, each: CurvedLayer, reason: str) -> None:
         warn(f"layer '{each.name}': AdamW trains it from now on, since it can't be given curvature: {reason}")
         self._fallen[each.name] = (each.layer.module, reason)
-        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
+        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
         self._take_plan(self.t + 1)
 
     def _overflowed(self, measured: Mapping[CurvedLayer, tuple[Tensor, ...]]) -> None:
@@ -500,6 +535,7 @@ class NaturalGradient(torch.optim.Optimizer):
             "measuring": int(self._capture.measuring),
             "portions": self._portions,
             "overflows": self._overflows,
+            "found": checkpoint.as_lines(self._found),
             "fallen": "\n".join(f"{name}\t{reason}" for name, (_, reason) in self._fallen.items()),
             "generator": self._generator.get_state(),
             **self._scale.memory(),
@@ -521,9 +557,12 @@ class NaturalGradient(torch.optim.Optimizer):
                 entry = loaded["state"][number].items()
                 self.state[p] = {name: v.detach().clone() if isinstance(v, Tensor) else v for name, v in entry}
         progress = loaded["param_groups"][0]["progress"]
+        found = checkpoint.found_in_use(progress, named_parameters(self._model))
+        self._found = {name: self._found.get(name, each) for name, each in found.items()}
         reasons, modules = checkpoint.fallen(progress), dict(named_modules(self._model))
+        modules |= {name: each.module for name, each in self._found.items()}
         self._fallen = {name: (modules[name], reason) for name, reason in reasons.items() if name in modules}
-        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen)
+        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
         self._layers.clear()
         self._take_plan()
         self.t, self._portions, self._overflows = progress["steps"], progress["portions"], progress["overflows"]
@@ -569,7 +608,9 @@ COPIED = (
     "_whole",
     "_layers",
     "_fallen",
+    "_found",
     "_left_out",
+    "_warned",
     "_portions",
     "_measures_at",
     "_refreshes_at",

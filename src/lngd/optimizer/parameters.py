@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lngd.capture import named_modules
 from lngd.curvature import CurvatureBlock
-from lngd.layers import Layer, adapter_of, why_unsupported
+from lngd.layers import AttentionInput, Found, Layer, adapter_of, why_unsupported
+from lngd.layers.kinds import registered_adapter
 from lngd.ranges import ALLOWED, check
 from lngd.warned import warn
 
@@ -42,6 +43,7 @@ WHOLE_OPTIMIZERS = ("fisher", "step_size", "schedule", "factors", "learning_rate
 
 
 LEFT_OUT = "left out of params"
+NOTHING: Mapping[str, Found] = {}
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Plan:
     layers: dict[str, Layer] = field(default_factory=dict)
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     """All of the model's, each under its first name."""
+    candidates: set[str] = field(default_factory=set)
+    """Names of those of which a use outside a module would make a layer."""
 
     def chosen(self) -> set[int]:
         """Ids of those of which AdamW is a choice and not a lack of curvature."""
@@ -223,31 +227,59 @@ class Planner:
     block: Callable[[Layer], CurvatureBlock]
     max_dim: int
 
-    def plan(self, model: nn.Module, groups: Iterable[Group], fallen: Mapping[str, tuple[nn.Module, str]]) -> Plan:
+    def plan(
+        self,
+        model: nn.Module,
+        groups: Iterable[Group],
+        fallen: Mapping[str, tuple[nn.Module, str]],
+        found: Mapping[str, Found] = NOTHING,
+    ) -> Plan:
         """For the model as it is now.
 
         Args:
             model: the model.
             groups: a parameter in none of them is frozen.
             fallen: modules that lost their curvature while training, by name, and why.
+            found: parameters of which uses outside a module are known, by name.
         """
         choices = {id(p): group["curvature"] for group in groups for p in group["params"]}
         users = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
         plan, seen = Plan(parameters=named_parameters(model)), set[int]()
+        of_found = dict[int, tuple[str, Layer | str]]()
+        for name, use in found.items():
+            own, reason = fallen.get(name, (None, ""))
+            layer = reason if own is use.module else self._found_layer(use, choices, users)
+            of_found |= {id(p): (name, layer) for p in (use.weight, use.bias) if p is not None}
+            if isinstance(layer, Layer):
+                layer.found = True
+                plan.layers[name] = layer
         for name, module in named_modules(model):
             own, reason = fallen.get(name, (None, ""))
-            layer = reason if own is module else self._layer_of(module, choices, users)
+            adapter = registered_adapter(module)
+            weight = None if adapter is None else module._parameters.get(adapter.weight_name)
+            layer = reason if own is module or id(weight) in of_found else self._layer_of(module, choices, users)
             if isinstance(layer, Layer):
                 plan.layers[name] = layer
             for key, p in module._parameters.items():
                 if p is not None and id(p) not in seen:
                     seen.add(id(p))
                     full = f"{name}.{key}" if name else key
-                    plan.outcomes[full] = _outcome(full, p, choices, layer, name)
+                    by_name, of_use = of_found.get(id(p), (name, layer))
+                    plan.outcomes[full] = _outcome(full, p, choices, of_use, by_name)
+                    called = weight is not p or (isinstance(layer, Layer) and not isinstance(layer, AttentionInput))
+                    if called and id(p) not in of_found and _may_be_used(plan.outcomes[full], p, users):
+                        plan.candidates.add(full)
         sequence_first = {id(linear) for module in model.modules() for linear in _sequence_first(module)}
-        for found in plan.layers.values():
-            found.batch_dim = int(id(found.module) in sequence_first)
+        for each in plan.layers.values():
+            each.batch_dim = int(id(each.module) in sequence_first)
         return plan
+
+    def _found_layer(self, found: Found, choices: Mapping[int, bool | None], users: Counter[int]) -> Layer | str:
+        """A weight that is used without a module as a layer, or why it is none."""
+        bias = found.bias
+        with_bias = bias is not None and bias.requires_grad and choices.get(id(bias), False) is not False
+        layer = found.adapter(found.module, with_bias=with_bias)
+        return self._why_not(layer, users) or layer
 
     def _layer_of(self, module: nn.Module, choices: Mapping[int, bool | None], users: Counter[int]) -> Layer | str:
         """A module as a layer, or why it is none."""
@@ -292,6 +324,12 @@ def _outcome(full: str, p: nn.Parameter, choices: Mapping[int, bool | None], lay
     if not any(p is own for own in layer.parameters):
         return Outcome(full, shape, "fallback", f"no part of the matrix of '{name}'")
     return Outcome(full, shape, "curvature", "", name)
+
+
+def _may_be_used(outcome: Outcome, p: nn.Parameter, users: Counter[int]) -> bool:
+    """Whether a use outside a module would make a layer of a parameter: of a matrix that is trained, and no one's choice."""
+    matrix = p.dim() > 1 and p.is_floating_point() and p.numel() > 0 and users[id(p)] == 1
+    return matrix and outcome.kind != "frozen" and not is_a_choice(outcome)
 
 
 def _sequence_first(module: nn.Module) -> tuple[nn.Module, ...]:

@@ -10,7 +10,7 @@ from lngd.sampling.empirical import Empirical
 from lngd.sampling.fisher_type import FisherType
 from lngd.sampling.layerwise import Layerwise
 from lngd.sampling.pull import alone, pull_back, pulling
-from lngd.sampling.sampled import Sampled, find_predictions, predictions_of
+from lngd.sampling.sampled import Sampled, find_predictions
 from lngd.sampling.scale import MeanOver, curvature_along, fisher_weight
 from lngd.sampling.source import Call, Calls, OnSample, Source
 
@@ -34,7 +34,6 @@ __all__ = [
     "draw",
     "find_predictions",
     "fisher_weight",
-    "predictions_of",
     "pull_back",
     "pulling",
     "sampled_gradient",

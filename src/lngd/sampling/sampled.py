@@ -1,19 +1,26 @@
 """fisher="sampled": the gradient of labels drawn from the model itself (LNGD eq. 1)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from lngd.sampling.draws import Draws, Likelihood, sampled_gradient
+from lngd.sampling.draws import Draws, Likelihood, class_axis, sampled_gradient
 from lngd.sampling.empirical import EmpiricalSource
 from lngd.sampling.fisher_type import FisherType
 from lngd.sampling.pull import pull_each
 from lngd.sampling.source import Call, OnSample, Source
+from lngd.warned import warn
 
+NO_PREDICTIONS = (
+    "no labels can be drawn from the model's output ({reason}), so the curvature comes from the loss itself, as with "
+    "fisher='empirical'; fisher=lngd.Sampled(likelihood, predictions=lambda output: …) says where labels are drawn"
+)
+OF_THE_LOSS = "labels of the data instead of drawn ones: {reason}"
 FROM_THE_DATA = "labels of the data instead of drawn ones: reentrant checkpointing; use_reentrant=False draws them"
 
 
@@ -24,9 +31,12 @@ class Sampled:
     Args:
         likelihood: what the model's output holds: "categorical" (logits of classes), "bernoulli" (logits of yes or no) or
             "gaussian" (the mean of a unit normal, as in regression).
+        predictions: finds the tensor that labels are drawn from in the model's output; None for the output itself, its
+            `.logits`, `["logits"]`, or the first tensor of a tuple. Where there is none the loss's own gradient serves.
     """
 
     likelihood: Likelihood = "categorical"
+    predictions: Callable[[Any], Tensor | None] | None = None
     type: ClassVar[FisherType] = FisherType.SAMPLED
 
     def __post_init__(self) -> None:
@@ -36,7 +46,7 @@ class Sampled:
 
     def source(self, deliver: OnSample, generator: torch.Generator) -> "SampledSource":
         """What samples a model's layers in this way."""
-        return SampledSource(deliver, likelihood=self.likelihood, generator=generator)
+        return SampledSource(deliver, likelihood=self.likelihood, generator=generator, predictions=self.predictions)
 
 
 class SampledSource(Source):
@@ -47,8 +57,16 @@ class SampledSource(Source):
 
     fisher = FisherType.SAMPLED
 
-    def __init__(self, deliver: OnSample, *, likelihood: Likelihood, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        deliver: OnSample,
+        *,
+        likelihood: Likelihood,
+        generator: torch.Generator,
+        predictions: Callable[[Any], Tensor | None] | None = None,
+    ) -> None:
         super().__init__(deliver, Draws(generator))
+        self.predictions, self._said = predictions or find_predictions, False
         self.likelihood: Likelihood = likelihood
         self.generator = generator
         self.labels = EmpiricalSource(deliver)
@@ -56,7 +74,7 @@ class SampledSource(Source):
     def opened(self, call: Call, edge: GradientEdge) -> None:
         """To be pulled back to at the end, unless that can't be."""
         if call.rerun:
-            self._wait_for_labels(call, edge)
+            self._wait_for_labels(call, edge, FROM_THE_DATA)
         else:
             super().opened(call, edge)
 
@@ -69,10 +87,19 @@ class SampledSource(Source):
         opened, self.open = self.open, []
         if not opened:
             return
-        predictions = predictions_of(output)
+        predictions = self.predictions(output)
+        if (reason := why_no_labels(self.likelihood, output, predictions)) or predictions is None:
+            if not self._said:
+                self._said = True
+                warn(NO_PREDICTIONS.format(reason=reason))
+            for call, edge in opened:
+                self.drop(call)
+                self._wait_for_labels(call, edge, OF_THE_LOSS.format(reason=reason))
+            return
         grads = sampled_gradient(self.likelihood, predictions, self.generator).to(predictions.dtype)
         found: set[str] = set()
-        for (call, _), g in zip(opened, pull_each(predictions, grads, opened, self._wait_for_labels), strict=True):
+        behind = partial(self._wait_for_labels, note=FROM_THE_DATA)
+        for (call, _), g in zip(opened, pull_each(predictions, grads, opened, behind), strict=True):
             if g is not None:
                 self.give(call, g)
                 found.add(call.name)
@@ -109,30 +136,25 @@ class SampledSource(Source):
         super().discard()
         self.labels.discard()
 
-    def _wait_for_labels(self, call: Call, edge: GradientEdge) -> None:
-        self.notes[call.name] = FROM_THE_DATA
+    def _wait_for_labels(self, call: Call, edge: GradientEdge, note: str) -> None:
+        self.notes[call.name] = note
         self.labels.opened(call, edge)
 
 
-def predictions_of(output: Any) -> Tensor:
-    """The tensor that labels are drawn from: the output itself, its `.logits`, `["logits"]`, or the first of a tuple.
-
-    A tuple's scalars don't count: one of them is the loss.
-
-    Raises:
-        TypeError: there is none that depends on the model's weights.
-    """
-    found = find_predictions(output)
-    if found is None:
-        raise TypeError(
-            f"the model's output, a {type(output).__name__}, holds no tensor to draw labels from: return the logits, "
-            "an object with .logits, or use fisher='empirical' or 'layerwise'"
-        )
-    return found
+def why_no_labels(likelihood: Likelihood, output: Any, predictions: Tensor | None) -> str | None:
+    """Why none can be drawn; None if they can."""
+    if predictions is None:
+        return f"a {type(output).__name__} without logits"
+    if likelihood == "categorical" and (predictions.dim() < 2 or predictions.shape[class_axis(predictions)] < 2):
+        return f"of shape {tuple(predictions.shape)}, which is of no two classes"
+    return None
 
 
 def find_predictions(output: Any) -> Tensor | None:
-    """As `predictions_of`; None if there is none."""
+    """The tensor that labels are drawn from: the output itself, its `.logits`, `["logits"]`, or the first of a tuple.
+
+    A tuple's scalars don't count: one of them is the loss. None if there is none that depends on the model's weights.
+    """
     if isinstance(output, dict):
         candidates: Iterable[Any] = [output.get("logits")]
     elif isinstance(output, tuple | list) and not hasattr(output, "logits"):

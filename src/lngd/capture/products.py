@@ -1,0 +1,213 @@
+"""Which calls of torch are products with what may be a weight, and which part of a parameter that weight is."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lngd.layers import Form
+from lngd.torch_private import saved_indices, view_base
+
+Change = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product: `[…, i]` times `[o, i]`, `[E, …, i]` times `[E, o, i]`, or a convolution.
+
+    Attributes:
+        x: the input, its inputs last, or as given for a convolution.
+        weight: outputs before inputs, or as given for a convolution.
+        bias: what is added to each row, if it is a tensor.
+        to_rows: from something shaped like the output to one with the outputs last; None for a convolution's and where they are.
+        convolution: as in `Form`.
+        ends: of rows that are sorted by expert, where each expert's end.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Any = None
+    to_rows: Change | None = None
+    convolution: tuple | None = None
+    ends: Tensor | None = None
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Any = None) -> Product | None:
+    return Product(x, weight, bias) if weight.dim() == 2 else None
+
+
+def _matmul(x: Tensor, other: Tensor, **_: Any) -> Product | None:
+    if may_be_weight(x) and not may_be_weight(other):
+        return _from_the_left(x, other)
+    fits = x.dim() and (other.dim() == 2 or (other.dim() == 3 and x.dim() == 3 and len(x) == len(other)))
+    return Product(x, other.mT) if fits else None
+
+
+def _from_the_left(weight: Tensor, x: Tensor) -> Product | None:
+    """W x with the rows of x as columns; a vector is one."""
+    if x.dim() == 1:
+        return Product(x, weight) if weight.dim() == 2 else None
+    fits = weight.dim() == 2 or (weight.dim() == 3 and x.dim() == 3 and len(x) == len(weight))
+    return Product(x.mT, weight, to_rows=_transposed) if fits else None
+
+
+def _transposed(t: Tensor) -> Tensor:
+    return t.mT
+
+
+def _addmm(bias: Any, x: Tensor, other: Tensor, *, beta: float = 1, alpha: float = 1, **_: Any) -> Product | None:
+    return Product(x, other.mT, bias if beta == 1 else None) if alpha == 1 else None
+
+
+def _grouped(x: Tensor, other: Tensor, *, offs: Tensor | None = None, **_: Any) -> Product | None:
+    return Product(x, other.mT, ends=offs) if other.dim() == 3 and x.dim() == (3 if offs is None else 2) else None
+
+
+def _convolution(
+    x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Product:
+    space = weight.dim() - 2
+    several = [value if isinstance(value, str) else _several(value, space) for value in (stride, padding, dilation)]
+    return Product(x, weight, bias, convolution=(*several, groups))
+
+
+def _several(value: Any, space: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * space if len(values) == 1 else values
+
+
+def _einsum(equation: Any, *operands: Any) -> Product | None:
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = tuple(operands[0])
+    if not isinstance(equation, str) or len(operands) != 2 or "->" not in equation or "." in equation:
+        return None
+    given, out = equation.replace(" ", "").split("->")
+    pairs = list(zip(operands, given.split(","), strict=True))
+    (x, xs), (w, ws) = pairs if may_be_weight(operands[1]) else pairs[::-1]
+    experts, summed = "".join(c for c in ws if c in xs and c in out), "".join(c for c in ws if c in xs and c not in out)
+    outputs, rows = "".join(c for c in ws if c not in xs), "".join(c for c in xs if c not in ws)
+    twice = any(len(set(names)) < len(names) for names in (xs, ws))
+    if twice or len(experts) > 1 or not (summed and outputs) or set(out) != {*experts, *rows, *outputs}:
+        return None
+    kept = len(experts + rows)
+    matrix = _permuted(w, ws, experts + outputs + summed).flatten(len(experts + outputs))
+    return Product(
+        _permuted(x, xs, experts + rows + summed).flatten(kept),
+        matrix.flatten(len(experts), len(experts + outputs) - 1),
+        to_rows=lambda t: _permuted(t, out, experts + rows + outputs).flatten(kept),
+    )
+
+
+def _permuted(t: Tensor, names: str, wanted: str) -> Tensor:
+    return t.permute([names.index(name) for name in wanted])
+
+
+PRODUCTS: dict[Any, Callable[..., Product | None]] = {
+    F.linear: _linear,
+    **dict.fromkeys((torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__), _matmul),
+    **dict.fromkeys((torch.addmm, torch.baddbmm, Tensor.addmm, Tensor.baddbmm), _addmm),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution),
+    **dict.fromkeys([f for f in (getattr(torch, "_grouped_mm", None), getattr(F, "grouped_mm", None)) if f], _grouped),
+    torch.einsum: _einsum,
+}
+"""By the function that torch says it calls."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a parameter's matrix that a product used.
+
+    Attributes:
+        outputs, inputs: where it begins, and how large the whole is.
+        expert: which matrix; None for all of them, or if there is one.
+        experts: of many matrices that were picked one by one, which.
+    """
+
+    outputs: tuple[int, int] = (0, 0)
+    inputs: tuple[int, int] = (0, 0)
+    expert: int | None = None
+    experts: Tensor | None = None
+
+
+def may_be_weight(t: Tensor) -> bool:
+    """Whether an operand is a parameter, a part of one, or some of its matrices."""
+    return isinstance(origin(t)[0], nn.Parameter)
+
+
+def origin(weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The tensor that a weight is a view of, and of which matrices it has copies if it was picked by indices."""
+    base = view_base(weight)
+    base = weight if base is None else base
+    if base.grad_fn is not None and (indices := saved_indices(base.grad_fn)) is not None:
+        variable = getattr(base.grad_fn.next_functions[0][0], "variable", None)
+        if variable is not None:
+            return variable, indices
+    return base, None
+
+
+def forms(parameter: Tensor) -> Iterator[Form]:
+    """All that a parameter can be the matrix of."""
+    for experts in (False, True):
+        for split in range(1, parameter.dim() - experts):
+            for outputs_first in (True, False):
+                yield Form(outputs_first, split, experts)
+
+
+def part_of(parameter: Tensor, form: Form, weight: Tensor, indices: Tensor | None) -> Part | None:
+    """Which part of a parameter of that form a weight is; None if it is none."""
+    matrix = form.matrix(parameter.detach())
+    if indices is not None:  # copies of matrices, whose own strides say whether they were transposed
+        if not form.experts or weight.dim() != 3 or weight.shape[1:] != matrix.shape[1:]:
+            return None
+        wanted = torch.empty(parameter.shape[1:], device="meta")
+        same = _same_strides(wanted if form.outputs_first else wanted.mT, weight[0])
+        return Part(experts=indices, outputs=(0, matrix.shape[1]), inputs=(0, matrix.shape[2])) if same else None
+    start, expert = int(weight.storage_offset() - matrix.storage_offset()), None
+    if form.experts and weight.dim() == 3:
+        if len(weight) != len(matrix) or weight.stride(0) != matrix.stride(0):
+            return None
+        weight, matrix = weight[0], matrix[0]
+    elif form.experts:
+        expert, start = divmod(start, max(1, matrix.stride(0)))
+        if not 0 <= expert < len(matrix):
+            return None
+        matrix = matrix[0]
+    if weight.dim() != 2 or not _same_strides(matrix, weight):
+        return None
+    rows, columns = matrix.stride()
+    row, column = divmod(start, max(1, rows)) if form.outputs_first else divmod(start, max(1, columns))[::-1]
+    if row + weight.shape[0] > matrix.shape[0] or column + weight.shape[1] > matrix.shape[1] or start < 0:
+        return None
+    return Part((row, matrix.shape[0]), (column, matrix.shape[1]), expert)
+
+
+def _same_strides(matrix: Tensor, weight: Tensor) -> bool:
+    return all(own == size or n == 1 for own, size, n in zip(matrix.stride(), weight.stride(), weight.shape, strict=True))
+
+
+def is_whole(part: Part, weight: Tensor) -> bool:
+    """Whether a matrix is used from its first row to its last."""
+    return part.outputs == (0, weight.shape[-2]) and part.inputs == (0, weight.shape[-1])
+
+
+def form_of(parameter: Tensor, product: Product, indices: Tensor | None) -> Form | None:
+    """What a parameter is the matrix of, as its first product shows; None if that is nothing known."""
+    weight = product.weight
+    if product.convolution is not None:
+        return Form(convolution=product.convolution) if weight is parameter else None
+    if not parameter.is_contiguous():
+        return None
+    for form in forms(parameter):
+        part = part_of(parameter, form, weight, indices)
+        if part is not None and (parameter.dim() == 2 or form.experts or is_whole(part, weight)):
+            return form
+    return None
+
+
+def padded(t: Tensor, place: tuple[int, int]) -> Tensor:
+    """Rows of a part as rows of the whole: zero where the part is not."""
+    begin, size = place
+    return t if t.shape[-1] == size else F.pad(t, (begin, size - begin - t.shape[-1]))

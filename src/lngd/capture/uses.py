@@ -1,0 +1,187 @@
+"""Products with a weight that no module's call stands for, seen as torch computes them.
+
+While a forward is watched, torch tells a function mode what it computes. A product whose one operand is a parameter, a view of
+one, or some of its matrices, is a use of that parameter. What a parameter is the matrix of, is known after the first forward that
+is watched; from the next one on its uses are calls of a layer like any other's.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lngd.capture.graph import OpenActivation, pre_activation
+from lngd.capture.products import PRODUCTS, Change, Part, Product, form_of, origin, padded, part_of
+from lngd.layers import ExpertsLayer, Found, Layer
+from lngd.layers.used import Form, Used
+
+
+class WatchedFunctions(TorchFunctionMode):
+    """Tells its owner, as long as there is one, of each product that torch computes in this thread while it is entered."""
+
+    def __init__(self, told: Callable[[Product], Change | None]) -> None:
+        """`told`: a method, which gives what the product's output becomes, or None for one of no interest."""
+        super().__init__()
+        self._told = weakref.WeakMethod(told)
+        self._entered = False
+
+    def enter(self) -> None:
+        """The forward begins. One that was interrupted by the keyboard may have left it entered."""
+        if not self._entered:
+            self._entered = True
+            self.__enter__()
+
+    def leave(self) -> None:
+        """It has ended."""
+        if self._entered:
+            self._entered = False
+            self.__exit__(None, None, None)
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        read = PRODUCTS.get(function)
+        told = self._told() if read is not None and "out" not in kwargs else None
+        if read is None or told is None or not torch.is_grad_enabled():
+            return function(*args, **kwargs)
+        product = read(*args, **kwargs)
+        opened = None if product is None else told(product)
+        output = function(*args, **kwargs)
+        return output if opened is None or not output.requires_grad else opened(output)
+
+
+class Uses:
+    """What is known of the weights that are used without their modules."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Found] = {}
+        """Candidates whose use was seen since `watch`, by name."""
+        self.running: nn.Module | None = None
+        """The layer whose own forward runs: what it computes with its weight is its call."""
+        self._names: dict[int, tuple[str, nn.Parameter]] = {}
+        self._candidates = set[str]()
+        self._layers: dict[str, Layer] = {}
+
+    def watch(self, layers: Mapping[str, Layer], parameters: Mapping[str, nn.Parameter], candidates: Iterable[str]) -> None:
+        """From now on uses of these layers' weights are calls, and those of the candidates are remembered."""
+        self._layers = {name: layer for name, layer in layers.items() if layer.found}
+        self._candidates = set(candidates)
+        self._names = {id(p): (name, p) for name, p in parameters.items()}
+        self.found.clear()
+
+    @property
+    def searching(self) -> bool:
+        """Whether there are weights of which nobody knows how they are used."""
+        return bool(self._candidates)
+
+    @property
+    def any(self) -> bool:
+        """Whether there are layers whose calls only the function mode sees."""
+        return bool(self._layers)
+
+    def layer_of(self, product: Product) -> tuple[str, Layer, Part] | None:
+        """Whose call a product is; a candidate's use is remembered, and nobody's call yet."""
+        base, indices = origin(product.weight)
+        name, parameter = self._names.get(id(base), ("", None))
+        if parameter is None:
+            return None
+        if name in self._layers:
+            layer = self._layers[name]
+            if isinstance(layer.module, Used):
+                part = part_of(parameter, layer.module.form, product.weight, indices)
+            else:
+                part = Part() if product.convolution is not None and product.weight is parameter else None
+            return None if part is None else (name, layer, part)
+        own = self.running is not None and any(parameter is p for p in self.running._parameters.values())
+        if name in self._candidates and name not in self.found and not own:
+            form = form_of(parameter, product, indices)
+            if form is not None:
+                self.found[name] = self._made(name, parameter, form, product)
+        return None
+
+    def _made(self, name: str, parameter: nn.Parameter, form: Form, product: Product) -> Found:
+        bias_name, bias = self._names.get(id(product.bias), ("", None))
+        whole = product.convolution is not None or product.weight.numel() == parameter.numel()
+        if form.experts or not whole or bias is None or bias.shape != product.bias.shape or bias.dim() != 1:
+            bias_name, bias = "", None
+        return Found(name, parameter, form, bias_name, bias)
+
+
+def opened_use(
+    name: str, layer: Layer, part: Part, product: Product, output: Tensor, n: int | None
+) -> tuple[Tensor, OpenActivation]:
+    """The call that a use is, and what stands for its output.
+
+    Args:
+        n: the samples of the model's batch, if that is known: rows that are a multiple of it are its positions.
+    """
+    x = product.x.detach()
+    output, edge = pre_activation(output)
+    shape = output.shape
+    to_rows = product.to_rows
+
+    def rows(gradient: Tensor) -> Tensor:
+        gradient = gradient if gradient.shape == shape else gradient.reshape(shape)
+        return gradient if to_rows is None else to_rows(gradient)
+
+    if product.convolution is not None:
+        return output, OpenActivation(name, layer.module, x, edge, rows, shape=shape, dtype=output.dtype)
+    if isinstance(layer, ExpertsLayer):
+
+        def as_expert_rows(gradient: Tensor) -> Tensor:
+            g = rows(gradient)
+            return padded(g.reshape(-1, g.shape[-1]), part.outputs)
+
+        routed = routed_rows(layer, x, part, product)
+        made = OpenActivation(name, layer.module, routed, edge, as_expert_rows, shape=shape, dtype=output.dtype, batch=n)
+        return output, made
+    fold = folding(x, n)
+
+    def as_output(gradient: Tensor) -> Tensor:
+        return padded(fold(rows(gradient)), part.outputs)
+
+    made = OpenActivation(name, layer.module, fold(x), edge, as_output, shape=shape, dtype=output.dtype)
+    if x.shape[-1] != part.inputs[1]:
+        made.as_input = partial(padded, place=part.inputs)
+    return output, made
+
+
+def rows_of(product: Product) -> int:
+    """How many rows, or images, are multiplied."""
+    x = product.x
+    return len(x) if product.convolution is not None else x.numel() // max(1, x.shape[-1])
+
+
+def batch_of(given: Any) -> int | None:
+    """The first dimension of the first tensor among a model's arguments, also in what they hold."""
+    if isinstance(given, Tensor):
+        return len(given) if given.dim() else None
+    inside = given.values() if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else ()
+    return next((n for each in inside if (n := batch_of(each)) is not None), None)
+
+
+def folding(x: Tensor, n: int | None) -> Callable[[Tensor], Tensor]:
+    """Makes samples and positions of rows `[…, d]`: a vector is one sample, windows and tokens of the model's n are positions."""
+    if x.dim() == 1:
+        return lambda t: t.unsqueeze(0)
+    rows = len(x)
+    if n and rows != n and rows % n == 0:
+        return lambda t: t.unflatten(0, (n, rows // n))
+    return lambda t: t
+
+
+def routed_rows(layer: ExpertsLayer, x: Tensor, part: Part, product: Product) -> Tensor:
+    """The rows of a product with experts' matrices, each with the number of its expert."""
+    rows = x.reshape(-1, x.shape[-1])
+    place = torch.arange(len(rows), device=x.device)
+    if part.expert is not None:
+        experts = torch.full_like(place, part.expert)
+    elif product.ends is not None:
+        experts = torch.bucketize(place, product.ends.to(place.dtype), right=True)
+    else:
+        experts = place // max(1, len(rows) // max(1, len(x)))
+        experts = experts if part.experts is None else part.experts[experts]
+    return layer.routed(padded(rows, part.inputs), experts)
