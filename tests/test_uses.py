@@ -385,24 +385,29 @@ def test_functions_are_seen_no_longer_than_the_forward() -> None:
     assert "2.weight" in optimizer.blocks
 
 
-def test_windows_and_flattened_tokens_are_positions() -> None:
-    """Rows that are a multiple of the model's batch: statistics as with the batch in front."""
+class Flattened(nn.Module):
+    """A layer on tokens, or on tokens of all samples in one dimension, behind one that has the samples in front."""
 
-    class Tokens(nn.Module):
-        def __init__(self, *, flat: bool) -> None:
-            super().__init__()
-            torch.manual_seed(1)
-            self.weight, self.head, self.flat = (
-                nn.Parameter(torch.randn(OUTPUTS, 5).double()),
-                nn.Linear(OUTPUTS, 3).double(),
-                flat,
-            )
+    def __init__(self, *, flat: bool, called: bool) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.inner, self.head = nn.Linear(5, INPUTS), nn.Linear(INPUTS, OUTPUTS, bias=False), nn.Linear(OUTPUTS, 3)
+        self.flat, self.called = flat, called
+        self.double()
 
-        def forward(self, x: Tensor) -> Tensor:
-            y = F.linear(x.flatten(0, 1) if self.flat else x, self.weight)
-            return self.head(y.tanh().view(len(x), TOKENS, OUTPUTS).mean(1))
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x).tanh()
+        y = y.flatten(0, 1) if self.flat else y
+        y = self.inner(y) if self.called else F.linear(y, self.inner.weight)
+        return self.head(y.tanh().view(len(x), TOKENS, OUTPUTS).mean(1))
 
-    models = Tokens(flat=False), Tokens(flat=True)
+
+@pytest.mark.parametrize("called", [True, False])
+@pytest.mark.parametrize("kind", METHODS)
+def test_rows_that_are_a_multiple_of_the_batch_are_positions(kind: str, called: bool) -> None:
+    """Windows, or tokens in one dimension: the run is the same as with the batch in front."""
+    models = Flattened(flat=False, called=called), Flattened(flat=True, called=called)
     for model in models:
-        trained(model, LNGD(model, **EVERY_STEP), 4)
-    assert torch.equal(models[0].weight, models[1].weight)
+        trained(model, METHODS[kind](model, **EVERY_STEP), 4)
+    for one, two in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)

@@ -129,6 +129,8 @@ class Capture:
         self._uses, self._functions = Uses(), WatchedFunctions(self.sees_use)
         self._samples: int | None = None
         """Of the running forward's batch, as far as its arguments show."""
+        self._batch_is_known = False
+        """Whether a layer's input had as many samples."""
         self._watched: dict[str, tuple[nn.Module, int]] = {}
         """The module of each layer, and how many inputs it had."""
         self._choosy = set[str]()
@@ -316,7 +318,7 @@ class Capture:
         """A new forward of the model. A measuring one leaves compiled code, and so does the first that comes upon any."""
         trains, traced = torch.is_grad_enabled(), torch.compiler.is_compiling()
         if not traced:
-            self._samples = batch_of((args, kwargs))
+            self._samples, self._batch_is_known = batch_of((args, kwargs)), False
         if traced and (not trains or traced_for_another_purpose()):
             return
         left = trains and (self.measuring or (traced and not self._compiled.present)) and self._leave_call(None) is not None
@@ -413,15 +415,28 @@ class Capture:
             return output
         moved, alone = layer.batch_dim > 0 and x.dim() > layer.batch_dim + 1, x.dim() < layer.batched_dims
         x = layer.batch_first(x) if moved else x.unsqueeze(0) if alone else x
-        if self._wanted(name, len(x)):
+        if self._wanted(name, rows := len(x)):
             output, edge = pre_activation(output)
             raw = self.measuring and self._is_data(x)
             shape, x = output.shape, x.detach() if x.requires_grad else x
             as_output = partial(shaped_batch_first, shape, layer.batch_dim) if moved else partial(shaped, shape)
             if alone:  # one sample
                 as_output = partial(shaped, torch.Size((1, *shape)))
+            elif layer.folds and (n := self._samples_of(rows)) and not moved:
+                x, as_output = x.unflatten(0, (n, -1)), partial(shaped, torch.Size((n, rows // n, *shape[1:])))
             self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype, raw=raw))
         return output
+
+    def _samples_of(self, rows: int) -> int | None:
+        """The model's batch, if that many rows are positions of its samples: windows, or tokens in one dimension.
+
+        Only where a layer before had the batch itself in front: else the model's first argument is something else.
+        """
+        n = self._samples
+        if n == rows:
+            self._batch_is_known = True
+            return None
+        return n if n and n > 1 and self._batch_is_known and rows % n == 0 else None
 
     def sees_use(self, product: UsedProduct) -> Callable[[Tensor], Tensor] | None:
         """Torch is about to compute a product; see `lngd.capture.uses`."""
@@ -437,7 +452,10 @@ class Capture:
     def _open_use(self, name: str, layer: Layer, part: Part, product: UsedProduct, output: Tensor) -> Tensor:
         """A product outside a module, as a layer's call."""
         if self._wanted(name, rows_of(product)):
-            output, made = opened_use(name, layer, part, product, output, self._samples)
+            n = self._samples_of(len(product.x)) if product.x.dim() > 1 else None
+            if isinstance(layer, ExpertsLayer) and self._batch_is_known:
+                n = self._samples
+            output, made = opened_use(name, layer, part, product, output, n)
             made.raw = self.measuring and made.x.dim() == 2 and self._is_data(product.x)
             self._open(made)
         return output

@@ -116,7 +116,7 @@ def opened_use(
     """The call that a use is, and what stands for its output.
 
     Args:
-        n: the samples of the model's batch, if that is known: rows that are a multiple of it are its positions.
+        n: the samples of which the rows are positions; None if each is a sample.
     """
     x = product.x.detach()
     output, edge = pre_activation(output)
@@ -167,10 +167,7 @@ def folding(x: Tensor, n: int | None) -> Callable[[Tensor], Tensor]:
     """Makes samples and positions of rows `[…, d]`: a vector is one sample, windows and tokens of the model's n are positions."""
     if x.dim() == 1:
         return lambda t: t.unsqueeze(0)
-    rows = len(x)
-    if n and rows != n and rows % n == 0:
-        return lambda t: t.unflatten(0, (n, rows // n))
-    return lambda t: t
+    return (lambda t: t) if n is None else (lambda t: t.unflatten(0, (n, -1)))
 
 
 def routed_rows(layer: ExpertsLayer, x: Tensor, part: Part, product: Product) -> Tensor:

@@ -54,6 +54,8 @@ class Layer(ABC):
     """Why a module of the adapter's kind is no linear layer after all, and how to see that it is not."""
     on_request: ClassVar[str | None] = None
     """Why a module has curvature only in a group with `curvature=True`; None if it always has."""
+    folds: ClassVar[bool] = False
+    """Whether samples' rows in the first dimension may as well be positions in a second one."""
     kernel_places: int = 1
     """How many inputs of one channel a position sees: the size of a convolution's kernel."""
     batched_dims: int = 2

@@ -1,6 +1,7 @@
 """nn.Linear, which is a linear layer already, and GPT-2's Conv1D, which is one with its weight stored the other way round."""
 
 import math
+from typing import ClassVar
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -12,6 +13,8 @@ from lngd.types import Activations, GradientMatrix, Gradients
 
 class LinearLayer(Layer):
     """nn.Linear; every dimension between the first and the last is a position."""
+
+    folds: ClassVar[bool] = True
 
     def activations(self, x: Float[Tensor, "n ..."]) -> Activations:
         return self.with_ones(_rows(x.to(self.dtype)))
