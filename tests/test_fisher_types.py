@@ -1,8 +1,11 @@
 """What each Fisher type hands to each method's block, through the optimizer, against loops over samples and positions."""
 
+import re
+import warnings
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -430,39 +433,50 @@ def test_segmentation_logits_have_their_classes_second():
         assert_statistics("NGPlus", optimizer.blocks[name], [samples])
 
 
-BAD_OUTPUTS: dict[str, tuple[Callable[[Tensor], object], type[Exception], str]] = {
-    "one class": (lambda z: z[:, :1], ValueError, r"two classes or more.*\(8, 1\).*fisher=Sampled\('bernoulli'\)"),
-    "a dictionary without logits": (lambda z: {"scores": z}, TypeError, "dict.*logits"),
-    "an object without logits": (lambda _: object(), TypeError, "object.*logits"),
-    "a detached output": (lambda z: z.detach(), TypeError, "Tensor"),
-    "an empty tuple": (lambda _: (), TypeError, "tuple"),
-    "a number": (lambda _: 3.0, TypeError, "float"),
-    "only a loss in a tuple": (lambda z: (z.square().mean(),), TypeError, "tuple"),
-    "one number a sample": (lambda z: z[:, 0], ValueError, "bernoulli"),
+NO_LABELS: dict[str, tuple[Callable[[Tensor], object], str]] = {
+    "one class": (lambda z: z[:, :1], r"of shape \(8, 1\)"),
+    "a dictionary without logits": (lambda z: {"scores": z}, "a dict without logits"),
+    "an object without logits": (lambda z: SimpleNamespace(scores=z), "a SimpleNamespace without logits"),
+    "only a loss in a tuple": (lambda z: (z.square().mean(),), "a tuple without logits"),
+    "one number a sample": (lambda z: z[:, 0], r"of shape \(8,\)"),
 }
 
 
-@pytest.mark.parametrize("kind", BAD_OUTPUTS)
-def test_an_output_without_logits_is_an_error_that_says_what_to_do(kind):
-    wrap, error, message = BAD_OUTPUTS[kind]
-    model, (x, _) = Wrapped(wrap), batch(8, 4)
-    optimizer = build("KFAC", model, SAMPLED)
-    with pytest.raises(error, match=message):
-        model(x)
-    optimizer.close()
+def scores_in(output: object) -> Tensor:
+    """The only tensor of an output."""
+    found = output["scores"] if isinstance(output, dict) else getattr(output, "scores", output)
+    return found[0] if isinstance(found, tuple) else found
 
 
-def test_after_a_refused_output_the_next_forward_counts_alone():
+@pytest.mark.parametrize("kind", NO_LABELS)
+def test_without_labels_to_draw_the_losss_own_gradient_serves(kind):
+    """As with fisher="empirical", and one warning says what to do."""
+    wrap, message = NO_LABELS[kind]
+    runs = []
+    for fisher in (SAMPLED, FisherType.EMPIRICAL):
+        model, (x, _) = Wrapped(wrap), batch(8, 4)
+        optimizer = build("KFAC", model, fisher)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                optimizer.zero_grad()
+                scores_in(model(x)).square().mean().backward()
+                optimizer.step()
+        said = [str(each.message) for each in caught if "no labels" in str(each.message)]
+        assert len(said) == (fisher is SAMPLED)
+        assert all(re.search(rf"{message}.*fisher=lngd\.Sampled\(likelihood, predictions=", text) for text in said)
+        notes = {row.reason for row in optimizer.summary() if row.kind == "curvature"}
+        assert all("labels of the data" in note for note in notes) == (fisher is SAMPLED)
+        runs.append(tensors(optimizer))
+    assert_same_tensors(*runs)
+
+
+def test_predictions_say_where_labels_are_drawn():
     runs, (x, y) = [], batch(8, 4)
-    for refused in (False, True):
-        model = Wrapped(lambda z: z)
-        optimizer = build("KFAC", model, SAMPLED)
-        if refused:
-            model.wrap = lambda z: z[:, :1]
-            with pytest.raises(ValueError, match="two classes"):
-                model(3 * x)
-            model.wrap = lambda z: z
-        F.cross_entropy(model(x), y).backward()
+    for wrap, fisher in ((lambda z: z, SAMPLED), (lambda z: {"scores": z}, Sampled(predictions=lambda output: output["scores"]))):
+        model = Wrapped(wrap)
+        optimizer = build("KFAC", model, fisher)
+        F.cross_entropy(scores_in(model(x)), y).backward()
         optimizer.step()
         runs.append(tensors(optimizer))
     assert_same_tensors(*runs)

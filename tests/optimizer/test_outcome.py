@@ -64,7 +64,7 @@ CASES: dict[str, Case] = {
     ),
     "tied": (Tied, lambda: torch.randint(0, 7, (8, 5)), {"curvature": 2, "fallback": 1}),
     "shared": (Shared, sequence, {"curvature": 2, "fallback": 1}),
-    "own forward": (lambda: nn.Sequential(Own(4, 4), nn.Linear(4, 2)), sequence, {"curvature": 2, "fallback": 2}),
+    "own forward": (lambda: nn.Sequential(Own(4, 4), nn.Linear(4, 2)), sequence, {"curvature": 4}),
     "recurrent": (lambda: nn.LSTM(4, 3, batch_first=True), sequence, {"fallback": 4}),
     "wide": (lambda: nn.Sequential(nn.Linear(4, 9000), nn.Linear(9000, 2)), sequence, {"curvature": 4}),
 }
@@ -121,7 +121,7 @@ def test_reasons_say_what_to_do():
     reasons = {o.name: (o.kind, o.reason) for o in optimizer.summary()}
     assert reasons["0.weight"] == ("fallback", "5 inputs are more than factors.max_dim=4")
     assert reasons["1.weight"][1] == "no curvature for LayerNorm"
-    assert reasons["2.weight"][1] == "no curvature for Own"
+    assert reasons["2.weight"] == ("fallback", "the first forward shows how it is used")
     assert reasons["2.bias"] == ("frozen", "left out of params")
     assert reasons["3.weight"] == ("curvature", "")
     assert reasons["3.bias"] == ("frozen", "requires_grad=False")
@@ -183,8 +183,18 @@ class Borrowed(nn.Module):
         return F.linear(self.called(x).tanh(), self.borrowed.weight, self.borrowed.bias)
 
 
-def test_a_layer_whose_weight_is_used_without_calling_it_is_demoted_and_the_summary_says_so():
+def test_a_layer_whose_weight_is_used_without_calling_it_keeps_its_curvature_under_the_weights_name():
     model = Borrowed()
+    optimizer = LNGD(model)
+    assert set(optimizer.blocks) == {"called", "borrowed"}
+    loss_of(model(sequence())).backward()
+    optimizer.step()
+    assert set(optimizer.blocks) == {"called", "borrowed.weight"}
+
+
+def test_a_layer_whose_weight_is_used_in_no_known_product_is_demoted_and_the_summary_says_so():
+    model = Borrowed()
+    model.forward = lambda x: (model.called(x).unsqueeze(-2) * model.borrowed.weight).sum(-1)
     optimizer = LNGD(model)
     loss_of(model(sequence())).backward()
     with pytest.warns(UserWarning, match="layer 'borrowed': AdamW trains it from now on.*without calling the module"):

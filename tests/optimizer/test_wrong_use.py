@@ -266,7 +266,7 @@ class Net(nn.Module):
         torch.manual_seed(1)
         self.called, self.other, self.borrowed = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
     def forward(self, x):
-        return F.linear(self.other(self.called(x)).tanh(), self.borrowed.weight)
+        return (self.other(self.called(x)).tanh().unsqueeze(-2) * self.borrowed.weight).sum(-1)
 
 def backward(poison=0.0):
     optimizer.zero_grad()

@@ -318,7 +318,9 @@ class Capture:
         """A new forward of the model. A measuring one leaves compiled code, and so does the first that comes upon any."""
         trains, traced = torch.is_grad_enabled(), torch.compiler.is_compiling()
         if not traced:
-            self._samples, self._batch_is_known = batch_of((args, kwargs)), False
+            first = args[0] if args else None
+            self._samples = len(first) if isinstance(first, Tensor) and first.dim() else batch_of((args, kwargs))
+            self._batch_is_known = False
         if traced and (not trains or traced_for_another_purpose()):
             return
         left = trains and (self.measuring or (traced and not self._compiled.present)) and self._leave_call(None) is not None
@@ -352,7 +354,7 @@ class Capture:
         if self._forward_counts and trains and (compiled.found or compiled.present is None):
             compiled.begin(self.forward_id)
             compiled.begun |= not again
-        if self._forward_counts and self._wants_uses():
+        if self._forward_counts and (self.measuring or self._uses.any) and self._wants_uses():
             self._functions.enter()
 
     def _wants_uses(self) -> bool:
@@ -383,7 +385,8 @@ class Capture:
         if torch.compiler.is_compiling() or pulling():
             return
         self._forward_counts = False
-        self._functions.leave()
+        if self._functions.entered:
+            self._functions.leave()
         if self._uncompiled.entered:
             self._uncompiled.leave()
 
@@ -422,7 +425,9 @@ class Capture:
             as_output = partial(shaped_batch_first, shape, layer.batch_dim) if moved else partial(shaped, shape)
             if alone:  # one sample
                 as_output = partial(shaped, torch.Size((1, *shape)))
-            elif layer.folds and (n := self._samples_of(rows)) and not moved:
+            elif rows == self._samples:
+                self._batch_is_known = True
+            elif self._samples and layer.folds and not moved and (n := self._samples_of(rows)):
                 x, as_output = x.unflatten(0, (n, -1)), partial(shaped, torch.Size((n, rows // n, *shape[1:])))
             self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype, raw=raw))
         return output
@@ -455,7 +460,7 @@ class Capture:
             n = self._samples_of(len(product.x)) if product.x.dim() > 1 else None
             if isinstance(layer, ExpertsLayer) and self._batch_is_known:
                 n = self._samples
-            output, made = opened_use(name, layer, part, product, output, n)
+            output, made = opened_use(output, name=name, layer=layer, part=part, product=product, n=n)
             made.raw = self.measuring and made.x.dim() == 2 and self._is_data(product.x)
             self._open(made)
         return output

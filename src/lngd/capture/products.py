@@ -12,6 +12,8 @@ from lngd.layers import Form
 from lngd.torch_private import saved_indices, view_base
 
 Change = Callable[[Tensor], Tensor]
+OPTIONS = ("stride", "padding", "dilation", "groups")
+"""Of a convolution, in torch's order."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,15 @@ def _grouped(x: Tensor, other: Tensor, *, offs: Tensor | None = None, **_: Any) 
     return Product(x, other.mT, ends=offs) if other.dim() == 3 and x.dim() == (3 if offs is None else 2) else None
 
 
-def _convolution(
-    x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> Product:
-    space = weight.dim() - 2
-    several = [value if isinstance(value, str) else _several(value, space) for value in (stride, padding, dilation)]
-    return Product(x, weight, bias, convolution=(*several, groups))
+def _convolution(x: Tensor, weight: Tensor, bias: Any = None, *given: Any, **named: Any) -> Product:
+    options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **dict(zip(OPTIONS, given, strict=False)), **named}
+    several = [_several(options[name], weight.dim() - 2) for name in OPTIONS[:3]]
+    return Product(x, weight, bias, convolution=(*several, options["groups"]))
 
 
-def _several(value: Any, space: int) -> tuple[int, ...]:
+def _several(value: Any, space: int) -> tuple[int, ...] | str:
+    if isinstance(value, str):
+        return value
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * space if len(values) == 1 else values
 

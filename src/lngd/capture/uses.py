@@ -27,18 +27,18 @@ class WatchedFunctions(TorchFunctionMode):
         """`told`: a method, which gives what the product's output becomes, or None for one of no interest."""
         super().__init__()
         self._told = weakref.WeakMethod(told)
-        self._entered = False
+        self.entered = False
 
     def enter(self) -> None:
         """The forward begins. One that was interrupted by the keyboard may have left it entered."""
-        if not self._entered:
-            self._entered = True
+        if not self.entered:
+            self.entered = True
             self.__enter__()
 
     def leave(self) -> None:
         """It has ended."""
-        if self._entered:
-            self._entered = False
+        if self.entered:
+            self.entered = False
             self.__exit__(None, None, None)
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -64,6 +64,8 @@ class Uses:
         self._names: dict[int, tuple[str, nn.Parameter]] = {}
         self._candidates = set[str]()
         self._layers: dict[str, Layer] = {}
+        self.any = False
+        """Whether there are layers whose calls only the function mode sees."""
 
     def watch(self, layers: Mapping[str, Layer], parameters: Mapping[str, nn.Parameter], candidates: Iterable[str]) -> None:
         """From now on uses of these layers' weights are calls, and those of the candidates are remembered."""
@@ -71,16 +73,12 @@ class Uses:
         self._candidates = set(candidates)
         self._names = {id(p): (name, p) for name, p in parameters.items()}
         self.found.clear()
+        self.any = bool(self._layers)
 
     @property
     def searching(self) -> bool:
         """Whether there are weights of which nobody knows how they are used."""
         return bool(self._candidates)
-
-    @property
-    def any(self) -> bool:
-        """Whether there are layers whose calls only the function mode sees."""
-        return bool(self._layers)
 
     def layer_of(self, product: Product) -> tuple[str, Layer, Part] | None:
         """Whose call a product is; a candidate's use is remembered, and nobody's call yet."""
@@ -111,9 +109,9 @@ class Uses:
 
 
 def opened_use(
-    name: str, layer: Layer, part: Part, product: Product, output: Tensor, n: int | None
+    output: Tensor, *, name: str, layer: Layer, part: Part, product: Product, n: int | None
 ) -> tuple[Tensor, OpenActivation]:
-    """The call that a use is, and what stands for its output.
+    """What stands for a product's output, and the call that it is.
 
     Args:
         n: the samples of which the rows are positions; None if each is a sample.

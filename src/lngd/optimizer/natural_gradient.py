@@ -107,7 +107,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._take_plan()
         self._store_progress()
         self._warned = False
-        if not self._plan.candidates:
+        if not self._plan.undecided():
             self._warn_of_missing_curvature()
 
     @overload
@@ -205,8 +205,8 @@ class NaturalGradient(torch.optim.Optimizer):
         notes = {**{name: each.note for name, each in self._layers.items()}, **unseen, **self._capture.source.notes}
         outcomes = [replace(o, reason=notes.get(o.layer, "")) if o.kind == "curvature" else o for o in plan.outcomes.values()]
         if not self._warned:
-            new = {o.name for o in outcomes if o.kind == "fallback" and o.name in plan.candidates}
-            outcomes = [replace(o, reason=NOT_USED_YET) if o.name in new else o for o in outcomes]
+            undecided = plan.undecided()
+            outcomes = [replace(o, reason=NOT_USED_YET) if o.name in undecided else o for o in outcomes]
         return Summary(tuple(outcomes), self.memory_report().curvature)
 
     def memory_report(self) -> MemoryReport:
@@ -485,7 +485,7 @@ class NaturalGradient(torch.optim.Optimizer):
         """Once, as soon as a forward has shown which weights are used without their modules."""
         if not self._warned:
             self._warned = True
-            warn_of_missing_curvature(self._plan)
+            warn_of_missing_curvature(self._planner.plan(self._model, self.param_groups, {}, self._found))
 
     def _take_found(self, found: Mapping[str, Found]) -> None:
         """Weights that were used outside any module have curvature from the next step on."""

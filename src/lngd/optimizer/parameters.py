@@ -93,6 +93,10 @@ class Plan:
     candidates: set[str] = field(default_factory=set)
     """Names of those of which a use outside a module would make a layer."""
 
+    def undecided(self) -> set[str]:
+        """Names of matrices that have no curvature, unless a forward shows how they are used."""
+        return {name for name in self.candidates if self.outcomes[name].kind == "fallback"}
+
     def chosen(self) -> set[int]:
         """Ids of those of which AdamW is a choice and not a lack of curvature."""
         return {id(self.parameters[name]) for name, outcome in self.outcomes.items() if is_a_choice(outcome)}
@@ -267,6 +271,7 @@ class Planner:
                     by_name, of_use = of_found.get(id(p), (name, layer))
                     plan.outcomes[full] = _outcome(full, p, choices, of_use, by_name)
                     called = weight is not p or (isinstance(layer, Layer) and not isinstance(layer, AttentionInput))
+                    called &= not isinstance(module, nn.RNNBase)  # one operation of torch, of which no product is seen
                     if called and id(p) not in of_found and _may_be_used(plan.outcomes[full], p, users):
                         plan.candidates.add(full)
         sequence_first = {id(linear) for module in model.modules() for linear in _sequence_first(module)}
