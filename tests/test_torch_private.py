@@ -49,6 +49,7 @@ from lngd.torch_private import (
     records_operations,
     remove_global_hook,
     running_pass,
+    saved_indices,
     view_base,
     when_backward_ends,
 )
@@ -256,6 +257,13 @@ def test_a_matrix_product_keeps_its_left_operand():
     for product in (F.linear(a, weight), F.linear(a, weight, bias)):
         assert product.grad_fn.name() in LEFT_OPERANDS
         assert torch.equal(left_operand(product.grad_fn), a)
+
+
+def test_picked_entries_know_their_indices():
+    weight, places = torch.randn(4, 3, 2, requires_grad=True), torch.tensor([2, 0, 2])
+    assert torch.equal(saved_indices(weight[places].grad_fn), places)
+    for other in (weight[1:], weight[:, places[1:]], weight[weight > 0], weight[places, places[:1]], weight[places.unsqueeze(0)]):
+        assert saved_indices(other.grad_fn) is None
 
 
 def test_a_module_knows_that_it_was_compiled_in_place():

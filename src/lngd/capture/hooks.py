@@ -317,7 +317,7 @@ class Capture:
     def begin_forward(self, _module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """A new forward of the model. A measuring one leaves compiled code, and so does the first that comes upon any."""
         trains, traced = torch.is_grad_enabled(), torch.compiler.is_compiling()
-        if not traced:
+        if not (traced or is_tracing()):
             first = args[0] if args else None
             self._samples = len(first) if isinstance(first, Tensor) and first.dim() else batch_of((args, kwargs))
             self._batch_is_known = False

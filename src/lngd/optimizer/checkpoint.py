@@ -10,8 +10,9 @@ from lngd.optimizer.adamw import AVERAGES
 from lngd.optimizer.curved_layer import Layout, State, fits_layout
 from lngd.optimizer.parameters import GROUP_OPTIONS, Group
 
-FORMAT = 5
-"""Counts up when a checkpoint of before can't be read any more. 1 to 4 had an entry `lngd` beside torch's two."""
+FORMAT = 6
+"""Counts up when a checkpoint of before can't be read any more. 1 to 4 had an entry `lngd` beside torch's two; 5 did not say
+which weights were found in use."""
 PROGRESS: dict[str, type] = {
     "version": str,
     "method": str,
@@ -22,6 +23,7 @@ PROGRESS: dict[str, type] = {
     "measuring": int,
     "portions": int,
     "overflows": int,
+    "found": str,
     "fallen": str,
     "generator": Tensor,
     "loss_scale": float,
@@ -56,7 +58,7 @@ def fallen(progress: Mapping[str, Any]) -> dict[str, str]:
 def found_in_use(progress: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> dict[str, Found]:
     """Weights that were found in use outside any module, by name: a line each, with what their bias is called and their form."""
     found = {}
-    for line in progress.get("found", "").splitlines():
+    for line in progress["found"].splitlines():
         name, bias, form = line.split("\t")
         if name in parameters:
             found[name] = Found(name, parameters[name], Form.of_text(form), bias, parameters.get(bias))

@@ -250,8 +250,12 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def _plan_for(self, given: Mapping[str, Any]) -> Plan:
         """The plan with what a checkpoint's run had found in use."""
+        if not isinstance(given, Mapping):
+            raise ValueError(checkpoint.NO_CHECKPOINT)
         progress = given["param_groups"][0].get("progress") if given["param_groups"] else None
-        found = checkpoint.found_in_use(progress, self._plan.parameters) if isinstance(progress, Mapping) else {}
+        found = self._found
+        if isinstance(progress, Mapping) and isinstance(progress.get("found"), str):
+            found = checkpoint.found_in_use(progress, self._plan.parameters)
         return self._planner.plan(self._model, self.param_groups, self._fallen, found)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -488,7 +492,11 @@ class NaturalGradient(torch.optim.Optimizer):
             warn_of_missing_curvature(self._planner.plan(self._model, self.param_groups, {}, self._found))
 
     def _take_found(self, found: Mapping[str, Found]) -> None:
-        """Weights that were used outside any module have curvature from the next step on."""
+        """Weights that were used outside any module have curvature from the next step on.
+
+        In this step they are no layers yet, so what comes before them is not the last one.
+        """
+        self._capture.last.clear()
         self._found |= found
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
         self._take_plan(self.t + 1)
