@@ -411,3 +411,31 @@ def test_rows_that_are_a_multiple_of_the_batch_are_positions(kind: str, called: 
         trained(model, METHODS[kind](model, **EVERY_STEP), 4)
     for one, two in zip(*(model.parameters() for model in models), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+def test_an_embedding_with_a_forward_of_its_own_is_an_embedding() -> None:
+    class Scaled(nn.Embedding):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return 4 * super().forward(tokens)
+
+    optimizer = LNGD(nn.Sequential(Scaled(9, 4), nn.Linear(4, 3)))
+    (outcome,) = (row for row in optimizer.summary() if row.name == "0.weight")
+    assert outcome.kind == "fallback"
+    assert outcome.reason.startswith("AdamW trains embeddings better")
+
+
+def test_a_convolution_with_a_view_of_its_weight_is_found() -> None:
+    """As causal convolutions keep theirs: without the dimension of one channel, which comes back for the product."""
+
+    class Causal(nn.Conv1d):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv1d(F.pad(x, (2, 0)), self.weight.squeeze(1).unsqueeze(1), groups=4)
+
+    model = nn.Sequential(Causal(4, 4, 3, groups=4, bias=False), nn.Flatten(), nn.Linear(20, 3)).double()
+    optimizer = LNGD(model)
+    for step in range(2):
+        x, y = batch(8, 4, 5, seed=step)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    assert optimizer.blocks["0.weight"].ready

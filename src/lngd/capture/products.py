@@ -190,6 +190,12 @@ def _same_strides(matrix: Tensor, weight: Tensor) -> bool:
     return all(own == size or n == 1 for own, size, n in zip(matrix.stride(), weight.stride(), weight.shape, strict=True))
 
 
+def is_all_of(weight: Tensor, parameter: Tensor) -> bool:
+    """Whether a view is the parameter itself."""
+    same_place = weight.storage_offset() == parameter.storage_offset()
+    return same_place and weight.shape == parameter.shape and _same_strides(parameter, weight)
+
+
 def is_whole(part: Part, weight: Tensor) -> bool:
     """Whether a matrix is used from its first row to its last."""
     return part.outputs == (0, weight.shape[-2]) and part.inputs == (0, weight.shape[-1])
@@ -199,7 +205,7 @@ def form_of(parameter: Tensor, product: Product, indices: Tensor | None) -> Form
     """What a parameter is the matrix of, as its first product shows; None if that is nothing known."""
     weight = product.weight
     if product.convolution is not None:
-        return Form(convolution=product.convolution) if weight is parameter else None
+        return Form(convolution=product.convolution) if is_all_of(weight, parameter) else None
     if not parameter.is_contiguous():
         return None
     for form in forms(parameter):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lngd.capture.graph import OpenActivation, pre_activation
-from lngd.capture.products import PRODUCTS, Change, Part, Product, form_of, origin, padded, part_of
+from lngd.capture.products import PRODUCTS, Change, Part, Product, form_of, is_all_of, origin, padded, part_of
 from lngd.layers import ExpertsLayer, Found, Layer
 from lngd.layers.used import Form, Used
 
@@ -91,7 +91,7 @@ class Uses:
             if isinstance(layer.module, Used):
                 part = part_of(parameter, layer.module.form, product.weight, indices)
             else:
-                part = Part() if product.convolution is not None and product.weight is parameter else None
+                part = Part() if product.convolution is not None and is_all_of(product.weight, parameter) else None
             return None if part is None else (name, layer, part)
         own = self.running is not None and any(parameter is p for p in self.running._parameters.values())
         if name in self._candidates and name not in self.found and not own:

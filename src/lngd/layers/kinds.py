@@ -26,6 +26,9 @@ LAYERS: dict[type[nn.Module], type[Layer]] = {
 }
 """By class. A subclass counts as its nearest parent here unless it has a forward of its own."""
 
+OWN_EMBEDDING = (
+    "AdamW trains embeddings better (docs/layers.md); one with its own forward has curvature=True after register_layer"
+)
 BY_LOOKS: dict[Callable[[nn.Module], bool], type[Layer]] = {is_conv1d: Conv1DLayer}
 """By what a module looks like, after `LAYERS`: for classes of libraries that are not imported."""
 
@@ -63,7 +66,11 @@ def adapter_of(module: nn.Module) -> type[Layer] | None:
 def why_unsupported(module: nn.Module) -> str | None:
     """Why a module has no adapter; None if it has one."""
     adapter = registered_adapter(module)
-    return f"no curvature for {type(module).__name__}" if adapter is None else why_not(module, adapter)
+    if adapter is not None:
+        return why_not(module, adapter)
+    if isinstance(module, nn.Embedding):
+        return OWN_EMBEDDING
+    return f"no curvature for {type(module).__name__}"
 
 
 def why_not(module: nn.Module, adapter: type[Layer]) -> str | None:

@@ -1,0 +1,132 @@
+"""One model type: four steps with each optimizer, in a process of its own."""
+
+import multiprocessing
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lngd
+from lngd.optimizer import NaturalGradient
+from lngd_bench.studies.zoo.shrinking import builds, inputs_of, loss_of
+
+STEPS, SECONDS = 4, 240
+METHODS: dict[str, Callable[[nn.Module], NaturalGradient]] = {
+    "lngd": lngd.LNGD,
+    "lngd-spectral": lngd.SpectralLNGD,
+    "kfac": lngd.KFAC,
+}
+FINE = "trains"
+
+
+def types() -> dict[str, tuple[type, type]]:
+    """The configuration and the base model of each model type that transformers has."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    found = {}
+    for name, model in sorted(MODEL_MAPPING_NAMES.items()):
+        try:
+            found[name] = CONFIG_MAPPING[name], getattr(transformers, model if isinstance(model, str) else model[0])
+        except (ImportError, AttributeError, KeyError):  # it needs a package that is not here
+            continue
+    return found
+
+
+def tried(config: type, model: type) -> dict[str, Any]:
+    """What came of a type, and of each method; a crash or a time-out of the process is one, too."""
+    context = multiprocessing.get_context("fork")  # what is imported by now is shared
+    queue = context.Queue()
+    process = context.Process(target=lambda: queue.put(outcome(config, model)), daemon=True)
+    process.start()
+    try:
+        found: dict[str, Any] = queue.get(timeout=SECONDS)
+    except Exception:
+        found = {"outcome": f"nothing within {SECONDS} s"}
+    process.kill()
+    process.join()
+    return found
+
+
+def outcome(config: type, model: type) -> dict[str, Any]:
+    """Of one type."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for own in builds(config, model):
+        try:
+            inputs = inputs_of(own)
+            seconds, loss = trained(own, torch.optim.AdamW(own.parameters(), 1e-3), inputs)
+        except Exception:  # noqa: S112  the next way to build it may do
+            continue
+        entries = sum(p.numel() for p in own.parameters())
+        found: dict[str, Any] = {"outcome": "built", "parameters": entries, "adamw": {"seconds": seconds, "loss": loss}}
+        for method, kind in METHODS.items():
+            found[method] = of_method(kind, rebuilt(config, model, entries), inputs)
+        return found
+    return {"outcome": "AdamW does not train it"}
+
+
+def rebuilt(config: type, model: type, entries: int) -> nn.Module:
+    """The same tiny model anew."""
+    return next(own for own in builds(config, model) if sum(p.numel() for p in own.parameters()) == entries)
+
+
+def trained(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: dict[str, Tensor]) -> tuple[float, float]:
+    """CPU seconds of a step, and the last loss."""
+    start = time.process_time()
+    for step in range(STEPS):
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        loss = loss_of(model(**inputs))
+        loss.backward()
+        optimizer.step()
+    return round((time.process_time() - start) / STEPS, 4), float(loss)
+
+
+def of_method(kind: Build, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """Whether it trains, what it says, and which matrices have no curvature."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer = kind(model)
+            before = {name: p.detach().clone() for name, p in model.named_parameters()}
+            seconds, loss = trained(model, optimizer, inputs)
+        said = [str(each.message) for each in caught if ours(str(each.message))]
+    except Exception as error:
+        return {"outcome": f"{type(error).__name__}: {str(error)[:300]}"}
+    still = [name for name, p in moving(model) if torch.equal(p, before[name])]
+    matrices = [row for row in optimizer.summary() if is_matrix(row, model)]
+    sizes = {
+        kind: sum(torch.Size(row.shape).numel() for row in matrices if row.kind == kind) for kind in ("curvature", "fallback")
+    }
+    wrong = f"{len(still)} stay, {still[0]} among them" if still else "" if loss == loss else "its loss is NaN"
+    return {
+        "outcome": wrong or FINE,
+        "seconds": seconds,
+        "loss": loss,
+        "share": sizes["curvature"] / max(1, sum(sizes.values())),
+        "lost": sorted({row.reason for row in matrices if row.kind == "fallback"}),
+        "warnings": said,
+    }
+
+
+def ours(message: str) -> bool:
+    """Whether a warning is one of this library's."""
+    return any(words in message for words in ("lngd", "layer '", "curvature"))
+
+
+def moving(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters with a gradient other than zero."""
+    return ((name, p) for name, p in model.named_parameters() if p.grad is not None and p.grad.any())
+
+
+def is_matrix(row: Any, model: nn.Module) -> bool:
+    """Whether a parameter is a matrix that was used, and neither an embedding nor a vector."""
+    sides = sum(side > 1 for side in row.shape)
+    return (
+        sides > 1 and row.kind != "frozen" and "docs/layers" not in row.reason and model.get_parameter(row.name).grad is not None
+    )
