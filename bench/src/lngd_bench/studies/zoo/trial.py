@@ -14,11 +14,8 @@ from lngd.optimizer import NaturalGradient
 from lngd_bench.studies.zoo.shrinking import builds, inputs_of, loss_of
 
 STEPS, SECONDS = 4, 240
-METHODS: dict[str, Callable[[nn.Module], NaturalGradient]] = {
-    "lngd": lngd.LNGD,
-    "lngd-spectral": lngd.SpectralLNGD,
-    "kfac": lngd.KFAC,
-}
+Build = Callable[[nn.Module], NaturalGradient]
+METHODS: dict[str, Build] = {"lngd": lngd.LNGD, "lngd-spectral": lngd.SpectralLNGD, "kfac": lngd.KFAC}
 FINE = "trains"
 
 
