@@ -13,7 +13,7 @@ RECORD ?= results/fuzz.json
 
 FINDINGS = $(wildcard findings/*.sh)
 
-.PHONY: race test test-all compatibility fuzz findings lint format clean
+.PHONY: race test test-all compatibility fuzz zoo findings lint format clean
 
 race: $(READY)
 	$(BIN)/lngd race --default
@@ -33,6 +33,10 @@ compatibility: $(READY)
 # Random models, settings and data; exit status 1 if a promise is broken.
 fuzz: $(READY)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.run --cases $(CASES) --seed $(SEED) --out $(RECORD)
+
+# Every model type of transformers that can be made tiny; an hour and a half. Types that the archive has are not tried again.
+zoo: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m lngd_bench.studies.zoo --out results
 
 # What surprised us about other people's software: is it still so? Each downloads what it pins; no test runs them.
 findings:

@@ -1,0 +1,65 @@
+"""The zoo on a few model types of each kind; `make zoo` tries all."""
+
+import pytest
+import torch
+from torch import nn
+
+from lngd_bench.errors import BenchError
+from lngd_bench.studies.zoo.__main__ import main, page
+from lngd_bench.studies.zoo.shrinking import loss_of, small
+from lngd_bench.studies.zoo.trial import FINE, METHODS, outcome, types
+
+KINDS = {
+    "attention's weights without their module": ("falcon",),
+    "experts in one parameter": ("mixtral", "olmoe", "gpt_oss", "qwen3_moe"),
+    "encoders and decoders of text": ("bert", "roberta", "deberta-v2", "t5", "bart", "gpt2", "llama", "mamba", "biogpt"),
+    "images": ("vit", "swin", "clip", "resnet", "convnext", "segformer", "sam3_vision_model"),
+    "sound": ("whisper", "wav2vec2", "hubert"),
+    "tables, and others": ("tapas", "visual_bert", "groupvit"),
+}
+TYPES = [name for kind in KINDS.values() for name in kind]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TYPES)
+def test_a_type_trains_with_curvature_on_its_matrices(name: str) -> None:
+    found = outcome(*types()[name])
+    assert found["outcome"] == "built"
+    for method in METHODS:
+        assert found[method]["outcome"] == FINE
+        assert found[method]["share"] > 0.9
+        assert all("AdamW trains it from now on" not in message for message in found[method]["warnings"])
+
+
+def test_sizes_are_known_by_their_names() -> None:
+    wanted = {"hidden_size": 32, "num_attention_heads": 4, "image_token_id": 119, "num_channels": 4096, "anything": 4096}
+    assert {name: small(name, 4096, {}) for name in wanted} == wanted
+    assert small("num_heads", 3, {}) == 2
+    assert small("head_dim", 64, {r".*head_(dim|size)": 0}) == 8
+
+
+def test_the_loss_is_of_all_that_depends_on_weights() -> None:
+    weight = nn.Parameter(torch.tensor([2.0]))
+    assert loss_of({"one": weight, "other": (3 * weight, torch.ones(4))}).item() == pytest.approx(4 + 36)
+    with pytest.raises(ValueError, match="depends on its weights"):
+        loss_of((torch.ones(2),))
+
+
+def test_the_page_counts_types_and_names_what_is_left() -> None:
+    fine = {"outcome": FINE, "seconds": 0.2, "share": 1.0, "lost": [], "warnings": []}
+    built = {"outcome": "built", "version": "5", "adamw": {"seconds": 0.1}}
+    lines = [
+        {"type": "one", **built, **dict.fromkeys(METHODS, fine)},
+        {"type": "two", **built, **dict.fromkeys(METHODS, fine | {"share": 0.5, "lost": ["no curvature for GRU"]})},
+        {"type": "three", "outcome": "AdamW does not train it", "version": "5"},
+    ]
+    text = page(lines)
+    assert "Of 3 model types of transformers 5, 2 could be made tiny" in text
+    assert "| LNGD          |  2 of 2 |         1 of 2 |             75% |" in text
+    assert "| two    | 50%     | no curvature for GRU |" in text
+    assert "| one" not in text
+
+
+def test_an_unknown_type_is_named() -> None:
+    with pytest.raises(BenchError, match="no model type parrot"):
+        main(["--types", "parrot"])
