@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lngd import LNGD
+from lngd import KFAC, LNGD, SpectralLNGD
 from lngd.layers import BY_LOOKS, LAYERS, LinearLayer, adapter_of, check_layer, why_unsupported
 from lngd.types import joined
 
@@ -233,12 +233,32 @@ def test_a_subclass_counts_as_its_parent_unless_it_has_a_forward_of_its_own():
     assert adapter_of(nn.LayerNorm(2)) is None
 
 
-def test_a_call_without_batch_dimension_stops_the_forward():
-    model = nn.Linear(4, 3)
-    optimizer = LNGD(model)
-    with pytest.raises(ValueError, match=r"no batch dimension.*unsqueeze\(0\).*curvature=False"):
-        model(torch.zeros(4))
-    optimizer.close()
+UNBATCHED = {
+    "a vector": (lambda: nn.Linear(4, 3), (4,)),
+    "a sequence of channels": (lambda: nn.Conv1d(4, 3, 2), (4, 6)),
+    "an image": (lambda: nn.Conv2d(2, 3, 2), (2, 5, 5)),
+    "an image, transposed": (lambda: nn.ConvTranspose2d(2, 3, 2), (2, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("case", UNBATCHED)
+@pytest.mark.parametrize("method", [LNGD, SpectralLNGD, KFAC])
+def test_a_call_without_batch_dimension_is_a_batch_of_one(case, method):
+    make, shape = UNBATCHED[case]
+    runs = []
+    for batched in (True, False):
+        torch.manual_seed(0)
+        model = make().double()
+        optimizer = method(model, fisher="empirical")
+        for step in range(3):
+            x = torch.randn(shape, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+            optimizer.zero_grad()
+            model(x.unsqueeze(0) if batched else x).square().mean().backward()
+            optimizer.step()
+        assert all(block.ready for block in optimizer.blocks.values())
+        runs.append([p.detach() for p in model.parameters()])
+    for one, other in zip(*runs, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 EMPTY = {

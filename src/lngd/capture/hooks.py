@@ -129,8 +129,6 @@ class Capture:
         self._uses, self._functions = Uses(), WatchedFunctions(self.sees_use)
         self._samples: int | None = None
         """Of the running forward's batch, as far as its arguments show."""
-        self._batch_is_known = False
-        """Whether a layer's input had as many samples."""
         self._watched: dict[str, tuple[nn.Module, int]] = {}
         """The module of each layer, and how many inputs it had."""
         self._choosy = set[str]()
@@ -319,8 +317,7 @@ class Capture:
         trains, traced = torch.is_grad_enabled(), torch.compiler.is_compiling()
         if not (traced or is_tracing()):
             first = args[0] if args else None
-            self._samples = len(first) if isinstance(first, Tensor) and first.dim() else batch_of((args, kwargs))
-            self._batch_is_known = False
+            self._samples = len(first) if isinstance(first, Tensor) and first.dim() > 1 else batch_of((args, kwargs))
         if traced and (not trains or traced_for_another_purpose()):
             return
         left = trains and (self.measuring or (traced and not self._compiled.present)) and self._leave_call(None) is not None
@@ -425,23 +422,15 @@ class Capture:
             as_output = partial(shaped_batch_first, shape, layer.batch_dim) if moved else partial(shaped, shape)
             if alone:  # one sample
                 as_output = partial(shaped, torch.Size((1, *shape)))
-            elif rows == self._samples:
-                self._batch_is_known = True
-            elif self._samples and layer.folds and not moved and (n := self._samples_of(rows)):
+            elif rows != self._samples and layer.folds and not moved and (n := self._samples_of(rows)):
                 x, as_output = x.unflatten(0, (n, -1)), partial(shaped, torch.Size((n, rows // n, *shape[1:])))
             self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype, raw=raw))
         return output
 
     def _samples_of(self, rows: int) -> int | None:
-        """The model's batch, if that many rows are positions of its samples: windows, or tokens in one dimension.
-
-        Only where a layer before had the batch itself in front: else the model's first argument is something else.
-        """
+        """The model's batch, if that many rows are positions of its samples: windows, or tokens in one dimension."""
         n = self._samples
-        if n == rows:
-            self._batch_is_known = True
-            return None
-        return n if n and n > 1 and self._batch_is_known and rows % n == 0 else None
+        return n if n and 1 < n < rows and rows % n == 0 else None
 
     def sees_use(self, product: UsedProduct) -> Callable[[Tensor], Tensor] | None:
         """Torch is about to compute a product; see `lngd.capture.uses`."""
@@ -458,8 +447,7 @@ class Capture:
         """A product outside a module, as a layer's call."""
         if self._wanted(name, rows_of(product)):
             n = self._samples_of(len(product.x)) if product.x.dim() > 1 else None
-            if isinstance(layer, ExpertsLayer) and self._batch_is_known:
-                n = self._samples
+            n = self._samples if isinstance(layer, ExpertsLayer) else n
             output, made = opened_use(output, name=name, layer=layer, part=part, product=product, n=n)
             made.raw = self.measuring and made.x.dim() == 2 and self._is_data(product.x)
             self._open(made)

@@ -154,9 +154,9 @@ def rows_of(product: Product) -> int:
 
 
 def batch_of(given: Any) -> int | None:
-    """The first dimension of the first tensor among a model's arguments, also in what they hold."""
+    """The first dimension of the first tensor of more than one among a model's arguments, also in what they hold."""
     if isinstance(given, Tensor):
-        return len(given) if given.dim() else None
+        return len(given) if given.dim() > 1 else None
     inside = given.values() if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else ()
     return next((n for each in inside if (n := batch_of(each)) is not None), None)
 

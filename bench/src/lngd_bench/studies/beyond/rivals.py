@@ -48,10 +48,9 @@ def _soap(model: nn.Module, _: Task, rates: Rates) -> Optimizer:
 
 
 def _method(method: type[Method], model: nn.Module, task: Task, rates: Rates, **more: Any) -> Optimizer:
-    """Without what it says of rates, for a search tries them of every size, and of weights that are AdamW's."""
+    """Without what it says of rates, for a search tries them of every size."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "lr=")
-        warnings.filterwarnings("ignore", "only .* of the entries of the model's matrices get curvature")
         return method(model, lr=rates.lr, mean_over=task.mean_over, **more)
 
 

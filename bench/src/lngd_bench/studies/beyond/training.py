@@ -1,6 +1,7 @@
 """One run of a task, and the archive of all runs: what it has is not made again."""
 
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,12 @@ class Spec:
 
 def trained(spec: Spec) -> Line:
     """The held-out value and the CPU seconds of training; no value where a loss is not finite."""
+    with warnings.catch_warnings():  # of weights that are AdamW's, and are meant to be
+        warnings.filterwarnings("ignore", "only .* of the entries of the model's matrices get curvature")
+        return _trained(spec)
+
+
+def _trained(spec: Spec) -> Line:
     task = TASKS[spec.task]
     torch.manual_seed(spec.seed)
     model, draw, losses = task.model(), Generator().manual_seed(spec.seed), list[float]()

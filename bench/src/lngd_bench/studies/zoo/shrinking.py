@@ -76,9 +76,9 @@ def put(config: Any, fields: Mapping[str, Any]) -> None:
 def builds(config_class: type, model_class: type) -> Iterable[nn.Module]:
     """Tiny models of a type, in some ways of making its configuration: not each gives sizes that fit together."""
     for changed, by_constructor in product(CHANGED, (True, False)):
-        config: Any = config_class()
-        fields = shrunk(config, changed)
         try:
+            config: Any = config_class()
+            fields = shrunk(config, changed)
             if by_constructor:
                 config = config_class(**fields)
             else:

@@ -38,7 +38,14 @@ def tried(config: type, model: type) -> dict[str, Any]:
     """What came of a type, and of each method; a crash or a time-out of the process is one, too."""
     context = multiprocessing.get_context("fork")  # what is imported by now is shared
     queue = context.Queue()
-    process = context.Process(target=lambda: queue.put(outcome(config, model)), daemon=True)
+
+    def put_outcome() -> None:
+        try:
+            queue.put(outcome(config, model))
+        except Exception as error:
+            queue.put({"outcome": f"{type(error).__name__}: {str(error)[:300]}"})
+
+    process = context.Process(target=put_outcome, daemon=True)
     process.start()
     try:
         found: dict[str, Any] = queue.get(timeout=SECONDS)
