@@ -3,12 +3,15 @@
 import copy
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import lngd
 from lngd import LNGD, Empirical, LayerwiseRate, Schedule, SpectralLNGD
@@ -439,3 +442,59 @@ def test_a_convolution_with_a_view_of_its_weight_is_found() -> None:
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
     assert optimizer.blocks["0.weight"].ready
+
+
+class Blocks(nn.Module):
+    """Two products without their modules, in a block that may be checkpointed."""
+
+    def __init__(self, *, checkpointed: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.up, self.down = nn.Linear(5, INPUTS), nn.Linear(INPUTS, 5)
+        self.head, self.checkpointed = nn.Linear(5, 3), checkpointed
+
+    def block(self, x: Tensor) -> Tensor:
+        return x + F.linear(F.linear(x, self.up.weight, self.up.bias).tanh(), self.down.weight, self.down.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.block, x, use_reentrant=False) if self.checkpointed else self.block(x))
+
+
+def runs(model: nn.Module, optimizer: torch.optim.Optimizer, **autocast: Any) -> list[Tensor]:
+    for step in range(5):
+        x, y = batch(8, 5, seed=step, dtype=next(model.parameters()).dtype)
+        optimizer.zero_grad()
+        with torch.autocast("cpu", **autocast) if autocast else nullcontext():
+            loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+    return [p.detach() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("kind", ["LNGD", "SpectralLNGD", "KFAC"])
+def test_inside_a_checkpoint_uses_count_as_outside(kind: str) -> None:
+    found = []
+    for checkpointed in (False, True):
+        model = Blocks(checkpointed=checkpointed).double()
+        optimizer = METHODS[kind](model, generator=torch.Generator().manual_seed(0), **EVERY_STEP)
+        found.append(runs(model, optimizer))
+        assert {"up.weight", "down.weight"} <= set(optimizer.blocks)
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["LNGD", "SpectralLNGD", "KFAC"])
+def test_under_autocast_uses_have_curvature(kind: str) -> None:
+    model = Blocks()
+    optimizer = METHODS[kind](model)
+    runs(model, optimizer, dtype=torch.bfloat16)
+    assert all(optimizer.blocks[name].ready for name in ("up.weight", "down.weight", "head"))
+
+
+def test_a_model_whose_layers_are_all_called_is_not_watched_for_long() -> None:
+    """After the first step no function mode is entered in any forward."""
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    optimizer, modes = LNGD(model, schedule=1), []
+    model[1].register_forward_hook(lambda *_: modes.append(torch.overrides._get_current_function_mode()))
+    runs(model, optimizer)
+    assert [mode is not None for mode in modes] == [True, False, False, False, False]

@@ -227,6 +227,8 @@ class Capture:
         self._backward_ran = False
         if self.measuring:
             self.source.discard()
+            if self._uses.searching:
+                self._uses.settle(self.layers[name] for name in self.called if name in self.layers)
         if self._compiled.found or self._compiled.begun:
             self._compiled.discard()
 

@@ -62,6 +62,7 @@ class Uses:
         self.running: nn.Module | None = None
         """The layer whose own forward runs: what it computes with its weight is its call."""
         self._names: dict[int, tuple[str, nn.Parameter]] = {}
+        self._parameters: Mapping[str, nn.Parameter] = {}
         self._candidates = set[str]()
         self._layers: dict[str, Layer] = {}
         self.any = False
@@ -71,6 +72,7 @@ class Uses:
         """From now on uses of these layers' weights are calls, and those of the candidates are remembered."""
         self._layers = {name: layer for name, layer in layers.items() if layer.found}
         self._candidates = set(candidates)
+        self._parameters = parameters
         self._names = {id(p): (name, p) for name, p in parameters.items()}
         self.found.clear()
         self.any = bool(self._layers)
@@ -79,6 +81,11 @@ class Uses:
     def searching(self) -> bool:
         """Whether there are weights of which nobody knows how they are used."""
         return bool(self._candidates)
+
+    def settle(self, called: Iterable[Layer]) -> None:
+        """Layers whose modules were called are not looked for any more."""
+        known = {id(layer.weight) for layer in called}
+        self._candidates = {name for name in self._candidates if id(self._parameters[name]) not in known}
 
     def layer_of(self, product: Product) -> tuple[str, Layer, Part] | None:
         """Whose call a product is; a candidate's use is remembered, and nobody's call yet."""
