@@ -24,8 +24,8 @@ LIBRARY_IMPORTS = {"torch", "jaxtyping", "lngd"} | set(sys.stdlib_module_names)
 SAYS_NOTHING = {"utils", "util", "helpers", "common", "base", "misc", "core"}
 FACTORISING = {"linalg", "cholesky", "cholesky_ex", "cholesky_inverse", "eigh", "svd", "qr", "inverse"}
 POSITIONAL = 5
-SHOWS_USERS_ERRORS = {"doctor.py"}
-"""It calls a user's function, which may raise anything."""
+SHOWS_USERS_ERRORS = {"doctor.py", "shrinking.py", "trial.py"}
+"""They call a user's function or other people's models, which may raise anything."""
 
 
 @cache

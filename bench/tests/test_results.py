@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lngd_bench import archive
-from lngd_bench.competitors.optimizers import OF_BOTH, OPTIMIZERS
+from lngd_bench.competitors.optimizers import OF_BOTH, OPTIMIZERS, competitor_of
 
 RESULTS = Path(__file__).parents[2] / "results"
 STUDIES = sorted(path.name.removesuffix(archive.ENDING) for path in RESULTS.glob(f"*{archive.ENDING}"))
@@ -28,7 +28,7 @@ def is_of_ours(line: dict[str, Any]) -> bool:
     """Studies have names of their own for our methods; other people's are known by theirs."""
     if line.get("event", "start") != "start":
         return False
-    rival = OPTIMIZERS.get(line.get("optimizer", ""))
+    rival = competitor_of(line)
     return rival is None or bool(rival.defaults)
 
 

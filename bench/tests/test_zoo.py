@@ -40,7 +40,12 @@ def test_sizes_are_known_by_their_names() -> None:
 
 def test_the_loss_is_of_all_that_depends_on_weights() -> None:
     weight = nn.Parameter(torch.tensor([2.0]))
-    assert loss_of({"one": weight, "other": (3 * weight, torch.ones(4))}).item() == pytest.approx(4 + 36)
+    one, two = (
+        torch.randn(1, generator=torch.Generator().manual_seed(0)),
+        torch.randn(1, generator=torch.Generator().manual_seed(0)),
+    )
+    assert loss_of({"one": weight, "other": (torch.ones(4), "words")}).item() == pytest.approx((2 - one.item()) ** 2)
+    assert loss_of((weight, 3 * weight)).item() > loss_of(weight).item() == pytest.approx((2 - two.item()) ** 2)
     with pytest.raises(ValueError, match="depends on its weights"):
         loss_of((torch.ones(2),))
 

@@ -152,10 +152,15 @@ OF_BOTH = "-".join(OPTIMIZERS[name].fingerprint for name in ("lngd", "lngd-spect
 """Of a run that does not say which of the two it varies."""
 
 
-def fingerprint_of(asked: Mapping[str, Any]) -> str:
-    """Of the defaults of the optimizer that a run names, by its name or its title."""
+def competitor_of(asked: Mapping[str, Any]) -> Competitor | None:
+    """The one that a run names, by its name or its title; None if it names none."""
     said = str(asked.get("optimizer", "")).partition(",")[0]
-    competitor = OPTIMIZERS.get(said) or next((row for row in OPTIMIZERS.values() if row.title == said), None)
+    return OPTIMIZERS.get(said) or next((row for row in OPTIMIZERS.values() if row.title == said), None)
+
+
+def fingerprint_of(asked: Mapping[str, Any]) -> str:
+    """Of the defaults of the optimizer that a run names."""
+    competitor = competitor_of(asked)
     return OF_BOTH if competitor is None else competitor.fingerprint
 
 

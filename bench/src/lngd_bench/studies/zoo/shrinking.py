@@ -132,12 +132,14 @@ def first_of(config: Any, names: Iterable[str], default: int) -> int:
 
 
 def loss_of(output: Any) -> Tensor:
-    """The sum of the mean squares of all that a model puts out and that depends on its weights.
+    """The mean square distance from fixed noise of each tensor that a model puts out and that depends on its weights, summed.
 
     Raises:
         ValueError: nothing does.
     """
-    terms = [t.float().square().mean() for t in tensors(output) if t.is_floating_point() and t.requires_grad and t.numel()]
+    found = [t.float() for t in tensors(output) if t.is_floating_point() and t.requires_grad and t.numel()]
+    noise = torch.Generator().manual_seed(0)
+    terms = [(t - torch.randn(t.shape, generator=noise)).square().mean() for t in found]
     if not terms:
         raise ValueError("nothing that the model puts out depends on its weights")
     return torch.stack(terms).sum()
