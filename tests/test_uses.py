@@ -498,3 +498,32 @@ def test_a_model_whose_layers_are_all_called_is_not_watched_for_long() -> None:
     model[1].register_forward_hook(lambda *_: modes.append(torch.overrides._get_current_function_mode()))
     runs(model, optimizer)
     assert [mode is not None for mode in modes] == [True, False, False, False, False]
+
+
+def test_a_weight_that_was_found_follows_its_group_and_can_be_frozen() -> None:
+    _, model = twins("linear")
+    rest = [p for p in model.parameters() if p is not model[2].weight]
+    optimizer = LNGD(model, [{"params": [model[2].weight]}, {"params": rest}])
+    trained(model, optimizer, 2)
+    assert "2.weight" in optimizer.blocks
+    optimizer.param_groups[0]["curvature"] = False
+    trained(model, optimizer, 2)
+    assert "2.weight" not in optimizer.blocks
+    optimizer.param_groups[0]["curvature"] = None
+    trained(model, optimizer, 2)
+    assert "2.weight" in optimizer.blocks
+    model[2].weight.requires_grad_(False)
+    model[2].weight.grad = None
+    before = model[2].weight.detach().clone()
+    trained(model, optimizer, 2)
+    assert "2.weight" not in optimizer.blocks
+    assert torch.equal(model[2].weight, before)
+
+
+def test_a_weight_that_was_found_may_be_replaced() -> None:
+    _, model = twins("linear")
+    optimizer = LNGD(model)
+    trained(model, optimizer, 2)
+    model[2].weight = nn.Parameter(torch.randn(OUTPUTS, INPUTS).double())
+    trained(model, optimizer, 3)
+    assert optimizer.blocks["2.weight"].ready

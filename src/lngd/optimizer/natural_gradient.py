@@ -427,12 +427,13 @@ class NaturalGradient(torch.optim.Optimizer):
         for p in take_replaced(self._plan.parameters, now, self.param_groups):
             self.state.pop(p, None)
         refuse_strangers(now, self.param_groups, self._left_out, whole=self._whole)
-        modules, before = dict(named_modules(self._model)), self._plan.layers
+        modules, before, undecided = dict(named_modules(self._model)), self._plan.layers, self._plan.undecided()
         self._found = {name: each for name, each in self._found.items() if now.get(name) is each.weight}
         modules |= {name: each.module for name, each in self._found.items()}
         self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
         self._take_plan(self.t + 1 if since is None else since)
+        self._capture.measuring |= not self._plan.undecided() <= undecided  # the next forward shows how new ones are used
         for name, reason in lost_curvature(before, self._plan):
             warn(f"layer '{name}': AdamW trains it from now on: {reason}")
 

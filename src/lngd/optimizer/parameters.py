@@ -281,6 +281,8 @@ class Planner:
 
     def _found_layer(self, found: Found, choices: Mapping[int, bool | None], users: Counter[int]) -> Layer | str:
         """A weight that is used without a module as a layer, or why it is none."""
+        if (reason := _why_not_trained(found.weight, choices)) is not None:
+            return reason
         bias = found.bias
         with_bias = bias is not None and bias.requires_grad and choices.get(id(bias), False) is not False
         layer = found.adapter(found.module, with_bias=with_bias)
@@ -292,13 +294,10 @@ class Planner:
         if reason is not None or adapter is None:
             return reason or ""
         weight, bias = module._parameters.get(adapter.weight_name), module._parameters.get(adapter.bias_name)
-        if weight is None or not weight.requires_grad or id(weight) not in choices:
-            return "its weight is not trained as a plain parameter"
-        choice = choices[id(weight)]
-        if choice is None and adapter.on_request:
+        if (reason := _why_not_trained(weight, choices)) is not None or weight is None:
+            return reason or ""
+        if choices[id(weight)] is None and adapter.on_request:
             return adapter.on_request
-        if choice is False:
-            return "its weight's group says curvature=False"
         with_bias = bias is not None and bias.requires_grad and choices.get(id(bias), False) is not False
         layer = adapter(module, with_bias=with_bias)
         return self._why_not(layer, users) or layer
@@ -329,6 +328,13 @@ def _outcome(full: str, p: nn.Parameter, choices: Mapping[int, bool | None], lay
     if not any(p is own for own in layer.parameters):
         return Outcome(full, shape, "fallback", f"no part of the matrix of '{name}'")
     return Outcome(full, shape, "curvature", "", name)
+
+
+def _why_not_trained(weight: nn.Parameter | None, choices: Mapping[int, bool | None]) -> str | None:
+    """Why a weight makes no layer, whatever it is multiplied with; None if it may."""
+    if weight is None or not weight.requires_grad or id(weight) not in choices:
+        return "its weight is not trained as a plain parameter"
+    return "its weight's group says curvature=False" if choices[id(weight)] is False else None
 
 
 def _may_be_used(outcome: Outcome, p: nn.Parameter, users: Counter[int]) -> bool:
