@@ -330,7 +330,7 @@ class NaturalGradient(torch.optim.Optimizer):
             refuse_parts_of_a_model(self._fisher.type, capture.waiting and bool(self._layers))
             return
         accept = guard.accept & all_finite([t for found in measured.values() for t in found]).to(guard.accept.device)
-        self._lost = not accept
+        self._lost |= not accept
         if accept:
             self._overflows = 0
             last = capture.last if self._plan.has_nothing_behind_its_layers() else ()
@@ -433,7 +433,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
         self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
         self._take_plan(self.t + 1 if since is None else since)
-        self._capture.measuring |= not self._plan.undecided() <= undecided  # the next forward shows how new ones are used
+        self._lost |= not self._plan.undecided() <= undecided  # the next forward measures, and shows how new ones are used
         for name, reason in lost_curvature(before, self._plan):
             warn(f"layer '{name}': AdamW trains it from now on: {reason}")
 
