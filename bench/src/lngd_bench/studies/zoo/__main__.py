@@ -59,6 +59,12 @@ def page(lines: Sequence[Line]) -> str:
     rows = [of_method(name, built) for name in METHODS]
     headings = ("", "train", "95 % or more", "share, median", "a step over AdamW's, median", "at most")
     left = [(line["type"], *leftover(line)) for line in built if any(line[name].get("share", 0) < 1 for name in METHODS)]
+    stay = [
+        (line["type"], OPTIMIZERS[name].title, line[name]["outcome"])
+        for line in built
+        for name in METHODS
+        if line[name]["outcome"] != FINE
+    ]
     version = lines[0]["version"]
     return (
         f"Of {len(lines)} model types of transformers {version}, {len(built)} could be made tiny and trained by AdamW.\n\n"
@@ -66,7 +72,9 @@ def page(lines: Sequence[Line]) -> str:
         f"- *share*: of the entries of matrices that were used, but embeddings', those with curvature by LNGD.\n\n"
         f"{markdown(headings, rows)}\n"
         f"Types with matrices that have no curvature, and the reasons:\n\n"
-        f"{markdown(('type', 'share', 'reasons'), left, words=3)}"
+        f"{markdown(('type', 'share', 'reasons'), left, words=3)}\n"
+        f"Types that a method does not train:\n\n"
+        f"{markdown(('type', 'method', 'what happened'), stay, words=3)}"
     )
 
 
