@@ -43,6 +43,8 @@ class WatchedFunctions(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
         read = PRODUCTS.get(function)
         told = self._told() if read is not None and "out" not in kwargs else None
         if read is None or told is None or not torch.is_grad_enabled():
