@@ -34,7 +34,7 @@ compatibility: $(READY)
 fuzz: $(READY)
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz.run --cases $(CASES) --seed $(SEED) --out $(RECORD)
 
-# Every model type of transformers that can be made tiny; an hour and a half. Types that the archive has are not tried again.
+# Every model type of transformers that can be made tiny; half an hour. Types that the archive has are not tried again.
 zoo: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m lngd_bench.studies.zoo --out results
 

@@ -318,7 +318,7 @@ class Capture:
         """A new forward of the model. A measuring one leaves compiled code, and so does the first that comes upon any."""
         trains, traced = torch.is_grad_enabled(), torch.compiler.is_compiling()
         if not (traced or is_tracing()):
-            first = args[0] if args else None
+            first = args[0] if args else None  # the usual case without a call, since every step pays for it
             self._samples = len(first) if isinstance(first, Tensor) and first.dim() > 1 else batch_of((args, kwargs))
         if traced and (not trains or traced_for_another_purpose()):
             return
@@ -353,15 +353,10 @@ class Capture:
         if self._forward_counts and trains and (compiled.found or compiled.present is None):
             compiled.begin(self.forward_id)
             compiled.begun |= not again
-        if self._forward_counts and (self.measuring or self._uses.any) and self._wants_uses():
-            self._functions.enter()
-
-    def _wants_uses(self) -> bool:
-        """Whether the running forward has to be watched product by product."""
         uses = self._uses
-        if self.measuring:
-            return uses.searching or uses.any
-        return uses.any and self.rate_samples != 0 and not self._compiled.found
+        rated = uses.any and self.rate_samples != 0 and not compiled.found
+        if self._forward_counts and (rated or (self.measuring and (uses.any or uses.searching))):
+            self._functions.enter()
 
     def end_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
         """The model's forward has ended."""

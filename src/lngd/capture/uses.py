@@ -37,9 +37,8 @@ class WatchedFunctions(TorchFunctionMode):
 
     def leave(self) -> None:
         """It has ended."""
-        if self.entered:
-            self.entered = False
-            self.__exit__(None, None, None)
+        self.entered = False
+        self.__exit__(None, None, None)
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -64,7 +63,6 @@ class Uses:
         self.running: nn.Module | None = None
         """The layer whose own forward runs: what it computes with its weight is its call."""
         self._names: dict[int, tuple[str, nn.Parameter]] = {}
-        self._parameters: Mapping[str, nn.Parameter] = {}
         self._candidates = set[str]()
         self._layers: dict[str, Layer] = {}
         self.any = False
@@ -74,7 +72,6 @@ class Uses:
         """From now on uses of these layers' weights are calls, and those of the candidates are remembered."""
         self._layers = {name: layer for name, layer in layers.items() if layer.found}
         self._candidates = set(candidates)
-        self._parameters = parameters
         self._names = {id(p): (name, p) for name, p in parameters.items()}
         self.found.clear()
         self.any = bool(self._layers)
@@ -86,8 +83,7 @@ class Uses:
 
     def settle(self, called: Iterable[Layer]) -> None:
         """Layers whose modules were called are not looked for any more."""
-        known = {id(layer.weight) for layer in called}
-        self._candidates = {name for name in self._candidates if id(self._parameters[name]) not in known}
+        self._candidates -= {self._names[id(layer.weight)][0] for layer in called}
 
     def layer_of(self, product: Product) -> tuple[str, Layer, Part] | None:
         """Whose call a product is; a candidate's use is remembered, and nobody's call yet."""
@@ -106,15 +102,15 @@ class Uses:
         if name in self._candidates and name not in self.found and not own:
             form = form_of(parameter, product, indices)
             if form is not None:
-                self.found[name] = self._made(name, parameter, form, product)
+                self.found[name] = self._made(parameter, form, product)
         return None
 
-    def _made(self, name: str, parameter: nn.Parameter, form: Form, product: Product) -> Found:
+    def _made(self, parameter: nn.Parameter, form: Form, product: Product) -> Found:
         bias_name, bias = self._names.get(id(product.bias), ("", None))
         whole = product.convolution is not None or product.weight.numel() == parameter.numel()
         if form.experts or not whole or bias is None or bias.shape != product.bias.shape or bias.dim() != 1:
             bias_name, bias = "", None
-        return Found(name, parameter, form, bias_name, bias)
+        return Found(parameter, form, bias_name, bias)
 
 
 def opened_use(

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -63,17 +62,15 @@ class Found:
     """A parameter that was found in use.
 
     Attributes:
-        name: the weight's.
         bias: what the product adds, if that is a parameter, too.
     """
 
-    name: str
     weight: nn.Parameter
     form: Form
     bias_name: str = ""
     bias: nn.Parameter | None = None
     module: nn.Module = field(init=False)
-    """A module that computes the product: what stands for it among the layers."""
+    """What stands for the product among the layers."""
 
     def __post_init__(self) -> None:
         self.module = self._convolution() if self.form.convolution else Used(self.weight, self.bias, self.form)
@@ -97,15 +94,11 @@ class Found:
 
 
 class Used(nn.Module):
-    """The product with a weight that no module stands for."""
+    """What stands for the product with a weight that has no module; nobody calls it."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, form: Form) -> None:
         super().__init__()
         self.weight, self.bias, self.form = weight, bias, form
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` `[n, …, i]` times the matrix; of experts, rows that say to which they go."""
-        return F.linear(x, self.form.matrix(self.weight), self.bias)
 
 
 class UsedLayer(LinearLayer):

@@ -61,7 +61,7 @@ def found_in_use(progress: Mapping[str, Any], parameters: Mapping[str, nn.Parame
     for line in progress["found"].splitlines():
         name, bias, form = line.split("\t")
         if name in parameters:
-            found[name] = Found(name, parameters[name], Form.of_text(form), bias, parameters.get(bias))
+            found[name] = Found(parameters[name], Form.of_text(form), bias, parameters.get(bias))
     return found
 
 

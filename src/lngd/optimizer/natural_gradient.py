@@ -101,7 +101,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._generator = torch.Generator(generator.device if generator else device).manual_seed(torch.initial_seed() % 2**63)
         if generator is not None:  # a copy: draws that were for nothing are drawn again, which nobody else may notice
             self._generator.set_state(generator.get_state())
-        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
+        self._plan = self._planned()
         self._left_out = {o.name for o in self._plan.outcomes.values() if o.reason == LEFT_OUT}
         self._watch()
         self._take_plan()
@@ -200,7 +200,7 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def summary(self) -> Summary:
         """The outcome of every parameter of the model as it is now, and why."""
-        plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
+        plan = self._planned()
         unseen = {name: NOT_REACHED for name, each in self._layers.items() if each.since < self.t and not each.block.measured}
         notes = {**{name: each.note for name, each in self._layers.items()}, **unseen, **self._capture.source.notes}
         outcomes = [replace(o, reason=notes.get(o.layer, "")) if o.kind == "curvature" else o for o in plan.outcomes.values()]
@@ -247,6 +247,10 @@ class NaturalGradient(torch.optim.Optimizer):
         finally:
             handle.remove()
             del self._loading
+
+    def _planned(self) -> Plan:
+        """The plan for the model as it is now."""
+        return self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
 
     def _plan_for(self, given: Mapping[str, Any]) -> Plan:
         """The plan with what a checkpoint's run had found in use."""
@@ -431,7 +435,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._found = {name: each for name, each in self._found.items() if now.get(name) is each.weight}
         modules |= {name: each.module for name, each in self._found.items()}
         self._fallen = {name: fell for name, fell in self._fallen.items() if modules.get(name) is fell[0]}
-        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
+        self._plan = self._planned()
         self._take_plan(self.t + 1 if since is None else since)
         self._lost |= not self._plan.undecided() <= undecided  # the next forward measures, and shows how new ones are used
         for name, reason in lost_curvature(before, self._plan):
@@ -499,7 +503,7 @@ class NaturalGradient(torch.optim.Optimizer):
         """
         self._capture.last.clear()
         self._found |= found
-        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
+        self._plan = self._planned()
         self._take_plan(self.t + 1)
 
     def _fall_back_unseen(self) -> None:
@@ -514,7 +518,7 @@ class NaturalGradient(torch.optim.Optimizer):
     def _fall_back(self, each: CurvedLayer, reason: str) -> None:
         warn(f"layer '{each.name}': AdamW trains it from now on, since it can't be given curvature: {reason}")
         self._fallen[each.name] = (each.layer.module, reason)
-        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
+        self._plan = self._planned()
         self._take_plan(self.t + 1)
 
     def _overflowed(self, measured: Mapping[CurvedLayer, tuple[Tensor, ...]]) -> None:
@@ -571,7 +575,7 @@ class NaturalGradient(torch.optim.Optimizer):
         reasons, modules = checkpoint.fallen(progress), dict(named_modules(self._model))
         modules |= {name: each.module for name, each in self._found.items()}
         self._fallen = {name: (modules[name], reason) for name, reason in reasons.items() if name in modules}
-        self._plan = self._planner.plan(self._model, self.param_groups, self._fallen, self._found)
+        self._plan = self._planned()
         self._layers.clear()
         self._take_plan()
         self.t, self._portions, self._overflows = progress["steps"], progress["portions"], progress["overflows"]

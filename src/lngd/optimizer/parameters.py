@@ -43,7 +43,6 @@ WHOLE_OPTIMIZERS = ("fisher", "step_size", "schedule", "factors", "learning_rate
 
 
 LEFT_OUT = "left out of params"
-NOTHING: Mapping[str, Found] = {}
 
 
 @dataclass(frozen=True)
@@ -236,7 +235,7 @@ class Planner:
         model: nn.Module,
         groups: Iterable[Group],
         fallen: Mapping[str, tuple[nn.Module, str]],
-        found: Mapping[str, Found] = NOTHING,
+        found: Mapping[str, Found],
     ) -> Plan:
         """For the model as it is now.
 

@@ -110,7 +110,7 @@ def inputs_of(model: nn.Module) -> dict[str, Tensor]:
     if "decoder_input_ids" in names and config.is_encoder_decoder:
         found["decoder_input_ids"] = tokens(8)
     both = "vision_config" in vars(config) and "text_config" in vars(config)
-    if "pixel_values" in names and ("input_ids" not in names or (both and "input_ids" in names and "clip" in config.model_type)):
+    if "pixel_values" in names and ("input_ids" not in names or (both and "clip" in config.model_type)):
         side, channels = first_of(config, ("image_size", "input_size"), 32), first_of(config, ("num_channels", "in_channels"), 3)
         found["pixel_values"] = noise(2, channels, side, side)
     if "input_features" in names and "input_ids" not in names:
