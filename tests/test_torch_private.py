@@ -50,6 +50,7 @@ from lngd.torch_private import (
     remove_global_hook,
     running_pass,
     saved_indices,
+    saves_elsewhere,
     view_base,
     when_backward_ends,
 )
@@ -264,6 +265,22 @@ def test_picked_entries_know_their_indices():
     assert torch.equal(saved_indices(weight[places].grad_fn), places)
     for other in (weight[1:], weight[:, places[1:]], weight[weight > 0], weight[places, places[:1]], weight[places.unsqueeze(0)]):
         assert saved_indices(other.grad_fn) is None
+
+
+def test_what_a_backward_pass_needs_is_known_to_be_kept_elsewhere():
+    found = []
+    x = torch.ones(2, requires_grad=True)
+
+    def ask(t: Tensor) -> Tensor:
+        found.append(saves_elsewhere())
+        return t.sin()
+
+    ask(x)
+    checkpoint(ask, x, use_reentrant=False).sum().backward()
+    with torch.autograd.graph.save_on_cpu():
+        ask(x)
+    assert found == [False, True, True, True]
+    assert not saves_elsewhere()
 
 
 def test_a_module_knows_that_it_was_compiled_in_place():

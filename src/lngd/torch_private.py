@@ -42,6 +42,15 @@ is_tracing: Callable[[], bool] = torch._C._is_tracing
 records_operations: Callable[[], object] = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.PROXY)
 """What records the operations that run, as of make_fx and of AOTAutograd; None where nothing does. No public name says so."""
 
+
+def saves_elsewhere() -> bool:
+    """Whether somebody keeps what a backward pass will need, as activation checkpointing does, which computes it once more.
+
+    torch.autograd.graph.saved_tensors_hooks puts one there; no public name says that there is one.
+    """
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
 """Whether it stands for many tensors, as a gradient does in `torch.autograd.grad(..., is_grads_batched=True)`: not all operations
 take one. There is no public question for it."""

@@ -1,5 +1,6 @@
 """Rows: weights that are shared, rewritten, frozen, swapped or born late."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
@@ -13,7 +14,6 @@ from compatibility.runs import (
     assert_trains,
     batches,
     inputs,
-    lacking_curvature,
     learnable,
     plain,
     start,
@@ -83,17 +83,18 @@ def parametrised(method: type[Method]) -> None:
     model = nn.Sequential(
         parametrize.register_parametrization(nn.Linear(4, 4), "weight", Symmetric()), nn.Tanh(), nn.Linear(4, 3)
     )
-    with lacking_curvature("ParametrizationList"):
+    with pytest.warns(UserWarning, match="it takes part in the computation of a weight, but not as its rows"):
         assert_trains(method, model, *learnable(32, 4), curved={"2"})
     assert torch.equal(model[0].weight, model[0].weight.mT)
 
 
-@weights("`weight_norm`", UNCURVED)
+@weights("`weight_norm`, `spectral_norm`", "curvature from the second step on; " + TRAINS)
 def weight_norm(method: type[Method]) -> None:
     torch.manual_seed(1)
-    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3))
-    with lacking_curvature("ParametrizationList"):
-        assert_trains(method, model, *learnable(32, 4), curved={"2"})
+    for norm, weight in ((parametrizations.weight_norm, "original1"), (parametrizations.spectral_norm, "original")):
+        model = nn.Sequential(norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 3))
+        found = f"0.parametrizations.weight.{weight}"
+        assert_trains(method, model, *learnable(32, 4), steps=15, curved={"2", found})
 
 
 class Adapted(nn.Module):

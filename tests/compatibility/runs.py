@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -85,12 +84,6 @@ def default(method: type[Method], argument: str) -> Any:
     """What a method does by itself; None if it has no such argument."""
     found = inspect.signature(method).parameters.get(argument)
     return None if found is None else found.default
-
-
-def lacking_curvature(*modules: str) -> pytest.WarningsRecorder:
-    """Around an optimizer's construction: the one warning that less than half of the model gets curvature, which names these."""
-    named = ".*".join(f"no curvature for {module}" for module in modules)
-    return pytest.warns(UserWarning, match=f"of the model's matrices get curvature, AdamW trains the others: {named}")
 
 
 def batches(steps: int, *shape: int, n: int = 16, dtype: torch.dtype = SINGLE) -> list[Data]:

@@ -36,14 +36,14 @@ def test_a_matrix_moves_by_its_width(kind):
 
 
 class Transposed(nn.Module):
-    """A linear layer that nobody knows as one, for its weight is computed before use."""
+    """A linear layer that nobody knows as one, for its weight is turned round before use."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.randn(inputs, outputs) / inputs**0.5), nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x @ (1 * self.weight) + self.bias
+        return x @ self.weight.flip(0) + self.bias
 
 
 def words(*hidden: nn.Module) -> nn.Sequential:

@@ -65,7 +65,7 @@ CASES: dict[str, Case] = {
     "tied": (Tied, lambda: torch.randint(0, 7, (8, 5)), {"curvature": 2, "fallback": 1}),
     "shared": (Shared, sequence, {"curvature": 2, "fallback": 1}),
     "own forward": (lambda: nn.Sequential(Own(4, 4), nn.Linear(4, 2)), sequence, {"curvature": 4}),
-    "recurrent": (lambda: nn.LSTM(4, 3, batch_first=True), sequence, {"fallback": 4}),
+    "recurrent": (lambda: nn.LSTM(4, 3, batch_first=True), sequence, {"curvature": 4}),
     "wide": (lambda: nn.Sequential(nn.Linear(4, 9000), nn.Linear(9000, 2)), sequence, {"curvature": 4}),
 }
 

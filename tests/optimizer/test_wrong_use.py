@@ -233,12 +233,20 @@ def test_stats_of_layers_without_a_gradient_are_json_without_nan():
     json.dumps(optimizer.stats(), allow_nan=False)
 
 
+class Squared(nn.Bilinear):
+    """Of an input with itself."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x, x)
+
+
 FEW = r"only {}% of the entries of the model's matrices get curvature, AdamW trains the others: {}.*summary"
 
 
 def test_a_model_of_which_less_than_half_gets_curvature_is_warned_of_with_the_reasons():
-    with one_warning(FEW.format(3, r"no curvature for LSTM \(128 entries\)")):
-        LNGD(nn.Sequential(nn.LSTM(4, 4), nn.Linear(2, 2)))
+    with one_warning(FEW.format(20, r"no curvature for Squared \(16 entries\)")):
+        model = nn.Sequential(nn.Linear(2, 2), Squared(2, 2, 4))
+        train_step(model, LNGD(model), torch.randn(3, 2), torch.tensor([0, 1, 2]))
 
 
 def test_half_a_model_without_curvature_or_one_without_matrices_is_not_warned_of():
@@ -276,7 +284,10 @@ def backward(poison=0.0):
 warnings.simplefilter("always")
 with warnings.catch_warnings(record=True) as caught:
     odd = LNGD(nn.Linear(2, 2), lr=1e-3)  # lr=0.001 is of AdamW's size
-    few = LNGD(nn.LSTM(4, 4))  # only 0%
+    weight = torch.nn.utils.parametrizations.orthogonal(nn.Linear(4, 4))
+    few = LNGD(weight)
+    weight(torch.randn(8, 4)).square().mean().backward()
+    few.step()  # only 0%
     model = Net()
     optimizer = LNGD(model, [model.called.weight, model.other.weight, model.borrowed.weight], schedule=1)
     backward()

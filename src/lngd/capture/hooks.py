@@ -357,6 +357,7 @@ class Capture:
         rated = uses.any and self.rate_samples != 0 and not compiled.found
         if self._forward_counts and (rated or (self.measuring and (uses.any or uses.searching))):
             self._functions.enter()
+            self._functions.opens_recurrent = self.measuring
 
     def end_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
         """The model's forward has ended."""
@@ -443,10 +444,10 @@ class Capture:
     def _open_use(self, name: str, layer: Layer, part: Part, product: UsedProduct, output: Tensor) -> Tensor:
         """A product outside a module, as a layer's call."""
         if self._wanted(name, rows_of(product)):
-            n = self._samples_of(len(product.x)) if product.x.dim() > 1 else None
+            n = None if product.by_sample or product.x.dim() < 2 else self._samples_of(len(product.x))
             n = self._samples if isinstance(layer, ExpertsLayer) else n
             output, made = opened_use(output, name=name, layer=layer, part=part, product=product, n=n)
-            made.raw = self.measuring and made.x.dim() == 2 and self._is_data(product.x)
+            made.raw = self.measuring and made.x.dim() == 2 and not product.by_sample and self._is_data(product.x)
             self._open(made)
         return output
 

@@ -1,5 +1,6 @@
 """Which calls of torch are products with what may be a weight, and which part of a parameter that weight is."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd.layers import Form
+from lngd.layers import Form, Layer
+from lngd.sampling import alone
+from lngd.sampling.draws import draw
 from lngd.torch_private import saved_indices, view_base
 
 Change = Callable[[Tensor], Tensor]
 OPTIONS = ("stride", "padding", "dilation", "groups")
 """Of a convolution, in torch's order."""
+TRANSPOSED_OPTIONS = ("stride", "padding", "output_padding", "groups", "dilation")
+ROW_BY_ROW = re.compile(
+    "(Abs|Add|Addcmul|Alias|Clamp|ClampMax|ClampMin|Clone|Div|Dot|Exp|Expand|Mul|Mv|Neg|Permute|Pow|Reciprocal|ReshapeAlias"
+    "|Rsqrt|Rsub|Select|Sigmoid|Slice|Softplus|Sqrt|Squeeze|Sub|T|ToCopy|Transpose|Unsqueeze|UnsafeView|Vdot|View|Where"
+    "|Amax|Amin|LinalgVectorNorm|Max|Maximum|Mean|Min|Minimum|Norm|Std|StdMean|Sum|Var|VarMean|WeightNormInterface"
+    "|CudnnBatchNorm|MiopenBatchNorm|NativeBatchNorm|NativeDropout|NativeLayerNorm)Backward[0-9]+"
+)
+"""Operations that scale a weight, shift it, mask it, norm it or standardise it, of which a row or an entry becomes another."""
+LONGEST = 64
+"""So many operations at most make a weight."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,7 @@ class Product:
         to_rows: from something shaped like the output to one with the outputs last; None for a convolution's and where they are.
         convolution: as in `Form`.
         ends: of rows that are sorted by expert, where each expert's end.
+        by_sample: each row, or block of rows, is a sample, however many the model's batch has.
     """
 
     x: Tensor
@@ -35,6 +49,7 @@ class Product:
     to_rows: Change | None = None
     convolution: tuple | None = None
     ends: Tensor | None = None
+    by_sample: bool = False
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Any = None) -> Product | None:
@@ -72,6 +87,15 @@ def _convolution(x: Tensor, weight: Tensor, bias: Any = None, *given: Any, **nam
     options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **dict(zip(OPTIONS, given, strict=False)), **named}
     several = [_several(options[name], weight.dim() - 2) for name in OPTIONS[:3]]
     return Product(x, weight, bias, convolution=(*several, options["groups"]))
+
+
+def _transposed_convolution(x: Tensor, weight: Tensor, bias: Any = None, *given: Any, **named: Any) -> Product:
+    options = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
+    options |= {**dict(zip(TRANSPOSED_OPTIONS, given, strict=False)), **named}
+    stride, padding, dilation, more = (
+        _several(options[name], weight.dim() - 2) for name in ("stride", "padding", "dilation", "output_padding")
+    )
+    return Product(x, weight, bias, convolution=(stride, padding, dilation, options["groups"], more))
 
 
 def _several(value: Any, space: int) -> tuple[int, ...] | str:
@@ -112,6 +136,7 @@ PRODUCTS: dict[Any, Callable[..., Product | None]] = {
     **dict.fromkeys((torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__), _matmul),
     **dict.fromkeys((torch.addmm, torch.baddbmm, Tensor.addmm, Tensor.baddbmm), _addmm),
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution),
+    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _transposed_convolution),
     **dict.fromkeys([f for f in (getattr(torch, "_grouped_mm", None), getattr(F, "grouped_mm", None)) if f], _grouped),
     torch.einsum: _einsum,
 }
@@ -126,12 +151,14 @@ class Part:
         outputs, inputs: where it begins, and how large the whole is.
         expert: which matrix; None for all of them, or if there is one.
         experts: of many matrices that were picked one by one, which.
+        computed: what was computed from the parameter and used in its place.
     """
 
     outputs: tuple[int, int] = (0, 0)
     inputs: tuple[int, int] = (0, 0)
     expert: int | None = None
     experts: Tensor | None = None
+    computed: Tensor | None = None
 
 
 def may_be_weight(t: Tensor) -> bool:
@@ -150,6 +177,55 @@ def origin(weight: Tensor) -> tuple[Tensor, Tensor | None]:
     return base, None
 
 
+def computed_from(weight: Tensor) -> nn.Parameter | None:
+    """The parameter that a tensor of as many entries was computed from, row by row: normed, standardised, scaled, masked, cast.
+
+    Other parameters may take part, as long as they have other sizes: the lengths of its rows.
+    """
+    if weight.grad_fn is None or not weight.is_contiguous():
+        return None
+    waiting, seen, found = [weight.grad_fn], set[Any](), dict[int, nn.Parameter]()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            if isinstance(variable, nn.Parameter) and variable.numel() == weight.numel():
+                found[id(variable)] = variable
+        elif len(seen) > LONGEST or ROW_BY_ROW.fullmatch(node.name()) is None:
+            return None
+        waiting += [child for child, _ in node.next_functions if child is not None]
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def probed(computed: Tensor, parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
+    """Signs r, always the same ones, and Jᵀ r: J is that of the computation, which both have the parameter's shape."""
+    generator = torch.Generator(computed.device).manual_seed(0)
+    signs = draw("rademacher", generator, shape=computed.shape, dtype=computed.dtype, device=computed.device)
+    with alone():
+        (pulled,) = torch.autograd.grad(computed, parameter, signs, retain_graph=True)
+    return signs.view(parameter.shape), pulled
+
+
+def keeps_places(computed: Tensor, parameter: nn.Parameter) -> bool:
+    """Whether an entry of a computed weight stands where that of its parameter does: it is not transposed, rolled or mixed."""
+    signs, pulled = probed(computed, parameter)
+    there = pulled != 0  # a mask takes entries away
+    return bool((signs * pulled).sum().abs() > 0.5 * pulled.norm() * there.sum().sqrt())
+
+
+def row_lengths(layer: Layer, computed: Tensor) -> Tensor:
+    """How far the rows of a computed weight move when those of its parameter move by one: `[*group, o]`, ‖(Jᵀ r)_o‖ / ‖r_o‖.
+
+    Of a weight that is normed or standardised, J is a length times a projection that leaves almost all of a row, so F of the
+    parameter is F of the weight times these lengths squared.
+    """
+    rows = layer.weight_as_matrix(probed(computed, layer.weight)[1].to(layer.dtype))
+    return rows.norm(dim=-1) / rows.shape[-1] ** 0.5
+
+
 def forms(parameter: Tensor) -> Iterator[Form]:
     """All that a parameter can be the matrix of."""
     for experts in (False, True):
@@ -159,7 +235,7 @@ def forms(parameter: Tensor) -> Iterator[Form]:
 
 
 def part_of(parameter: Tensor, form: Form, weight: Tensor, indices: Tensor | None) -> Part | None:
-    """Which part of a parameter of that form a weight is; None if it is none."""
+    """Which part of a parameter of that form, or of what stands for it, a weight is; None if it is none."""
     matrix = form.matrix(parameter.detach())
     if indices is not None:  # copies of matrices, whose own strides say whether they were transposed
         if not form.experts or weight.dim() != 3 or weight.shape[1:] != matrix.shape[1:]:

@@ -7,27 +7,48 @@ is watched; from the next one on its uses are calls of a layer like any other's.
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lngd.capture.graph import OpenActivation, pre_activation
-from lngd.capture.products import PRODUCTS, Change, Part, Product, form_of, is_all_of, origin, padded, part_of
+from lngd.capture.products import (
+    PRODUCTS,
+    Change,
+    Part,
+    Product,
+    computed_from,
+    form_of,
+    is_all_of,
+    keeps_places,
+    origin,
+    padded,
+    part_of,
+    row_lengths,
+)
+from lngd.capture.recurrent import RECURRENT
 from lngd.layers import ExpertsLayer, Found, Layer
 from lngd.layers.used import Form, Used
+from lngd.torch_private import saves_elsewhere
 
 
 class WatchedFunctions(TorchFunctionMode):
-    """Tells its owner, as long as there is one, of each product that torch computes in this thread while it is entered."""
+    """Tells its owner, as long as there is one, of each product that torch computes in this thread while it is entered.
+
+    Attributes:
+        opens_recurrent: whether recurrent networks are computed product by product.
+    """
 
     def __init__(self, told: Callable[[Product], Change | None]) -> None:
         """`told`: a method, which gives what the product's output becomes, or None for one of no interest."""
         super().__init__()
         self._told = weakref.WeakMethod(told)
-        self.entered = False
+        self.entered = self.opens_recurrent = False
 
     def enter(self) -> None:
         """The forward begins. One that was interrupted by the keyboard may have left it entered."""
@@ -44,6 +65,8 @@ class WatchedFunctions(TorchFunctionMode):
         kwargs = kwargs or {}
         if torch.compiler.is_compiling():
             return function(*args, **kwargs)
+        if self.opens_recurrent and function in RECURRENT and torch.is_grad_enabled() and not (kwargs or saves_elsewhere()):
+            return RECURRENT[function](self._linear, *args)  # a checkpoint would not compute the same once more
         read = PRODUCTS.get(function)
         told = self._told() if read is not None and "out" not in kwargs else None
         if read is None or told is None or not torch.is_grad_enabled():
@@ -51,6 +74,12 @@ class WatchedFunctions(TorchFunctionMode):
         product = read(*args, **kwargs)
         opened = None if product is None else told(product)
         output = function(*args, **kwargs)
+        return output if opened is None or not output.requires_grad else opened(output)
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """A product inside a recurrent network, one row a sample."""
+        told, output = self._told(), F.linear(x, weight, bias)
+        opened = None if told is None else told(Product(x, weight, bias, by_sample=True))
         return output if opened is None or not output.requires_grad else opened(output)
 
 
@@ -89,19 +118,25 @@ class Uses:
         """Whose call a product is; a candidate's use is remembered, and nobody's call yet."""
         base, indices = origin(product.weight)
         name, parameter = self._names.get(id(base), ("", None))
+        whole = base  # what the product used a part of
+        if parameter is None and indices is None and (known := computed_from(base)) is not None:
+            name, parameter = self._names.get(id(known), ("", None))
+            whole = base.detach().view(known.shape)
         if parameter is None:
             return None
         if name in self._layers:
             layer = self._layers[name]
             if isinstance(layer.module, Used):
-                part = part_of(parameter, layer.module.form, product.weight, indices)
+                part = part_of(whole, layer.module.form, product.weight, indices)
             else:
-                part = Part() if product.convolution is not None and is_all_of(product.weight, parameter) else None
-            return None if part is None else (name, layer, part)
+                part = Part() if product.convolution is not None and is_all_of(product.weight, whole) else None
+            if part is None:
+                return None
+            return name, layer, part if whole is base else replace(part, computed=base)
         own = self.running is not None and any(parameter is p for p in self.running._parameters.values())
         if name in self._candidates and name not in self.found and not own:
-            form = form_of(parameter, product, indices)
-            if form is not None:
+            form = form_of(whole, product, indices)
+            if form is not None and (whole is base or keeps_places(base, parameter)):
                 self.found[name] = self._made(parameter, form, product)
         return None
 
@@ -126,9 +161,16 @@ def opened_use(
     shape = output.shape
     to_rows = product.to_rows
 
+    lengths = None if part.computed is None else row_lengths(layer, part.computed)
+
     def rows(gradient: Tensor) -> Tensor:
         gradient = gradient if gradient.shape == shape else gradient.reshape(shape)
-        return gradient if to_rows is None else to_rows(gradient)
+        gradient = gradient if to_rows is None else to_rows(gradient)
+        if lengths is None:
+            return gradient
+        if product.convolution is not None:
+            return gradient * lengths.reshape(-1, *[1] * (gradient.dim() - 2))
+        return gradient * lengths[part.outputs[0] :][: gradient.shape[-1]]
 
     if product.convolution is not None:
         return output, OpenActivation(name, layer.module, x, edge, rows, shape=shape, dtype=output.dtype)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import chain
 
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from lngd.layers.attention import AttentionInput
 from lngd.layers.convolution import ConvLayer
@@ -29,6 +30,7 @@ LAYERS: dict[type[nn.Module], type[Layer]] = {
 OWN_EMBEDDING = (
     "AdamW trains embeddings better (docs/layers.md); one with its own forward has curvature=True after register_layer"
 )
+COMPUTED = "it takes part in the computation of a weight, but not as its rows"
 BY_LOOKS: dict[Callable[[nn.Module], bool], type[Layer]] = {is_conv1d: Conv1DLayer}
 """By what a module looks like, after `LAYERS`: for classes of libraries that are not imported."""
 
@@ -70,6 +72,8 @@ def why_unsupported(module: nn.Module) -> str | None:
         return why_not(module, adapter)
     if isinstance(module, nn.Embedding):
         return OWN_EMBEDDING
+    if isinstance(module, ParametrizationList):
+        return COMPUTED
     return f"no curvature for {type(module).__name__}"
 
 

@@ -7,7 +7,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -17,9 +17,15 @@ from torch import Tensor, nn
 from lngd.layers.convolution import ConvLayer
 from lngd.layers.layer import Layer, in_shape
 from lngd.layers.linear import LinearLayer
+from lngd.layers.transposed import ConvTransposeLayer
 from lngd.types import GradientMatrix
 
 MODULES: dict[int, Callable[..., nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Callable[..., nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d]] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,18 @@ class Form:
         outputs_first: the dimensions of the outputs stand before those of the inputs, as in nn.Linear.
         split: so many dimensions, after the experts', belong to the side that stands first.
         experts: the first dimension counts matrices, one for each expert.
-        convolution: stride, padding, dilation and groups; None for a matrix product.
+        convolution: stride, padding, dilation and groups, and the output padding of a transposed one; None for a matrix product.
     """
 
     outputs_first: bool = True
     split: int = 1
     experts: bool = False
     convolution: tuple[Any, ...] | None = None
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether it is a transposed convolution's."""
+        return self.convolution is not None and len(self.convolution) > len(("stride", "padding", "dilation", "groups"))
 
     def as_text(self) -> str:
         """A line, of which `of_text` makes the same."""
@@ -45,9 +56,10 @@ class Form:
     @classmethod
     def of_text(cls, line: str) -> "Form":
         """The inverse of `as_text`."""
-        form = cls(**json.loads(line))
-        turned = None if form.convolution is None else tuple(tuple(x) if isinstance(x, list) else x for x in form.convolution)
-        return replace(form, convolution=turned)
+        fields = json.loads(line)
+        if fields["convolution"] is not None:
+            fields["convolution"] = tuple(tuple(x) if isinstance(x, list) else x for x in fields["convolution"])
+        return cls(**fields)
 
     def matrix(self, weight: Tensor) -> Tensor:
         """A tensor shaped like the parameter as `[o, i]`, or `[E, o, i]`; a view of a contiguous one."""
@@ -79,16 +91,18 @@ class Found:
     def adapter(self) -> type[Layer]:
         """The module as a layer."""
         if self.form.convolution:
-            return ConvLayer
+            return ConvTransposeLayer if self.form.is_transposed else ConvLayer
         return ExpertsLayer if self.form.experts else UsedLayer
 
     def _convolution(self) -> nn.Module:
         assert self.form.convolution is not None
-        stride, padding, dilation, groups = self.form.convolution
-        o, i, *kernel = self.weight.shape
+        stride, padding, dilation, groups, *more = self.form.convolution
+        one, two, *kernel = self.weight.shape
         options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        options |= {"output_padding": more[0]} if more else {}
+        sides = (one, two * groups) if more else (two * groups, one)
         with torch.device("meta"):
-            module = MODULES[len(kernel)](i * groups, o, tuple(kernel), bias=self.bias is not None, **options)
+            module = (TRANSPOSED if more else MODULES)[len(kernel)](*sides, tuple(kernel), bias=self.bias is not None, **options)
         module.weight, module.bias = self.weight, self.bias
         return module
 

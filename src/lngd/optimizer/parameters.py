@@ -270,7 +270,6 @@ class Planner:
                     by_name, of_use = of_found.get(id(p), (name, layer))
                     plan.outcomes[full] = _outcome(full, p, choices, of_use, by_name)
                     called = weight is not p or (isinstance(layer, Layer) and not isinstance(layer, AttentionInput))
-                    called &= not isinstance(module, nn.RNNBase)  # one operation of torch, of which no product is seen
                     if called and id(p) not in of_found and _may_be_used(plan.outcomes[full], p, users):
                         plan.candidates.add(full)
         sequence_first = {id(linear) for module in model.modules() for linear in _sequence_first(module)}

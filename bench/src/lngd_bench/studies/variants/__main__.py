@@ -3,6 +3,7 @@
     python -m lngd_bench.studies.variants variants
     python -m lngd_bench.studies.variants scales
     python -m lngd_bench.studies.variants raw
+    python -m lngd_bench.studies.variants uses
     python -m lngd_bench.studies.variants transfer
     python -m lngd_bench.studies.variants layers --tasks stdlib-charlm --steps 200 --seeds 1000 1001
     python -m lngd_bench.studies.variants defaults --steps 400 --lr 0.5 1 --damping 0.1 0.3 1
@@ -30,13 +31,19 @@ from lngd_bench.competitors.optimizers import OPTIMIZERS, fingerprint_of, is_cur
 from lngd_bench.errors import BenchError
 from lngd_bench.ledger import Ledger, Line
 from lngd_bench.studies.results import MISSING, markdown, text
-from lngd_bench.studies.variants import changes, defaults, raw, scales, transfer
+from lngd_bench.studies.variants import changes, defaults, raw, scales, transfer, uses
 from lngd_bench.tasks import TASKS
 from lngd_bench.training.race import plan
 from lngd_bench.training.records import Epoch
 from lngd_bench.training.train import Run
 
-TABLES = {"variants": changes.table, "scales": scales.table, "raw": raw.table, "transfer": transfer.table}
+TABLES = {
+    "variants": changes.table,
+    "scales": scales.table,
+    "raw": raw.table,
+    "transfer": transfer.table,
+    "uses": uses.table,
+}
 """Of studies at the defaults of the day, which drop runs of other days; the others' pages have a row for every run."""
 FOUND = ("train_loss", "metric", "diverged")
 """Of a run."""
@@ -55,6 +62,9 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
 
     data = names.add_parser("raw", parents=[places], help="damping of layers that see the data themselves")
     data.add_argument("--seeds", nargs="+", type=int, default=[1000, 1001])
+
+    found = names.add_parser("uses", parents=[places], help="curvature for weights that no module's call stands for")
+    found.add_argument("--seeds", nargs="+", type=int, default=[1000, 1001])
 
     sizes = names.add_parser("transfer", parents=[places], help="one rate for every width and depth")
     sizes.add_argument("--seeds", nargs="+", type=int, default=[1000, 1001])
@@ -139,6 +149,7 @@ def main(words: Sequence[str]) -> None:
         "defaults": defaults.wanted,
         "scales": scales.wanted,
         "raw": raw.wanted,
+        "uses": uses.wanted,
         "transfer": transfer.wanted,
     }[given.name]
     file, path = f"{given.name}.jsonl", given.out / f"{given.name}{archive.ENDING}"
