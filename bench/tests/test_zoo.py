@@ -6,8 +6,9 @@ from torch import nn
 
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.zoo.__main__ import main, page
+from lngd_bench.studies.zoo.of_transformers import types
 from lngd_bench.studies.zoo.shrinking import loss_of, small
-from lngd_bench.studies.zoo.trial import FINE, METHODS, outcome, types
+from lngd_bench.studies.zoo.trial import FINE, METHODS, outcome
 
 KINDS = {
     "attention's weights without their module": ("falcon",),
@@ -23,11 +24,11 @@ TYPES = [name for kind in KINDS.values() for name in kind]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TYPES)
 def test_a_type_trains_with_curvature_on_its_matrices(name: str) -> None:
-    found = outcome(*types()[name])
+    found = outcome(types()[name])
     assert found["outcome"] == "built"
     for method in METHODS:
         assert found[method]["outcome"] == FINE
-        assert found[method]["share"] > 0.9 or found[method]["lost"] == ["no curvature for ParametrizationList"]
+        assert found[method]["share"] > 0.9
         assert all("AdamW trains it from now on" not in message for message in found[method]["warnings"])
 
 
@@ -55,8 +56,8 @@ def test_the_page_counts_types_and_names_what_is_left() -> None:
         {"type": "two", **built, **dict.fromkeys(METHODS, fine | {"share": 0.5, "lost": ["no curvature for GRU"]})},
         {"type": "three", "outcome": "AdamW does not train it", "version": "5"},
     ]
-    text = page(lines)
-    assert "Of 3 model types of transformers 5, 2 could be made tiny" in text
+    text = page(lines, "transformers")
+    assert "Of 3 model types of transformers 5, 2 could be made small" in text
     assert "| LNGD          |  2 of 2 |         1 of 2 |             75% |" in text
     assert "| two    | 50%     | no curvature for GRU |" in text
     assert "| one" not in text

@@ -23,7 +23,7 @@ from lngd.curvature import (
 )
 from lngd.layers import Layer
 from lngd.optimizer import NaturalGradient
-from lngd.optimizer.hyperparameters import Factors, MomentumOn, Recipe, Schedule, as_factors, as_schedule, as_step_size
+from lngd.optimizer.hyperparameters import BatchDim, Factors, MomentumOn, Recipe, Schedule, as_factors, as_schedule, as_step_size
 from lngd.ranges import check
 from lngd.sampling import Fisher, FisherType, Layerwise, MeanOver, as_fisher
 from lngd.step_size import LayerwiseRate, StepSize, StepSizeName
@@ -95,6 +95,9 @@ class Method(NaturalGradient):
         schedule: when curvature is measured and refreshed, and from how many samples; a number for both intervals.
         factors: how large a Fisher factor is kept, and the bounds of its damping; a number for the largest.
         mean_over: what the loss averages over, "batch", "token" or "none" (a sum); fixes the scale of per-sample gradients.
+        batch_dim: which dimension of what the model is called with counts its samples, and of what its linear layers get in three
+            dimensions or more: 1 for sequences first. Or a function of a layer's name and module that says so; the model's own
+            name is empty.
         keep_norms: restore the norm of scale-invariant layers after each step.
         generator: randomness of noise and labels; saved in `state_dict`.
 
@@ -127,6 +130,7 @@ class Method(NaturalGradient):
         schedule: Schedule,
         factors: Factors,
         mean_over: MeanOver,
+        batch_dim: BatchDim,
         keep_norms: bool,
         generator: torch.Generator | None,
     ) -> None:
@@ -142,7 +146,17 @@ class Method(NaturalGradient):
             "curvature": None,
         }
         check(defaults)
-        recipe = Recipe(as_step_size(step_size), momentum_on, mean_over, keep_norms, self.spectral, schedule, factors, warmup)
+        recipe = Recipe(
+            step_size=as_step_size(step_size),
+            momentum_on=momentum_on,
+            mean_over=mean_over,
+            batch_dim=batch_dim,
+            keep_norms=keep_norms,
+            spectral=self.spectral,
+            schedule=schedule,
+            factors=factors,
+            warmup=warmup,
+        )
         self._warn_of_lr(lr, recipe)
         super().__init__(
             model,
@@ -224,6 +238,7 @@ class LNGD(Method):
         schedule: Schedule | int = SCHEDULE,
         factors: Factors | int = BLOCKS_OF_256,
         mean_over: MeanOver = "batch",
+        batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -243,6 +258,7 @@ class LNGD(Method):
             schedule=as_schedule(schedule, SCHEDULE),
             factors=as_factors(factors, BLOCKS_OF_256),
             mean_over=mean_over,
+            batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
         )
@@ -277,6 +293,7 @@ class SpectralLNGD(Method):
         schedule: Schedule | int = SCHEDULE_OF_32,
         factors: Factors | int = BLOCKS_OF_256,
         mean_over: MeanOver = "batch",
+        batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -296,6 +313,7 @@ class SpectralLNGD(Method):
             schedule=as_schedule(schedule, SCHEDULE_OF_32),
             factors=as_factors(factors, BLOCKS_OF_256),
             mean_over=mean_over,
+            batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
         )
@@ -327,6 +345,7 @@ class LNGDSample(Method):
         schedule: Schedule | int = SCHEDULE,
         factors: Factors | int = ALIKE_BLOCKS_OF_256,
         mean_over: MeanOver = "batch",
+        batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -346,6 +365,7 @@ class LNGDSample(Method):
             schedule=as_schedule(schedule, SCHEDULE),
             factors=as_factors(factors, ALIKE_BLOCKS_OF_256),
             mean_over=mean_over,
+            batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
         )
@@ -378,6 +398,7 @@ class LNGDLr(Method):
         schedule: Schedule | int = SCHEDULE,
         factors: Factors | int = BLOCKS_OF_256,
         mean_over: MeanOver = "batch",
+        batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -397,6 +418,7 @@ class LNGDLr(Method):
             schedule=as_schedule(schedule, SCHEDULE),
             factors=as_factors(factors, BLOCKS_OF_256),
             mean_over=mean_over,
+            batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
         )
@@ -428,6 +450,7 @@ class KFAC(Method):
         schedule: Schedule | int = WHOLE_BATCH,
         factors: Factors | int = LARGE,
         mean_over: MeanOver = "batch",
+        batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -447,6 +470,7 @@ class KFAC(Method):
             schedule=as_schedule(schedule, WHOLE_BATCH),
             factors=as_factors(factors, LARGE),
             mean_over=mean_over,
+            batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
         )
@@ -478,6 +502,7 @@ class EKFAC(Method):
         schedule: Schedule | int = SELDOM_REFRESHED,
         factors: Factors | int = LARGE,
         mean_over: MeanOver = "batch",
+        batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -497,6 +522,7 @@ class EKFAC(Method):
             schedule=as_schedule(schedule, SELDOM_REFRESHED),
             factors=as_factors(factors, LARGE),
             mean_over=mean_over,
+            batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
         )
@@ -525,6 +551,7 @@ class TKFAC(Method):
         schedule: Schedule | int = WHOLE_BATCH,
         factors: Factors | int = LARGE,
         mean_over: MeanOver = "batch",
+        batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -544,6 +571,7 @@ class TKFAC(Method):
             schedule=as_schedule(schedule, WHOLE_BATCH),
             factors=as_factors(factors, LARGE),
             mean_over=mean_over,
+            batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
         )
@@ -575,6 +603,7 @@ class NGPlus(Method):
         schedule: Schedule | int = WHOLE_BATCH,
         factors: Factors | int = LARGE,
         mean_over: MeanOver = "batch",
+        batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -594,6 +623,7 @@ class NGPlus(Method):
             schedule=as_schedule(schedule, WHOLE_BATCH),
             factors=as_factors(factors, LARGE),
             mean_over=mean_over,
+            batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
         )
@@ -625,6 +655,7 @@ class THOR(Method):
         schedule: Schedule | int = WHOLE_BATCH,
         factors: Factors | int = BLOCKS_OF_128,
         mean_over: MeanOver = "batch",
+        batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -644,6 +675,7 @@ class THOR(Method):
             schedule=as_schedule(schedule, WHOLE_BATCH),
             factors=as_factors(factors, BLOCKS_OF_128),
             mean_over=mean_over,
+            batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
         )

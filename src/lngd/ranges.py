@@ -67,6 +67,7 @@ ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "warmup": (is_count(0), "a whole number of 0 or more"),
     "momentum_on": one_of("gradient", "nesterov", "update"),
     "mean_over": one_of("batch", "token", "none"),
+    "batch_dim": (lambda value: is_count(0)(value) or callable(value), "a whole number of 0 or more, or a function"),
     "keep_norms": YES_OR_NO,
     "curvature_every": COUNT,
     "inverse_every": COUNT,

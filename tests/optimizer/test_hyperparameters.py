@@ -30,6 +30,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "warmup": (-1, 2.5, None, True),
     "momentum_on": ("weights", None),
     "mean_over": ("sample", None, "sum"),
+    "batch_dim": (-1, 1.0, None, True, "first"),
     "keep_norms": (1, None, "no"),
     "step_size": ("adam", "", None, 1, LayerwiseRate),
     "fisher": ("gaussian", "", 1, None),

@@ -116,9 +116,9 @@ def shaped(shape: torch.Size, gradient: Tensor) -> Tensor:
     return gradient if gradient.shape == shape else gradient.reshape(shape)
 
 
-def shaped_batch_first(shape: torch.Size, batch_dim: int, gradient: Tensor) -> Tensor:
+def folded(fold: Callable[[Tensor], Tensor], shape: torch.Size, gradient: Tensor) -> Tensor:
     """The same with its samples in the first dimension."""
-    return shaped(shape, gradient).transpose(0, batch_dim)
+    return fold(shaped(shape, gradient))
 
 
 def pre_activation(output: Tensor) -> tuple[Tensor, GradientEdge]:

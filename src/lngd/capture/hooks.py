@@ -45,18 +45,18 @@ from lngd.capture.graph import (
     Guess,
     OpenActivation,
     RateSample,
+    folded,
     joined_samples,
     layer_input,
     pre_activation,
     shaped,
-    shaped_batch_first,
     spread,
 )
 from lngd.capture.ledger import PASSES, Ledger
 from lngd.capture.loss_form import LossForm
 from lngd.capture.products import Part
 from lngd.capture.products import Product as UsedProduct
-from lngd.capture.uses import Uses, WatchedFunctions, batch_of, opened_use, rows_of
+from lngd.capture.uses import Uses, WatchedFunctions, batch_of, folding, opened_use, rows_of
 from lngd.layers import AttentionInput, ExpertsLayer, Found, Layer
 from lngd.linalg import HOST
 from lngd.sampling import Call, MeanOver, Source, alone, pulling
@@ -93,6 +93,7 @@ class Capture:
         rate_samples: how many samples of a batch are kept for the rate; None for all, 0 for none.
         curvature_samples: how many measure the curvature, more if they make less than `least_rows` rows; None for all.
         mean_over: what the loss is said to average over, which its first gradient may contradict.
+        batch_dim: of the samples in what the model is called with.
     """
 
     model: nn.Module
@@ -103,6 +104,7 @@ class Capture:
     curvature_samples: int | None = None
     least_rows: int = LEAST_ROWS
     mean_over: MeanOver = "batch"
+    batch_dim: int = 0
     dropped: Callable[[str], None] = lambda _name: None
     """Told a layer whose gradient was dropped after what belongs to it had been handed on."""
     measuring: bool = True
@@ -319,7 +321,10 @@ class Capture:
         trains, traced = torch.is_grad_enabled(), torch.compiler.is_compiling()
         if not (traced or is_tracing()):
             first = args[0] if args else None  # the usual case without a call, since every step pays for it
-            self._samples = len(first) if isinstance(first, Tensor) and first.dim() > 1 else batch_of((args, kwargs))
+            if isinstance(first, Tensor) and first.dim() > 1 and not self.batch_dim:
+                self._samples = len(first)
+            else:
+                self._samples = batch_of((args, kwargs), self.batch_dim)
         if traced and (not trains or traced_for_another_purpose()):
             return
         left = trains and (self.measuring or (traced and not self._compiled.present)) and self._leave_call(None) is not None
@@ -411,24 +416,32 @@ class Capture:
         if name in self._choosy and (reason := layer.refuses_call(args, kwargs)):
             self.refused[name] = reason
             return output
-        moved, alone = layer.batch_dim > 0 and x.dim() > layer.batch_dim + 1, x.dim() < layer.batched_dims
-        x = layer.batch_first(x) if moved else x.unsqueeze(0) if alone else x
-        if self._wanted(name, rows := len(x)):
+        alone, moved = x.dim() < layer.batched_dims, 0 < layer.batch_dim < x.dim() - 1
+        x = x.unsqueeze(0) if alone else x
+        if self._wanted(name, x.shape[layer.batch_dim] if moved else len(x)):
             output, edge = pre_activation(output)
             raw = self.measuring and self._is_data(x)
             shape, x = output.shape, x.detach() if x.requires_grad else x
-            as_output = partial(shaped_batch_first, shape, layer.batch_dim) if moved else partial(shaped, shape)
-            if alone:  # one sample
-                as_output = partial(shaped, torch.Size((1, *shape)))
-            elif rows != self._samples and layer.folds and not moved and (n := self._samples_of(rows)):
-                x, as_output = x.unflatten(0, (n, -1)), partial(shaped, torch.Size((n, rows // n, *shape[1:])))
+            as_output = partial(shaped, torch.Size((1, *shape)) if alone else shape)
+            if moved or (layer.folds and len(x) != self._samples):
+                n, batch_dim = self._rows_of(x, layer.batch_dim)
+                fold = folding(x.dim(), n, batch_dim)
+                x, as_output = fold(x), partial(folded, fold, shape)
             self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype, raw=raw))
         return output
 
-    def _samples_of(self, rows: int) -> int | None:
-        """The model's batch, if that many rows are positions of its samples: windows, or tokens in one dimension."""
-        n = self._samples
-        return n if n and 1 < n < rows and rows % n == 0 else None
+    def _rows_of(self, x: Tensor, batch_dim: int) -> tuple[int | None, int]:
+        """What `folding` is to make of an input, as far as the model's batch tells.
+
+        Rows that are a multiple of it are positions of its samples: windows, or tokens in one dimension. If they are none,
+        and the second dimension is the batch, positions come first.
+        """
+        n, rows = self._samples, len(x)
+        if x.dim() < 2 or 0 < batch_dim < x.dim() - 1 or n is None or n in (1, rows):
+            return None, batch_dim
+        if rows > n and rows % n == 0:
+            return n, batch_dim
+        return None, int(x.dim() > 2 and x.shape[1] == n) or batch_dim
 
     def sees_use(self, product: UsedProduct) -> Callable[[Tensor], Tensor] | None:
         """Torch is about to compute a product; see `lngd.capture.uses`."""
@@ -444,9 +457,9 @@ class Capture:
     def _open_use(self, name: str, layer: Layer, part: Part, product: UsedProduct, output: Tensor) -> Tensor:
         """A product outside a module, as a layer's call."""
         if self._wanted(name, rows_of(product)):
-            n = None if product.by_sample or product.x.dim() < 2 else self._samples_of(len(product.x))
+            n, batch_dim = (None, 0) if product.by_sample else self._rows_of(product.x, layer.batch_dim)
             n = self._samples if isinstance(layer, ExpertsLayer) else n
-            output, made = opened_use(output, name=name, layer=layer, part=part, product=product, n=n)
+            output, made = opened_use(output, name=name, layer=layer, part=part, product=product, n=n, batch_dim=batch_dim)
             made.raw = self.measuring and made.x.dim() == 2 and not product.by_sample and self._is_data(product.x)
             self._open(made)
         return output

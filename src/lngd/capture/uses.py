@@ -149,13 +149,9 @@ class Uses:
 
 
 def opened_use(
-    output: Tensor, *, name: str, layer: Layer, part: Part, product: Product, n: int | None
+    output: Tensor, *, name: str, layer: Layer, part: Part, product: Product, n: int | None, batch_dim: int
 ) -> tuple[Tensor, OpenActivation]:
-    """What stands for a product's output, and the call that it is.
-
-    Args:
-        n: the samples of which the rows are positions; None if each is a sample.
-    """
+    """What stands for a product's output, and the call that it is. `n` and `batch_dim` are of experts' rows and of `folding`."""
     x = product.x.detach()
     output, edge = pre_activation(output)
     shape = output.shape
@@ -183,7 +179,7 @@ def opened_use(
         routed = routed_rows(layer, x, part, product)
         made = OpenActivation(name, layer.module, routed, edge, as_expert_rows, shape=shape, dtype=output.dtype, batch=n)
         return output, made
-    fold = folding(x, n)
+    fold = folding(x.dim(), n, batch_dim)
 
     def as_output(gradient: Tensor) -> Tensor:
         return padded(fold(rows(gradient)), part.outputs)
@@ -200,19 +196,28 @@ def rows_of(product: Product) -> int:
     return len(x) if product.convolution is not None else x.numel() // max(1, x.shape[-1])
 
 
-def batch_of(given: Any) -> int | None:
-    """The first dimension of the first tensor of more than one among a model's arguments, also in what they hold."""
+def batch_of(given: Any, batch_dim: int) -> int | None:
+    """The samples in the first tensor of more than one dimension among a model's arguments, also in what they hold."""
     if isinstance(given, Tensor):
-        return len(given) if given.dim() > 1 else None
+        return given.shape[batch_dim] if given.dim() > max(1, batch_dim) else None
     inside = given.values() if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else ()
-    return next((n for each in inside if (n := batch_of(each)) is not None), None)
+    return next((n for each in inside if (n := batch_of(each, batch_dim)) is not None), None)
 
 
-def folding(x: Tensor, n: int | None) -> Callable[[Tensor], Tensor]:
-    """Makes samples and positions of rows `[…, d]`: a vector is one sample, windows and tokens of the model's n are positions."""
-    if x.dim() == 1:
+def folding(dims: int, n: int | None, batch_dim: int) -> Callable[[Tensor], Tensor]:
+    """Makes samples and positions of rows `[…, d]`, and of the gradient of as many.
+
+    Args:
+        dims: of what is given; a vector is one sample.
+        n: the samples whose positions the rows in the first dimension are: windows, or tokens in one dimension; None if
+            that dimension counts samples, or is no row's.
+        batch_dim: where the samples are, or come in an order that counts them last.
+    """
+    if dims == 1:
         return lambda t: t.unsqueeze(0)
-    return (lambda t: t) if n is None else (lambda t: t.unflatten(0, (n, -1)))
+    if n is not None:
+        return (lambda t: t.unflatten(0, (-1, n)).transpose(0, 1)) if batch_dim else (lambda t: t.unflatten(0, (n, -1)))
+    return (lambda t: t.transpose(0, batch_dim)) if 0 < batch_dim < dims - 1 else (lambda t: t)
 
 
 def routed_rows(layer: ExpertsLayer, x: Tensor, part: Part, product: Product) -> Tensor:

@@ -2,14 +2,19 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
+
+from torch import nn
 
 from lngd.ranges import check, out_of_range
 from lngd.sampling import MeanOver
 from lngd.step_size import STEP_SIZES, StepSize
 
 MomentumOn: TypeAlias = Literal["gradient", "nesterov", "update"]
+BatchDim: TypeAlias = int | Callable[[str, nn.Module], int]
+"""The dimension of a batch's samples, everywhere or by a layer's name and module."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +117,14 @@ def as_step_size(given: StepSize | str) -> StepSize:
     return STEP_SIZES[given]()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What all layers of an optimizer share and no group can change."""
 
     step_size: StepSize
     momentum_on: MomentumOn
     mean_over: MeanOver
+    batch_dim: BatchDim
     keep_norms: bool
     spectral: bool
     """Whether the direction's singular values, measured by F̂, are set to one."""
@@ -127,7 +133,20 @@ class Recipe:
     warmup: int
 
     def __post_init__(self) -> None:
-        check({name: getattr(self, name) for name in ("momentum_on", "mean_over", "keep_norms", "warmup")})
+        check({name: getattr(self, name) for name in ("momentum_on", "mean_over", "batch_dim", "keep_norms", "warmup")})
+
+    def batch_dim_of(self, name: str, module: nn.Module) -> int:
+        """Where a layer's samples are, or the model's.
+
+        Raises:
+            ValueError: the user's function gives no dimension.
+        """
+        if isinstance(self.batch_dim, int):
+            return self.batch_dim
+        found = self.batch_dim(name, module)
+        if not isinstance(found, int) or found < 0:
+            raise out_of_range(f"batch_dim('{name}', …)", found, "a dimension, 0 or more")
+        return found
 
     def share_of_lr(self, step: int) -> float:
         """What the warm-up leaves of lr at step `step`, counted from 0."""

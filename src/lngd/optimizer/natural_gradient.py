@@ -82,7 +82,7 @@ class NaturalGradient(torch.optim.Optimizer):
     ) -> None:
         self._model, self._watched = unwrapped(model)
         self._recipe, self._fisher, self._block = recipe, fisher, block
-        self._planner, self._whole = Planner(block, recipe.factors.max_dim), params is None
+        self._planner, self._whole = Planner(block, recipe.factors.max_dim, recipe.batch_dim_of), params is None
         self.t = 0
         """Steps so far."""
         self._layers: dict[str, CurvedLayer] = {}
@@ -486,6 +486,7 @@ class NaturalGradient(torch.optim.Optimizer):
             step_size.sequences() if self._recipe.mean_over == "token" else step_size.samples,
             curvature_samples=self._recipe.schedule.samples,
             mean_over=self._recipe.mean_over,
+            batch_dim=self._recipe.batch_dim_of("", self._model),
             dropped=dropped,
         )
         self._capture.attach()

@@ -225,10 +225,12 @@ class Planner:
     Args:
         block: makes a layer's block.
         max_dim: a layer whose block would have a larger dense factor falls back.
+        batch_dim_of: where the samples are in what a linear layer gets, by its name and module.
     """
 
     block: Callable[[Layer], CurvatureBlock]
     max_dim: int
+    batch_dim_of: Callable[[str, nn.Module], int]
 
     def plan(
         self,
@@ -273,8 +275,9 @@ class Planner:
                     if called and id(p) not in of_found and _may_be_used(plan.outcomes[full], p, users):
                         plan.candidates.add(full)
         sequence_first = {id(linear) for module in model.modules() for linear in _sequence_first(module)}
-        for each in plan.layers.values():
-            each.batch_dim = int(id(each.module) in sequence_first)
+        for name, each in plan.layers.items():
+            asked = self.batch_dim_of(name, each.module) if each.folds else 0
+            each.batch_dim = asked or int(id(each.module) in sequence_first)
         return plan
 
     def _found_layer(self, found: Found, choices: Mapping[int, bool | None], users: Counter[int]) -> Layer | str:

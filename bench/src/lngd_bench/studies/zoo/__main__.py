@@ -1,17 +1,20 @@
-"""Every model type of transformers that a generic shrinking makes tiny: trained for four steps, with what has curvature.
+"""Every model type of a library that a generic rule makes small: trained for four steps, with what has curvature.
 
     python -m lngd_bench.studies.zoo --out results
     python -m lngd_bench.studies.zoo --every 8 --types mixtral falcon
+    python -m lngd_bench.studies.zoo --library timm --out results
 
-Prints each type as it ends and writes zoo.md beside zoo.jsonl.gz; types that the archive has are not tried again.
+Prints each type as it ends and writes zoo.md beside zoo.jsonl.gz (zoo-timm.md of timm); types that the archive has are not tried
+again. timm and diffusers come with an environment of their own: they need torchvision.
 """
 
 import argparse
+import importlib
 import shlex
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,10 @@ from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.ledger import Ledger, Line
 from lngd_bench.studies.results import MISSING, markdown
-from lngd_bench.studies.zoo.trial import FINE, METHODS, tried, types
+from lngd_bench.studies.zoo.shrinking import Ways
+from lngd_bench.studies.zoo.trial import FINE, METHODS, tried
 
+LIBRARIES = ("transformers", "timm", "diffusers")
 FOUND = ("outcome", "parameters", "adamw", *METHODS, "version")
 
 
@@ -29,22 +34,25 @@ def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/zoo"), metavar="DIR", help="where the archive is")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th type")
+    parser.add_argument("--library", choices=LIBRARIES, default=LIBRARIES[0])
     parser.add_argument("--types", nargs="+", metavar="TYPE", help="only these")
     given = parser.parse_args(words)
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    known = types()
+    try:
+        library = importlib.import_module(f"lngd_bench.studies.zoo.of_{given.library}")
+    except ModuleNotFoundError as error:
+        raise BenchError(f"{error}: install {given.library} beside lngd-bench") from None
+    known: Mapping[str, Ways] = library.types()
     if unknown := set(given.types or ()) - set(known):
-        raise BenchError(f"transformers {transformers.__version__} has no model type {', '.join(sorted(unknown))}")
-    path = given.out / f"zoo{archive.ENDING}"
-    ledger = Ledger(path, "zoo.jsonl", found=FOUND, said=said)
-    for name in given.types or list(known)[:: given.every]:
-        ledger.run({"type": name}, lambda name=name: {**tried(*known[name]), "version": transformers.__version__})  # type: ignore[misc]
+        raise BenchError(f"{given.library} {library.VERSION} has no model type {', '.join(sorted(unknown))}")
+    name = "zoo" if given.library == LIBRARIES[0] else f"zoo-{given.library}"
+    path = given.out / f"{name}{archive.ENDING}"
+    ledger = Ledger(path, f"{name}.jsonl", found=FOUND, said=said)
+    for kind in given.types or list(known)[:: given.every]:
+        ledger.run({"type": kind}, lambda kind=kind: {**tried(known[kind]), "version": library.VERSION})  # type: ignore[misc]
     command = shlex.join(["python", "-m", "lngd_bench.studies.zoo", *words])
-    text = f"`{command}`, {max(line['date'][:10] for line in ledger.lines)}.\n\n{page(ledger.lines)}"
-    archive.put(path.with_name("zoo.md"), text.encode())
-    print(f"\n{text}\nWritten: {path}, {path.with_name('zoo.md')}")
+    text = f"`{command}`, {max(line['date'][:10] for line in ledger.lines)}.\n\n{page(ledger.lines, given.library)}"
+    archive.put(path.with_name(f"{name}.md"), text.encode())
+    print(f"\n{text}\nWritten: {path}, {path.with_name(f'{name}.md')}")
 
 
 def said(line: Line) -> str:
@@ -53,7 +61,7 @@ def said(line: Line) -> str:
     return f"{line['type']}: {', '.join(each) or line['outcome']}"
 
 
-def page(lines: Sequence[Line]) -> str:
+def page(lines: Sequence[Line], library: str) -> str:
     """Counts over all types, then the types of which something is left over."""
     built = [line for line in lines if line["outcome"] == "built"]
     rows = [of_method(name, built) for name in METHODS]
@@ -67,7 +75,7 @@ def page(lines: Sequence[Line]) -> str:
     ]
     version = lines[0]["version"]
     return (
-        f"Of {len(lines)} model types of transformers {version}, {len(built)} could be made tiny and trained by AdamW.\n\n"
+        f"Of {len(lines)} model types of {library} {version}, {len(built)} could be made small and trained by AdamW.\n\n"
         f"- *train*: types in which every parameter with a gradient moved within four steps.\n"
         f"- *share*: of the entries of matrices that were used, but embeddings', those with curvature by LNGD.\n\n"
         f"{markdown(headings, rows)}\n"

@@ -1,16 +1,15 @@
-"""Any model type of transformers with a configuration that is tiny, and inputs that its forward takes."""
+"""Sizes of a model made small by their names, and a loss that any output has."""
 
-import inspect
 import re
-from collections.abc import Iterable, Mapping
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
-VOCABULARY, POSITIONS, LARGEST = 120, 64, 3_000_000
+Ways = Callable[[], Iterator[tuple[nn.Module, dict[str, Tensor]]]]
+"""Makes models of a type with inputs for their forwards, in some ways: not each gives sizes that fit together."""
+VOCABULARY, POSITIONS, LARGEST = 120, 64, 8_000_000
 HEADS = r".*head_(dim|size)|.*dim_head|d_kv|kv_channels|.*attention_head_size|qk_.*_dim|v_head_dim"
 KEYS = r".*(num_key_value_heads|kv_heads|num_kv.*|n_kv.*)"
 IMAGES = r".*image_size.*|input_size|.*frame_size.*|.*resolution"
@@ -34,8 +33,6 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r".*(num_queries|num_latents|num_query|query_num|num_query_tokens)", 6),
 )
 """By a field's name, the first that fits: at most so much; 0 leaves it as it is."""
-CHANGED: tuple[Mapping[str, int], ...] = ({}, {HEADS: 0}, {KEYS: 4}, {IMAGES: 64})
-"""Other sizes, to be tried in turn."""
 TOKENS = re.compile(r".*token_(id|index)$|.*_token$|.*_id$")
 
 
@@ -49,86 +46,17 @@ def small(name: str, value: int, changed: Mapping[str, int]) -> int:
     return min(value, most) if most else value
 
 
-def shrunk(config: Any, changed: Mapping[str, int]) -> dict[str, Any]:
-    """The fields of a configuration that become smaller, with theirs for those inside it."""
-    fields: dict[str, Any] = {}
-    for name, value in vars(config).items():
+def shrunk(fields: Mapping[str, Any], changed: Mapping[str, int]) -> dict[str, Any]:
+    """Those of some fields that become smaller."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
         if name.startswith("_") or isinstance(value, bool):
             continue
-        if isinstance(value, PreTrainedConfig):
-            fields[name] = shrunk(value, changed)
-        elif isinstance(value, int):
-            fields[name] = small(name, value, changed)
+        if isinstance(value, int):
+            found[name] = small(name, value, changed)
         elif isinstance(value, list | tuple) and value and all(type(x) is int for x in value):
-            fields[name] = type(value)(small(name, x, changed) for x in value)
-    return {name: value for name, value in fields.items() if value != getattr(config, name)}
-
-
-def put(config: Any, fields: Mapping[str, Any]) -> None:
-    """Sets fields where they stand."""
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            put(getattr(config, name), value)
-        else:
-            setattr(config, name, value)
-
-
-def builds(config_class: type, model_class: type) -> Iterable[nn.Module]:
-    """Tiny models of a type, in some ways of making its configuration: not each gives sizes that fit together."""
-    for changed, by_constructor in product(CHANGED, (True, False)):
-        try:
-            config: Any = config_class()
-            fields = shrunk(config, changed)
-            if by_constructor:
-                config = config_class(**fields)
-            else:
-                put(config, fields)
-            torch.manual_seed(0)
-            model: nn.Module = model_class(config)
-        except Exception:  # noqa: S112  whatever another library raises where sizes do not fit
-            continue
-        if sum(p.numel() for p in model.parameters()) <= LARGEST:
-            yield model.float().train()
-
-
-def inputs_of(model: nn.Module) -> dict[str, Tensor]:
-    """What its forward needs, by the names of its arguments."""
-    config: Any = model.config
-    names = inspect.signature(model.forward).parameters
-    generator = torch.Generator().manual_seed(0)
-
-    def tokens(length: int) -> Tensor:
-        return torch.randint(4, 90, (2, length), generator=generator)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    found: dict[str, Tensor] = {}
-    if "input_ids" in names:
-        found["input_ids"] = tokens(12)
-        found |= {"attention_mask": torch.ones(2, 12, dtype=torch.long)} if "attention_mask" in names else {}
-    if "decoder_input_ids" in names and config.is_encoder_decoder:
-        found["decoder_input_ids"] = tokens(8)
-    both = "vision_config" in vars(config) and "text_config" in vars(config)
-    if "pixel_values" in names and ("input_ids" not in names or (both and "clip" in config.model_type)):
-        side, channels = first_of(config, ("image_size", "input_size"), 32), first_of(config, ("num_channels", "in_channels"), 3)
-        found["pixel_values"] = noise(2, channels, side, side)
-    if "input_features" in names and "input_ids" not in names:
-        found["input_features"] = noise(2, first_of(config, ("num_mel_bins", "feature_size", "input_dim"), 80), 2 * POSITIONS)
-    if "input_values" in names and "input_ids" not in names:
-        found["input_values"] = noise(2, 3200)
-    return found
-
-
-def first_of(config: Any, names: Iterable[str], default: int) -> int:
-    """The first of these fields that a configuration has, or its vision part."""
-    for part in (config, getattr(config, "vision_config", None)):
-        for name in names:
-            value = getattr(part, name, None)
-            value = value[0] if isinstance(value, list | tuple) and value else value
-            if isinstance(value, int):
-                return value
-    return default
+            found[name] = type(value)(small(name, x, changed) for x in value)
+    return {name: value for name, value in found.items() if value != fields[name]}
 
 
 def loss_of(output: Any) -> Tensor:

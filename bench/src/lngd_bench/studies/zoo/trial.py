@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lngd
 from lngd.optimizer import NaturalGradient
-from lngd_bench.studies.zoo.shrinking import builds, inputs_of, loss_of
+from lngd_bench.studies.zoo.shrinking import Ways, loss_of
 
 STEPS, SECONDS = 4, 240
 Build = Callable[[nn.Module], NaturalGradient]
@@ -20,29 +20,14 @@ METHODS: dict[str, Build] = {"lngd": lngd.LNGD, "lngd-spectral": lngd.SpectralLN
 FINE = "trains"
 
 
-def types() -> dict[str, tuple[type, type]]:
-    """The configuration and the base model of each model type that transformers has."""
-    import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
-
-    found = {}
-    for name, model in sorted(MODEL_MAPPING_NAMES.items()):
-        try:
-            found[name] = CONFIG_MAPPING[name], getattr(transformers, model if isinstance(model, str) else model[0])
-        except (ImportError, AttributeError, KeyError):  # it needs a package that is not here
-            continue
-    return found
-
-
-def tried(config: type, model: type) -> dict[str, Any]:
+def tried(ways: Ways) -> dict[str, Any]:
     """What came of a type, and of each method; a crash or a time-out of the process is one, too."""
     context = multiprocessing.get_context("fork")  # what is imported by now is shared
     queue = context.Queue()
 
     def put_outcome() -> None:
         try:
-            queue.put(outcome(config, model))
+            queue.put(outcome(ways))
         except Exception as error:
             queue.put({"outcome": f"{type(error).__name__}: {str(error)[:300]}"})
 
@@ -57,20 +42,19 @@ def tried(config: type, model: type) -> dict[str, Any]:
     return found
 
 
-def outcome(config: type, model: type) -> dict[str, Any]:
+def outcome(ways: Ways) -> dict[str, Any]:
     """Of one type."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    for way, own in enumerate(builds(config, model)):
+    for way, (own, inputs) in enumerate(ways()):
         try:
-            inputs = inputs_of(own)
             seconds, loss = trained(own, torch.optim.AdamW(own.parameters(), 1e-3), inputs)
         except Exception:  # noqa: S112  the next way to build it may do
             continue
         entries = sum(p.numel() for p in own.parameters())
         found: dict[str, Any] = {"outcome": "built", "parameters": entries, "adamw": {"seconds": seconds, "loss": loss}}
         for method, kind in METHODS.items():
-            found[method] = of_method(kind, next(islice(builds(config, model), way, None)), inputs)
+            found[method] = of_method(kind, *next(islice(ways(), way, None)))
         return found
     return {"outcome": "AdamW does not train it"}
 
