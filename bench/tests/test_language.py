@@ -85,6 +85,22 @@ def test_a_second_call_makes_nothing_again(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("toy")
+def test_rates_of_another_task_need_no_trials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(runs.TASKS, "gpt-6x256", replace(TOY, name="gpt-6x256", steps=8, epoch_steps=4))
+    words = ["--optimizers", "muon-fp32", "lngd-spectral", "--seeds", "0", "--out", str(tmp_path)]
+    run(capsys, *words)
+    main([*words, "--tasks", "gpt-6x256", "--rates-of", "gpt-240"])
+    lines = archive.read(tmp_path / "language.jsonl.gz")["language.jsonl"]
+    larger = [line for line in lines if line["task"] == "gpt-6x256"]
+    assert [line["held_out"] for line in larger] == [False, False]
+    chosen = {row.optimizer: (row.lr, row.rest) for row in rows_of([line for line in lines if line["task"] == "gpt-240"])[::-1]}
+    assert {line["optimizer"]: (line["lr"], line["rest"]) for line in larger} == chosen
+    assert "Nobody's rates were tuned here" in (tmp_path / "language.md").read_text()
+
+
+@pytest.mark.usefixtures("toy")
 def test_a_run_of_other_defaults_is_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--optimizers", "lngd", "--seeds", "0", "--out", str(tmp_path)]
     run(capsys, *words)

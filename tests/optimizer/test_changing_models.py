@@ -396,15 +396,28 @@ def test_a_parametrization_that_is_registered_later_brings_parameters_that_have_
     assert all(run(model, optimizer, range(4, 6)).values())
 
 
-def test_weights_that_are_tied_later_are_adamws_with_a_warning():
+def test_weights_that_are_tied_later_are_one_layer():
     model = net()
     model[5] = nn.Linear(6, 6)
     optimizer = LNGD(model)
     run(model, optimizer, range(3))
     model[5].weight = model[3].weight
-    with pytest.warns(UserWarning, match="layer '[35]': AdamW trains it from now on: shared with another module"):
+    with pytest.warns(UserWarning, match="layer '5': AdamW trains it from now on: no part of the matrix of '3'"):  # its bias
         assert all(run(model, optimizer, range(3, 5)).values())
-    assert set(optimizer.blocks) == {"0"}
+    assert set(optimizer.blocks) == {"0", "3"}
+
+
+def test_a_weight_that_an_embedding_shares_later_is_adamws_with_a_warning():
+    model = net()
+    model[5] = nn.Linear(6, 6)
+    optimizer = LNGD(model)
+    run(model, optimizer, range(3))
+    model[5].words = nn.Embedding(6, 6)
+    model[5].words.weight = model[5].weight
+    said = "layer '5': AdamW trains it from now on: shared with a module of another kind"
+    with pytest.warns(UserWarning, match=said):
+        run(model, optimizer, range(3, 5))
+    assert set(optimizer.blocks) == {"0", "3"}
 
 
 def test_a_group_that_gives_up_its_curvature_is_not_warned_of():

@@ -204,11 +204,17 @@ def test_a_layer_whose_weight_is_used_in_no_known_product_is_demoted_and_the_sum
     assert set(optimizer.blocks) == {"called"}
 
 
-@FEW
-def test_a_tied_embedding_has_no_curvature_even_on_request():
-    model = Tied()
-    reasons = {o.name: (o.kind, o.reason) for o in LNGD(model, curved(model)).summary()}
-    assert reasons["embed.weight"] == ("fallback", "shared with another module")
+def test_a_head_that_is_tied_to_an_embedding_has_curvature_on_request():
+    """It is the head's, whose calls are measured; the parameter's name is the embedding's."""
+    for options, kind, blocks in (({}, "fallback", {"body"}), ({"curvature": True}, "curvature", {"body", "head"})):
+        model = Tied()
+        optimizer = LNGD(model, [{"params": model.parameters(), **options}])
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss_of(model(torch.randint(0, 7, (8, 5)))).backward()
+            optimizer.step()
+        assert {o.name: o.kind for o in optimizer.summary()}["embed.weight"] == kind
+        assert {name for name, block in optimizer.blocks.items() if block.measured} == blocks
 
 
 def test_a_model_that_is_trained_in_evaluation_mode_has_curvature_as_any():

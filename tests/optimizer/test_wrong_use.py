@@ -83,7 +83,7 @@ UNKNOWN = {
     "noise": r"fisher=lngd\.Layerwise",
     "max_factor_dim": r"factors=.*lngd\.Factors\(max_dim=",
     "fallback_lr": "adamw_lr_ratio=",
-    "amsgrad": "there are: adamw_lr_ratio, damping, decay, .*weight_decay",
+    "amsgrad": "there are: adamw_lr_ratio, batch_dim, damping, decay, .*weight_decay",
 }
 
 
@@ -300,7 +300,7 @@ with warnings.catch_warnings(record=True) as caught:
     backward()
     optimizer.blocks["called"].phi.mul_(-1e3)
     optimizer.step()  # layer 'called': Fisher factor not positive definite
-    model.tied = nn.Linear(4, 4, bias=False)
+    model.tied = nn.Embedding(4, 4)
     model.tied.weight = model.other.weight
     optimizer.add_param_group({"params": model.late.parameters()})  # layer 'other': AdamW trains it from now on
     model = nn.Sequential(nn.Linear(4, 3))

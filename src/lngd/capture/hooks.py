@@ -179,6 +179,8 @@ class Capture:
         self._compiled.watch(layers)
         called = {name: layer for name, layer in layers.items() if not (isinstance(layer, AttentionInput) or layer.found)}
         modules = {("layer", name): layer.module for name, layer in called.items()}
+        for name, layer in called.items():
+            modules |= {(f"layer {place}", name): module for place, module in enumerate(layer.also)}
         known = {layer.module: name for name, layer in layers.items()}
         for module in self.model.modules():  # what is wrapped around the model gives them other names
             if isinstance(module, nn.MultiheadAttention) and not known.keys().isdisjoint((module, module.out_proj)):
@@ -190,7 +192,7 @@ class Capture:
             if (kind, name) not in self._on_layers:
                 self._on_layers[kind, name] = hooks = Attachment(self, module)
                 hooks.before("before_layer")
-                hooks.first_after(f"after_{kind}", name)
+                hooks.first_after(f"after_{kind.partition(' ')[0]}", name)
 
     @staticmethod
     def _is_as_before(layer: Layer | None, module: nn.Module, inputs: int) -> bool:

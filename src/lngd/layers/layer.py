@@ -67,6 +67,8 @@ class Layer(ABC):
         self.bias: nn.Parameter | None = module.get_parameter(self.bias_name) if with_bias else None
         self.groups: int = 1
         self.batch_dim = 0
+        self.also: tuple[nn.Module, ...] = ()
+        """Other modules with the same weight, whose calls are the layer's, too."""
         self.found = False
         """Whether it stands for uses of a weight that no module's call stands for."""
         self.least_dtype = torch.float32

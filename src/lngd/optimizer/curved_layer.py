@@ -102,7 +102,7 @@ class CurvedLayer:
     def fits(self, layer: Layer) -> bool:
         """Whether it is the same layer: of the same module, with the same parameters in the same shapes."""
         pairs = itertools.zip_longest(self.parameters, layer.parameters)
-        same = self.layer.module is layer.module and all(p is q for p, q in pairs)
+        same = self.layer.module is layer.module and self.layer.also == layer.also and all(p is q for p, q in pairs)
         return same and self._shapes == [p.shape for p in self.parameters]
 
     def bind(self, states: Sequence[State], groups: Sequence[Group]) -> None:

@@ -5,7 +5,7 @@ a module that is unfrozen, replaced or added later changes the plan, as soon as 
 """
 
 import difflib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lngd.capture import named_modules
 from lngd.curvature import CurvatureBlock
-from lngd.layers import AttentionInput, Found, Layer, adapter_of, why_unsupported
+from lngd.layers import AttentionInput, Found, Layer, LinearLayer, adapter_of, why_unsupported
 from lngd.layers.kinds import registered_adapter
 from lngd.ranges import ALLOWED, check
 from lngd.warned import warn
@@ -258,18 +258,22 @@ class Planner:
             if isinstance(layer, Layer):
                 layer.found = True
                 plan.layers[name] = layer
+        for name, shared in self._shared_layers(model, choices, users, fallen):
+            of_found |= {id(p): (name, shared) for p in shared.parameters}
+            plan.layers[name] = shared
         for name, module in named_modules(model):
             own, reason = fallen.get(name, (None, ""))
             adapter = registered_adapter(module)
             weight = None if adapter is None else module._parameters.get(adapter.weight_name)
-            layer = reason if own is module or id(weight) in of_found else self._layer_of(module, choices, users)
+            layer = reason if own is module else self._layer_of(module, choices, users)
+            layer_name, layer = of_found.get(id(weight), (name, layer))
             if isinstance(layer, Layer):
-                plan.layers[name] = layer
+                plan.layers[layer_name] = layer
             for key, p in module._parameters.items():
                 if p is not None and id(p) not in seen:
                     seen.add(id(p))
                     full = f"{name}.{key}" if name else key
-                    by_name, of_use = of_found.get(id(p), (name, layer))
+                    by_name, of_use = of_found.get(id(p), (layer_name, layer))
                     plan.outcomes[full] = _outcome(full, p, choices, of_use, by_name)
                     called = weight is not p or (isinstance(layer, Layer) and not isinstance(layer, AttentionInput))
                     if called and id(p) not in of_found and _may_be_used(plan.outcomes[full], p, users):
@@ -280,6 +284,41 @@ class Planner:
             each.batch_dim = asked or int(id(each.module) in sequence_first)
         return plan
 
+    def _shared_layers(
+        self,
+        model: nn.Module,
+        choices: Mapping[int, bool | None],
+        users: Counter[int],
+        fallen: Mapping[str, tuple[nn.Module, str]],
+    ) -> Iterator[tuple[str, Layer]]:
+        """Weights that several linear modules have, each a layer by the name of the first; an embedding among them on request.
+
+        The embedding's share of the gradient goes along the curvature of the others.
+        """
+        owners = defaultdict[int, list[tuple[str, nn.Module]]](list)
+        for name, module in named_modules(model):
+            for p in module._parameters.values():
+                if p is not None and users[id(p)] > 1:
+                    owners[id(p)].append((name, module))
+        for shared, modules in owners.items():
+            linear = [(name, module) for name, module in modules if _is_linear_of(module, shared)]
+            rest = [module for _, module in modules if not _is_linear_of(module, shared)]
+            tied = all(isinstance(module, nn.Embedding) for module in rest) and (not rest or choices.get(shared) is True)
+            if not linear or not tied or len({registered_adapter(module) for _, module in linear}) > 1:
+                continue
+            (name, first), *others = linear
+            adapter = registered_adapter(first)
+            assert adapter is not None
+            if fallen.get(name, (None, ""))[0] is first:
+                continue
+            bias = first._parameters.get(adapter.bias_name)
+            alone = users[id(bias)] == len(linear)  # each has it, or there is one
+            trained = bias is not None and bias.requires_grad and choices.get(id(bias), False) is not False
+            layer = adapter(first, with_bias=alone and trained)
+            layer.also = tuple(module for _, module in others)
+            if _why_not_trained(layer.weight, choices) is None and self._why_not(layer) is None:
+                yield name, layer
+
     def _found_layer(self, found: Found, choices: Mapping[int, bool | None], users: Counter[int]) -> Layer | str:
         """A weight that is used without a module as a layer, or why it is none."""
         if (reason := _why_not_trained(found.weight, choices)) is not None:
@@ -287,7 +326,7 @@ class Planner:
         bias = found.bias
         with_bias = bias is not None and bias.requires_grad and choices.get(id(bias), False) is not False
         layer = found.adapter(found.module, with_bias=with_bias)
-        return self._why_not(layer, users) or layer
+        return _why_shared(layer, users) or self._why_not(layer) or layer
 
     def _layer_of(self, module: nn.Module, choices: Mapping[int, bool | None], users: Counter[int]) -> Layer | str:
         """A module as a layer, or why it is none."""
@@ -301,12 +340,10 @@ class Planner:
             return adapter.on_request
         with_bias = bias is not None and bias.requires_grad and choices.get(id(bias), False) is not False
         layer = adapter(module, with_bias=with_bias)
-        return self._why_not(layer, users) or layer
+        return _why_shared(layer, users) or self._why_not(layer) or layer
 
-    def _why_not(self, layer: Layer, users: Counter[int]) -> str | None:
+    def _why_not(self, layer: Layer) -> str | None:
         """Why a layer has no curvature; None if it has."""
-        if any(users[id(p)] > 1 for p in layer.parameters):
-            return "shared with another module"
         if not layer.weight.is_floating_point():
             return f"{layer.weight.dtype} is no real floating-point dtype"
         largest = max(self.block(layer).dims(layer.inputs, layer.outputs, one_hot=layer.one_hot), default=0)
@@ -329,6 +366,18 @@ def _outcome(full: str, p: nn.Parameter, choices: Mapping[int, bool | None], lay
     if not any(p is own for own in layer.parameters):
         return Outcome(full, shape, "fallback", f"no part of the matrix of '{name}'")
     return Outcome(full, shape, "curvature", "", name)
+
+
+def _is_linear_of(module: nn.Module, weight: int) -> bool:
+    """Whether a parameter, by its id, is the weight of a linear module."""
+    adapter = registered_adapter(module)
+    linear = adapter is not None and issubclass(adapter, LinearLayer) and why_unsupported(module) is None
+    return linear and adapter is not None and id(module._parameters.get(adapter.weight_name)) == weight
+
+
+def _why_shared(layer: Layer, users: Counter[int]) -> str | None:
+    """Why a layer has no curvature, if others have its parameters, too."""
+    return "shared with a module of another kind" if any(users[id(p)] > 1 for p in layer.parameters) else None
 
 
 def _why_not_trained(weight: nn.Parameter | None, choices: Mapping[int, bool | None]) -> str | None:

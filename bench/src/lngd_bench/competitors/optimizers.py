@@ -100,6 +100,10 @@ def default_of(method: type[Method], name: str) -> Any:
     return inspect.signature(method).parameters[name].default
 
 
+OF_THE_DATA = ("batch_dim",)
+"""Arguments that say how the data lie: no run differs by their default."""
+
+
 def _family(title: str, method: type[Method], cost: float, **changed: Any) -> Competitor:
     """A method of this library at its own defaults, of which the rate is the customary one.
 
@@ -108,7 +112,7 @@ def _family(title: str, method: type[Method], cost: float, **changed: Any) -> Co
     """
     signature = {name: parameter.default for name, parameter in inspect.signature(method).parameters.items()}
     defaults = {name: value for name, value in signature.items() if value is not inspect.Parameter.empty} | changed
-    shown = {name: repr(value) for name, value in defaults.items()}
+    shown = {name: repr(value) for name, value in defaults.items() if name not in OF_THE_DATA}
     if "step_size" in defaults:
         shown["step_size"] = repr(as_step_size(defaults["step_size"]))
 

@@ -1,7 +1,7 @@
 """A language model with the strongest optimizers there are, all rates tuned alike, and what makes SpectralLNGD what it is there.
 
     python -m lngd_bench.studies.language --out results --ablation
-    python -m lngd_bench.studies.language --out results --tasks gpt-6x256 --optimizers muon-fp32 normuon lngd-spectral
+    python -m lngd_bench.studies.language --out results --tasks gpt-6x256 --rates-of gpt-240 --optimizers muon-fp32 lngd-spectral
 
 Prints each run as it ends and writes language.md, language.png and language.jsonl.gz, of everything that the archive has; what
 it has is not made again. Processes with different optimizers may fill one archive.
@@ -33,16 +33,20 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/language"), metavar="DIR", help="where the archive is")
     parser.add_argument("--tasks", nargs="+", default=["gpt-240"], choices=list(TASKS))
     parser.add_argument("--optimizers", nargs="+", default=[*RIVALS, *OURS], choices=list(OPTIMIZERS))
+    rates_of = "at the rates that this task's trials chose, instead of trials of its own"
+    parser.add_argument("--rates-of", choices=list(TASKS), metavar="TASK", help=rates_of)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="instead of the task's own number")
     parser.add_argument("--ablation", action="store_true", help="SpectralLNGD with one thing changed at a time, too")
     return parser.parse_args(words)
 
 
-def compare(runs: Runs, task: Task, optimizers: Sequence[str], seeds: Sequence[int], *, ablation: bool) -> None:
-    """All runs of a task: trials, reports in turn within a seed, changes."""
-    settings = [(name, *best_rates(runs, task, name)) for name in optimizers]
-    untuned = [(name, *rates(name)) for name in optimizers if name in OURS]
+def compare(
+    runs: Runs, task: Task, optimizers: Sequence[str], seeds: Sequence[int], *, ablation: bool, tuned_on: Task | None = None
+) -> None:
+    """All runs of a task: trials, unless another's do, reports in turn within a seed, changes."""
+    settings = [(name, *best_rates(runs, tuned_on or task, name)) for name in optimizers]
+    untuned = [(name, *rates(name)) for name in optimizers if name in OURS and tuned_on is None]
     for seed in seeds:
         for name, lr, rest in [*settings, *untuned]:
             runs.of(Wanted(task=task, optimizer=name, lr=lr, rest=rest, seed=seed))
@@ -79,7 +83,8 @@ def main(words: Sequence[str]) -> None:
     runs = Runs(given.out / f"{STUDY}{archive.ENDING}")
     for name in given.tasks:
         task = in_steps(TASKS[name], given.steps) if given.steps else TASKS[name]
-        compare(runs, task, given.optimizers, given.seeds, ablation=given.ablation)
+        tuned_on = TASKS[given.rates_of] if given.rates_of else None
+        compare(runs, task, given.optimizers, given.seeds, ablation=given.ablation, tuned_on=tuned_on)
     print(f"\n{write(runs, given.out, f'python -m lngd_bench.studies.language {shlex.join(words)}')}")
 
 

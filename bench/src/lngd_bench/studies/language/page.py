@@ -27,6 +27,7 @@ Twelve trials for each optimizer on seed 1000, judged by the loss on held-out tr
 - *steps* and *s* of training: where the mean curve over seeds reaches the best rival's final loss, linear between evaluations.
 
 Nobody has weight decay but *Muon, cautious decay*, which without any would be Muon: its is 0.1."""
+UNTUNED = "Nobody's rates were tuned here: they are those that the first task's trials chose."
 Point = tuple[float, float, float]
 """Step, loss, seconds of training."""
 
@@ -73,8 +74,11 @@ def _rows(name: str, lines: Sequence[Line]) -> Iterator[Row]:
         tried = [line["lr"] for line in lines if line["held_out"]]
         edge = best["lr"] in (min(tried), max(tried))
         yield _row(OPTIMIZERS[name].title, name, best["lr"], best["rest"], lines, edge=edge)
-    if name in OURS:
-        yield _row(f"{OPTIMIZERS[name].title}, default", name, *rates(name), lines)
+        if name in OURS:
+            yield _row(f"{OPTIMIZERS[name].title}, default", name, *rates(name), lines)
+        return
+    for lr, rest in dict.fromkeys((line["lr"], line["rest"]) for line in lines if not line["change"]):  # another task's
+        yield _row(OPTIMIZERS[name].title, name, lr, rest, lines)
 
 
 def _row(
@@ -129,7 +133,8 @@ def page(lines: Sequence[Line], command: str) -> str:
     for name, steps in sizes(lines):
         own = [line for line in lines if (line["task"], line["steps"]) == (name, steps)]
         title = TASKS[name].title if name in TASKS else name
-        parts += [f"## {title}, {steps} steps", *_compared(rows_of(own)), *_changed(changes_of(own))]
+        untuned = [] if any(line["held_out"] for line in own) else [UNTUNED]
+        parts += [f"## {title}, {steps} steps", *untuned, *_compared(rows_of(own)), *_changed(changes_of(own))]
     return "\n\n".join(parts) + "\n"
 
 
