@@ -15,6 +15,8 @@ from lngd.optimizer import NaturalGradient
 from lngd_bench.studies.zoo.shrinking import Ways, loss_of
 
 STEPS, SECONDS = 4, 240
+ROUNDING = 1e-7
+"""Of the largest norm of a gradient; float32's."""
 Build = Callable[[nn.Module], NaturalGradient]
 METHODS: dict[str, Build] = {"lngd": lngd.LNGD, "lngd-spectral": lngd.SpectralLNGD, "kfac": lngd.KFAC}
 FINE = "trains"
@@ -104,8 +106,10 @@ def ours(message: str) -> bool:
 
 
 def moving(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters with a gradient other than zero."""
-    return ((name, p) for name, p in model.named_parameters() if p.grad is not None and p.grad.any())
+    """Parameters with a gradient that is more than rounding, as that of a bias in front of a batch norm is not."""
+    found = [(name, p, float(p.grad.norm())) for name, p in model.named_parameters() if p.grad is not None]
+    largest = max((norm for *_, norm in found), default=0.0)
+    return ((name, p) for name, p, norm in found if norm > ROUNDING * largest)
 
 
 def is_matrix(row: Any, model: nn.Module) -> bool:
