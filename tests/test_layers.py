@@ -400,3 +400,26 @@ def test_an_unpadded_convolution_copies_no_input():
     with Operations() as seen:
         layer.output(SEQUENCE.mT, torch.ones(3, 8))
     assert "constant_pad_nd" not in seen.names
+
+
+class Styled(nn.Module):
+    """A layer on one learned vector, beside others on a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.style, self.mix, self.head = nn.Parameter(torch.randn(5)), nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x * self.mix(self.style))
+
+
+@pytest.mark.parametrize("method", [LNGD, SpectralLNGD, KFAC])
+def test_a_vector_beside_a_batch_is_a_batch_of_one(method):
+    torch.manual_seed(1)
+    model = Styled()
+    optimizer = method(model)
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(torch.randn(8, 5)), torch.arange(8) % 3).backward()
+        optimizer.step()
+    assert {name for name, block in optimizer.blocks.items() if block.measured} == {"mix", "head"}

@@ -425,7 +425,7 @@ class Capture:
             raw = self.measuring and self._is_data(x)
             shape, x = output.shape, x.detach() if x.requires_grad else x
             as_output = partial(shaped, torch.Size((1, *shape)) if alone else shape)
-            if moved or (layer.folds and len(x) != self._samples):
+            if moved or (layer.folds and not alone and len(x) != self._samples):
                 n, batch_dim = self._rows_of(x, layer.batch_dim)
                 fold = folding(x.dim(), n, batch_dim)
                 x, as_output = fold(x), partial(folded, fold, shape)
