@@ -48,6 +48,7 @@ from lngd.warned import warn
 
 NOT_REACHED = "no forward and backward pass has reached it so far, so it stays as it is"
 NOT_USED_YET = "the first forward shows how it is used"
+NO_PRODUCT = "no product with it was seen"
 OVERFLOWS = 3
 """So many measurements in a row have to overflow before a layer goes to float64: one wild batch is skipped instead."""
 
@@ -204,9 +205,11 @@ class NaturalGradient(torch.optim.Optimizer):
         unseen = {name: NOT_REACHED for name, each in self._layers.items() if each.since < self.t and not each.block.measured}
         notes = {**{name: each.note for name, each in self._layers.items()}, **unseen, **self._capture.source.notes}
         outcomes = [replace(o, reason=notes.get(o.layer, "")) if o.kind == "curvature" else o for o in plan.outcomes.values()]
-        if not self._warned:
-            undecided = plan.undecided()
-            outcomes = [replace(o, reason=NOT_USED_YET) if o.name in undecided else o for o in outcomes]
+        undecided = plan.undecided()
+        outcomes = [
+            replace(o, reason=f"{o.reason}; {NO_PRODUCT}" if self._warned else NOT_USED_YET) if o.name in undecided else o
+            for o in outcomes
+        ]
         return Summary(tuple(outcomes), self.memory_report().curvature)
 
     def memory_report(self) -> MemoryReport:
