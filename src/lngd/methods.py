@@ -24,6 +24,7 @@ from lngd.curvature import (
 from lngd.layers import Layer
 from lngd.optimizer import NaturalGradient
 from lngd.optimizer.hyperparameters import BatchDim, Factors, MomentumOn, Recipe, Schedule, as_factors, as_schedule, as_step_size
+from lngd.optimizer.ranks import ProcessGroup
 from lngd.ranges import check
 from lngd.sampling import Fisher, FisherType, Layerwise, MeanOver, as_fisher
 from lngd.step_size import LayerwiseRate, StepSize, StepSizeName
@@ -100,6 +101,8 @@ class Method(NaturalGradient):
             name is empty.
         keep_norms: restore the norm of scale-invariant layers after each step.
         generator: randomness of noise and labels; saved in `state_dict`.
+        process_group: the processes that share the model, if torch.distributed runs: None for all of them, False if each trains
+            one of its own.
 
     Raises:
         TypeError: an argument that does not exist, or `model` is none.
@@ -133,6 +136,7 @@ class Method(NaturalGradient):
         batch_dim: BatchDim,
         keep_norms: bool,
         generator: torch.Generator | None,
+        process_group: ProcessGroup,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -166,6 +170,7 @@ class Method(NaturalGradient):
             fisher=as_fisher(fisher),
             defaults=defaults,
             generator=generator,
+            process_group=process_group,
         )
 
     def __init_subclass__(cls) -> None:
@@ -241,6 +246,7 @@ class LNGD(Method):
         batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__(
             model,
@@ -261,6 +267,7 @@ class LNGD(Method):
             batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
+            process_group=process_group,
         )
 
 
@@ -296,6 +303,7 @@ class SpectralLNGD(Method):
         batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__(
             model,
@@ -316,6 +324,7 @@ class SpectralLNGD(Method):
             batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
+            process_group=process_group,
         )
 
 
@@ -348,6 +357,7 @@ class LNGDSample(Method):
         batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__(
             model,
@@ -368,6 +378,7 @@ class LNGDSample(Method):
             batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
+            process_group=process_group,
         )
 
 
@@ -401,6 +412,7 @@ class LNGDLr(Method):
         batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__(
             model,
@@ -421,6 +433,7 @@ class LNGDLr(Method):
             batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
+            process_group=process_group,
         )
 
 
@@ -453,6 +466,7 @@ class KFAC(Method):
         batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__(
             model,
@@ -473,6 +487,7 @@ class KFAC(Method):
             batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
+            process_group=process_group,
         )
 
 
@@ -505,6 +520,7 @@ class EKFAC(Method):
         batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__(
             model,
@@ -525,6 +541,7 @@ class EKFAC(Method):
             batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
+            process_group=process_group,
         )
 
 
@@ -554,6 +571,7 @@ class TKFAC(Method):
         batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__(
             model,
@@ -574,6 +592,7 @@ class TKFAC(Method):
             batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
+            process_group=process_group,
         )
 
 
@@ -606,6 +625,7 @@ class NGPlus(Method):
         batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__(
             model,
@@ -626,6 +646,7 @@ class NGPlus(Method):
             batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
+            process_group=process_group,
         )
 
 
@@ -658,6 +679,7 @@ class THOR(Method):
         batch_dim: BatchDim = 0,
         keep_norms: bool = True,
         generator: torch.Generator | None = None,
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__(
             model,
@@ -678,6 +700,7 @@ class THOR(Method):
             batch_dim=batch_dim,
             keep_norms=keep_norms,
             generator=generator,
+            process_group=process_group,
         )
 
 

@@ -80,6 +80,35 @@ class Directions:
     """Whether this step measures the curvature, and with it what changes slowly."""
 
     @cached_property
+    def seen(self) -> bool:
+        """Whether a sample of any layer was caught."""
+        return any(self.samples)
+
+    def numbers(self) -> Tensor:
+        """What the samples of this process say of each layer, `[4, layers]`, under the scale that they have.
+
+        How many of a batch, or of its tokens, they stand for, and times that ‖g‖², ‖s‖² (at a step that measures the
+        curvature, else zero) and dᵀFd.
+        """
+        device = self.directions[0].device
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        each = zip(self.samples, self.layers, strict=True)
+        counts = torch.tensor([weight_of(own, layer, self.mean_over) for own, layer in each], dtype=exact, device=device)
+        squares = self._scaled_norm.to(exact).square()
+        outputs = self.output_norm.to(exact).square() if self.measured else torch.zeros_like(squares)
+        found = torch.stack([squares, outputs, self.cosines.to(exact) * squares * self.length.to(exact).square()])
+        return torch.cat([counts.unsqueeze(0), torch.where(counts > 0, counts * found, 0.0)])
+
+    def take(self, numbers: Tensor) -> None:
+        """Takes what the samples of all processes say, summed, for what those of this process say."""
+        (counts, *sums), dtype = numbers, self.directions[0].dtype
+        squares, outputs, curvature = (total / counts for total in sums)  # NaN where nobody has a sample
+        scale = 1.0 if self.squared_scale is None else self.squared_scale
+        known = {"_scaled_norm": squares.sqrt(), "dFd": curvature * scale, "output_norm": outputs.sqrt()}
+        known["cosines"] = curvature / (squares * self.length.to(squares.dtype).square())
+        vars(self).update({name: value.to(dtype) for name, value in known.items()}, seen=True)
+
+    @cached_property
     def slope(self) -> Vector:
         """⟨d, M⟩."""
         pairs = zip(self.directions, self.averages.vectors, strict=True)
@@ -98,7 +127,7 @@ class Directions:
     @cached_property
     def dFd(self) -> Vector | None:
         """dᵀFd (LNGD eq. 13); NaN for a layer of which no sample was caught, None if none was of any."""
-        if not any(self.samples):
+        if not self.seen:
             return None
         curvature = self._curvature()
         return curvature if self.squared_scale is None else curvature * self.squared_scale
@@ -248,7 +277,7 @@ class InvariantRate(StepSize):
 
     def alpha(self, step: Directions) -> Vector:
         kappa, largest, output = step.memory["kappa"], step.memory["gradient_norm"], step.memory["output_norm"]
-        if any(step.samples):
+        if step.seen:
             if step.measured:
                 keep(output, step.output_norm, step.accept)
             keep(largest, torch.maximum(step.gradient_norm, OF_LATE * largest), step.accept)
@@ -437,10 +466,21 @@ def _count(samples: Sequence[RateSample]) -> int:
 
 def _weighted(squares: Tensor, layer: Layer, samples: Sequence[RateSample], mean_over: MeanOver) -> Scalar:
     """The mean of squares of samples, as the loss weighs them."""
+    batch, tokens = _sizes(samples, layer)
+    return curvature_along(squares, tokens / batch, mean_over, batch=batch)
+
+
+def weight_of(samples: Sequence[RateSample], layer: Layer, mean_over: MeanOver) -> float:
+    """How many samples of the batch, or tokens, some of it stand for."""
+    batch, tokens = _sizes(samples, layer)
+    return tokens if mean_over == "token" else float(batch)
+
+
+def _sizes(samples: Sequence[RateSample], layer: Layer) -> tuple[int, float]:
+    """The samples of the whole batch, and their positions: micro-batches add up, calls of one forward don't."""
     batches, tokens = dict[int, int](), dict[int, float]()
-    for sample in samples:  # micro-batches add up, calls of one forward don't
+    for sample in samples:
         batches[sample.forward_id] = n = max(batches.get(sample.forward_id, 0), sample.batch)
         own = n * sample.g.numel() / (len(sample.g) * layer.outputs * layer.groups)
         tokens[sample.forward_id] = max(tokens.get(sample.forward_id, 0.0), own)
-    batch = sum(batches.values())
-    return curvature_along(squares, sum(tokens.values()) / batch, mean_over, batch=batch)
+    return sum(batches.values()), sum(tokens.values())

@@ -1,14 +1,38 @@
-"""Wrapped models: one process trains, several are refused before their weights can drift apart."""
+"""Several processes that train copies of one model: as one process on all of the data, and alike to the last bit."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import distributed, nn
+import torch.nn.functional as F
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from lngd import LNGD
+import lngd
+from lngd import LNGD, Empirical, Schedule, SpectralLNGD
+from lngd.optimizer import ranks
+
+METHODS: dict[str, Callable[..., Any]] = {
+    kind.__name__: kind
+    for kind in (
+        lngd.LNGD,
+        lngd.SpectralLNGD,
+        lngd.KFAC,
+        lngd.EKFAC,
+        lngd.TKFAC,
+        lngd.NGPlus,
+        lngd.THOR,
+        lngd.LNGDLr,
+        lngd.LNGDSample,
+    )
+}
+EXACT = {"fisher": Empirical(), "schedule": Schedule(samples=None)}
+BATCH = 16
 
 
 @pytest.fixture
@@ -34,13 +58,257 @@ def test_a_wrapped_model_in_one_process_trains_as_without_the_wrapper(one_proces
     assert all(torch.equal(a, b) for a, b in zip(trained(wrap=True), trained(wrap=False), strict=True))
 
 
-def refused(rank: int, store: str) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    with pytest.raises(ValueError, match="several processes"):
-        LNGD(DistributedDataParallel(nn.Linear(4, 3)))
+class Net(nn.Module):
+    """A convolution, a weight without a module, a recurrent network, a norm, and a branch that not every batch takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.convolution, self.linear = nn.Conv2d(1, 3, 3), nn.Linear(6, 6)
+        self.found = nn.Parameter(torch.randn(6, 12) / 4)
+        self.recurrent, self.norm, self.head = nn.GRU(6, 6, batch_first=True), nn.LayerNorm(6), nn.Linear(6, 3)
+        self.branch = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor, branch: bool = False) -> Tensor:
+        x = F.linear(torch.tanh(self.convolution(x)).flatten(2).transpose(1, 2).flatten(1).unflatten(1, (2, 12)), self.found)
+        x = self.recurrent(torch.tanh(self.linear(x)))[0][:, -1]
+        return self.head(self.norm(x + self.branch(x) if branch else x))
+
+
+def data(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(BATCH, 1, 4, 6, generator=generator).double()
+    return x, x[:, 0, 0, :3].argmax(1)
+
+
+def share(t: Tensor) -> Tensor:
+    """Of this process."""
+    rank, size = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    return t.chunk(size)[rank]
+
+
+def run(kind: str, *, steps: int = 12, wrap: Callable[[nn.Module], nn.Module] = lambda m: m, **options: Any) -> nn.Module:
+    """Wrapped after the optimizer is built, as clients do."""
+    model = Net().double()
+    optimizer = METHODS[kind](model, **options)
+    whole = wrap(model)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0 if step == 0 else optimizer.defaults["lr"]
+        x, y = data(step)
+        optimizer.zero_grad()
+        F.cross_entropy(whole(share(x)), share(y)).backward()
+        optimizer.step()
+    return model
+
+
+def ddp(model: nn.Module) -> nn.Module:
+    return DistributedDataParallel(model, find_unused_parameters=True)
+
+
+def bytes_of(model: nn.Module) -> bytes:
+    return b"".join(p.detach().numpy().tobytes() for p in model.parameters())
+
+
+def everybodys(mine: Any) -> list[Any]:
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, mine)
+    return found
+
+
+def in_processes(work: Callable[..., None], tmp_path: Path, *args: Any, size: int = 2) -> None:
+    torch.multiprocessing.spawn(_worker, (work, str(tmp_path / "store"), size, args), nprocs=size)
+
+
+def _worker(rank: int, work: Callable[..., None], store: str, size: int, args: tuple) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    work(*args)
     distributed.destroy_process_group()
 
 
+def compare(kinds: list[str], expected: dict[str, list[Tensor]]) -> None:
+    for kind in kinds:
+        model = run(kind, wrap=ddp, **EXACT)
+        for found, wanted in zip(model.parameters(), expected[kind], strict=True):
+            torch.testing.assert_close(
+                found.detach(), wanted, rtol=1e-8, atol=1e-10, msg=lambda text, kind=kind: f"{kind}: {text}"
+            )
+        assert len(set(everybodys(bytes_of(model)))) == 1
+
+
+FAST = ["LNGD", "SpectralLNGD"]
+
+
+@pytest.mark.parametrize("kinds", [pytest.param(FAST, id="fast"), pytest.param(list(METHODS), marks=pytest.mark.slow, id="all")])
+def test_two_processes_with_half_a_batch_each_are_one_with_the_whole(kinds: list[str], tmp_path: Path) -> None:
+    expected = {kind: [p.detach() for p in run(kind, **EXACT).parameters()] for kind in kinds}
+    in_processes(compare, tmp_path, kinds, expected)
+
+
+class Counted:
+    """The collectives of the optimizer, in their order: what kind, and how many numbers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[str, int]] = []
+        monkeypatch.setattr(
+            ranks.Ranks, "sums", self._of(ranks.Ranks.sums, "sums", lambda tensors: sum(t.numel() for t in tensors))
+        )
+        monkeypatch.setattr(ranks.Ranks, "gather", self._of(ranks.Ranks.gather, "gather", lambda _mine: 1))
+
+    def _of(self, method: Callable[..., Any], name: str, size: Callable[[Any], int]) -> Callable[..., Any]:
+        def counting(own: ranks.Ranks, given: Any) -> Any:
+            self.seen.append((name, size(given)))
+            return method(own, given)
+
+        return counting
+
+
+def alike(kind: str, steps: int) -> None:
+    """Default settings, a branch that one process takes now and then, an accumulated step: equal bits, equal collectives."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        counted = Counted(monkeypatch)
+        model = Net()
+        optimizer = METHODS[kind](model)
+        whole = ddp(model)
+        random = torch.Generator().manual_seed(distributed.get_rank())
+        for step in range(steps):
+            x, y = (share(t) for t in data(step))
+            optimizer.zero_grad()
+            if step % 5 == 3:
+                with whole.no_sync():
+                    F.cross_entropy(whole(x.float()), y).backward()
+            branch = bool(torch.rand((), generator=random) < 0.3)
+            F.cross_entropy(whole(x.float(), branch), y).backward()
+            optimizer.step()
+    assert len(set(everybodys(bytes_of(model)))) == 1
+    assert len({repr(seen) for seen in everybodys(counted.seen)}) == 1
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert [each & (2**16 - 1) for each in everybodys(optimizer._generator.initial_seed())] == [0, 1]
+    measuring = sum(name == "sums" and size > 100 for name, size in counted.seen)
+    assert measuring < steps
+    if optimizer.recipe.step_size.samples == 0:
+        assert measuring == sum(name == "sums" for name, _ in counted.seen)
+
+
 @pytest.mark.slow
-def test_several_processes_are_refused(tmp_path: Path):
-    torch.multiprocessing.spawn(refused, (str(tmp_path / "store"),), nprocs=2)
+@pytest.mark.parametrize("kind", METHODS)
+def test_processes_stay_alike_whatever_each_of_them_uses(kind: str, tmp_path: Path) -> None:
+    in_processes(alike, tmp_path, kind, 40)
+
+
+def by_hand() -> None:
+    """The user averages the gradients; without that the first step says what is missing, on each process."""
+    outcomes = []
+    for averaged in (True, False):
+        model = Net()
+        optimizer = LNGD(model)
+        for step in range(3):
+            x, y = (share(t) for t in data(step))
+            optimizer.zero_grad()
+            F.cross_entropy(model(x.float()), y).backward()
+            for p in model.parameters():
+                if averaged and p.grad is not None:
+                    distributed.all_reduce(p.grad)
+                    p.grad /= distributed.get_world_size()
+            if averaged:
+                optimizer.step()
+            else:
+                with pytest.raises(RuntimeError, match="the processes hold different gradients"):
+                    optimizer.step()
+                optimizer = LNGD(model, process_group=False)  # a model of its own
+                optimizer.step()
+                break
+        outcomes.append(len(set(everybodys(bytes_of(model)))))
+    assert outcomes == [1, 2]
+
+
+def resumed() -> None:
+    """From the checkpoint of one process, all go on as they would have, bit for bit."""
+
+    def go(model: nn.Module, optimizer: Any, whole: nn.Module, steps: range) -> None:
+        for step in steps:
+            x, y = (share(t) for t in data(step))
+            optimizer.zero_grad()
+            F.cross_entropy(whole(x.float()), y).backward()
+            optimizer.step()
+
+    model = Net()
+    optimizer = LNGD(model)
+    whole = ddp(model)
+    go(model, optimizer, whole, range(11))
+    state = everybodys((copy.deepcopy(optimizer.state_dict()), model.state_dict()))[0]
+    other = Net()
+    other.load_state_dict(state[1])
+    fresh = LNGD(other)
+    fresh.load_state_dict(state[0])
+    go(model, optimizer, whole, range(11, 30))
+    go(other, fresh, ddp(other), range(11, 30))
+    assert bytes_of(model) == bytes_of(other)
+    alone = LNGD(net := Net(), process_group=False)
+    net.load_state_dict(state[1])
+    alone.load_state_dict(state[0])
+    go(net, alone, net, range(11, 20))
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+def scaled() -> None:
+    """A GradScaler's loss scale is known, though the gradients are averaged in between: the same run as without."""
+    weights = []
+    for scale in (None, 2.0**12):
+        model = Net().double()
+        optimizer = LNGD(model, **EXACT)
+        whole = ddp(model)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+        for step in range(8):
+            x, y = (share(t) for t in data(step))
+            optimizer.zero_grad()
+            scaler.scale(F.cross_entropy(whole(x), y)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        weights.append([p.detach().clone() for p in model.parameters()])
+    for one, two in zip(*weights, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-7, atol=1e-9)
+
+
+def poisoned() -> None:
+    """A NaN on one process skips the step on all; they go on alike."""
+    model = Net()
+    optimizer = SpectralLNGD(model)
+    whole = ddp(model)
+    before = None
+    for step in range(4):
+        x, y = (share(t).clone() for t in data(step))
+        if step == 2:
+            before = bytes_of(model)
+            if distributed.get_rank() == 1:
+                x[0, 0, 0, 0] = torch.nan
+        optimizer.zero_grad()
+        F.cross_entropy(whole(x.float()), y).backward()
+        optimizer.step()
+        if step == 2:
+            assert bytes_of(model) == before
+    assert optimizer.stats()["skipped"] == 1
+    assert len(set(everybodys(bytes_of(model)))) == 1
+
+
+WORK = {work.__name__: work for work in (by_hand, resumed, scaled, poisoned)}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:a gradient or a statistic was not finite")
+@pytest.mark.parametrize("work", WORK)
+def test_in_two_processes(work: str, tmp_path: Path) -> None:
+    """See each function above."""
+    in_processes(WORK[work], tmp_path)
+
+
+def test_sharded_parameters_are_refused_with_what_works(one_process: None) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = LNGD(model)
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(ValueError, match=r"parameter '0.weight' is a DTensor: fully_shard .* DistributedDataParallel works"):
+        LNGD(model)
+    model(torch.randn(5, 4)).square().mean().backward()
+    with pytest.raises(ValueError, match="is a DTensor"):
+        optimizer.step()

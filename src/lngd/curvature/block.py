@@ -5,6 +5,7 @@ checkpointed by name, its `inverses` are made from them by `refresh` and checkpo
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -63,6 +64,11 @@ class CurvatureBlock(ABC):
     @abstractmethod
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
         """One tensor per statistic, a mean over samples: measurements of several batches may be averaged."""
+
+    def nothing(self, state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Zeros in the shapes of what `measure` gives: statistics, as in the layer's state, and numbers that come with them."""
+        found = [torch.zeros_like(state[name]) for name in self.statistics]
+        return *found, *(found[0].new_zeros(()) for _ in self.quadratic[len(found) :])
 
     @abstractmethod
     def refresh(self, damping: Damping) -> None:

@@ -1,5 +1,7 @@
 """EKFAC's Fisher block: K-FAC's eigenvectors with the gradient's true second moments along them as eigenvalues."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,10 @@ class EKFACBlock(KFACBlock):
 
     def measure(self, a: Activations, g: Gradients) -> tuple[Tensor, ...]:
         return *super().measure(a, g), self._along_the_basis(a, g) if self.ready else g.new_zeros(())
+
+    def nothing(self, state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        *factors, scales = super().nothing(state)
+        return *factors, torch.zeros_like(state["scales"]) if self.ready else scales
 
     def update(self, measured: tuple[Tensor, ...], decay: float) -> None:
         """A and B as ever; S since the basis last moved."""

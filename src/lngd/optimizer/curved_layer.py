@@ -199,22 +199,23 @@ class CurvedLayer:
         )
         if fisher is FisherType.EMPIRICAL:
             weight = weight * guard.of_squares(pending.means[0].device)
-        means = tuple(map(filled, pending.means)) if isinstance(self.layer, ExpertsLayer) else pending.means
-        return self.block.weighted(means, weight)
+        return self.block.weighted(pending.means, weight)
 
-    def take_measurement(self, measured: tuple[Tensor, ...], *, raw: bool, last: bool) -> None:
+    def take_measurement(self, measured: tuple[Tensor, ...], *, raw: bool, last: bool, samples: float) -> None:
         """F ← ϵF + (1−ϵ)F_new (LNGD eq. 14).
 
         Args:
             measured: F_new.
             raw: the inputs are the data themselves.
             last: the loss reads the outputs.
+            samples: of how many the loss is a sum, if it is one.
         """
-        self.block.update(measured, self.groups[0]["decay"])
+        found = tuple(map(filled, measured)) if isinstance(self.layer, ExpertsLayer) else measured
+        self.block.update(found, self.groups[0]["decay"])
         self.states[0]["raw"] = DATA_IN * raw + DATA_OUT * (last and self.block.damps_last_outputs)
         self.publish()
         if self.recipe.mean_over == "none":
-            self.states[0]["summed"].fill_(self.pending.samples)
+            self.states[0]["summed"].fill_(samples)
 
     def promote(self) -> None:
         """Keeps everything of this layer in float64 from now on: squares of its inputs or gradients overflow float32."""

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from lngd.capture import GradientHook
 from lngd.linalg import HOST
+from lngd.optimizer.ranks import several_processes
 from lngd.sampling import FisherType
-from lngd.torch_private import foreach_norm
+from lngd.torch_private import foreach_norm, when_backward_ends
 from lngd.types import Flag, Scalar
 from lngd.warned import warn
 
@@ -121,7 +123,13 @@ class GradientScale:
             self._hooks.enter_context(p.register_post_accumulate_grad_hook(GradientHook(self, "remember")))
 
     def remember(self, p: nn.Parameter) -> None:
-        """A gradient has been accumulated."""
+        """A gradient has been accumulated; where several processes average it, that is done at the end of the backward pass."""
+        if several_processes():  # the end of the end: DistributedDataParallel asks to be called there, too
+            when_backward_ends(lambda: when_backward_ends(partial(self._remember, p)))
+        else:
+            self._remember(p)
+
+    def _remember(self, p: nn.Parameter) -> None:
         if p.grad is not None and not p.grad.is_sparse:
             self._then[p] = p.grad.detach().reshape(-1)[:WITNESSED].clone()
 

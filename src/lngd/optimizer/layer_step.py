@@ -125,7 +125,7 @@ class Bucket:
             [self._without_resting(each.layer, d) for each, d in zip(self.layers, found, strict=True)] if self.resting else found
         )
 
-    def size(
+    def aim(
         self,
         directions: GradientMatrices,
         averages: Averages,
@@ -135,7 +135,7 @@ class Bucket:
         measured: bool,
         guard: Guard,
     ) -> Directions:
-        """α_l = ⟨d,M⟩ / (dᵀFd + µ) (line 12, eqs. 12–13), or what else the step size makes of it.
+        """All that the length of the step depends on.
 
         Args:
             directions: d.
@@ -163,10 +163,13 @@ class Bucket:
             alike=self.alike,
             measured=measured,
         )
-        alpha = self.recipe.step_size.alpha(self.step)
-        self.alpha = alpha if guard.readable else torch.where(self.step.accept, alpha, 0.0)
         self.warmup = warmup
         return self.step
+
+    def size(self, guard: Guard) -> None:
+        """α_l = ⟨d,M⟩ / (dᵀFd + µ) (line 12, eqs. 12–13), or what else the step size makes of it."""
+        alpha = self.recipe.step_size.alpha(self.step)
+        self.alpha = alpha if guard.readable else torch.where(self.step.accept, alpha, 0.0)
 
     def apply(self, common: Scalar | None, *, guard: Guard, observe: bool) -> None:
         """ζ = −lr·α_l·d, m ← τm + ζ, W ← W + m (lines 13–16).

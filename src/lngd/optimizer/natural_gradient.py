@@ -35,12 +35,14 @@ from lngd.optimizer.parameters import (
     complete_group,
     lost_curvature,
     named_parameters,
+    refuse_shards,
     refuse_strangers,
     take_replaced,
     unwrapped,
     user_groups,
     warn_of_missing_curvature,
 )
+from lngd.optimizer.ranks import ProcessGroup, Ranks, mean_over_ranks
 from lngd.sampling import Calls, Fisher, FisherType
 from lngd.torch_private import never_compiled
 from lngd.version import __version__
@@ -57,17 +59,19 @@ class NaturalGradient(torch.optim.Optimizer):
     """Natural gradient for the layers that have curvature, AdamW for every other trained parameter.
 
     Args:
-        model: any module; under DDP in one process only, for the time being.
+        model: any module; as DistributedDataParallel wraps it, too, before or after.
         params: parameters or torch.optim-style groups; None for all of the model's. A parameter left out is frozen.
         block: makes a layer's curvature.
         recipe: what all layers share.
         fisher: where g comes from.
         defaults: of the parameter groups.
         generator: the randomness of noise and labels.
+        process_group: of the processes that share the model.
 
     Raises:
         TypeError: `model` is no module, or `params` are neither parameters nor groups.
-        ValueError: a hyperparameter out of range, nothing to train, `params` that are not the model's, or several processes.
+        ValueError: a hyperparameter out of range, nothing to train, `params` that are not the model's, or parameters of which
+            a process has a part.
     """
 
     def __init__(
@@ -80,8 +84,10 @@ class NaturalGradient(torch.optim.Optimizer):
         fisher: Fisher,
         defaults: dict[str, Any],
         generator: torch.Generator | None,
+        process_group: ProcessGroup,
     ) -> None:
         self._model, self._watched = unwrapped(model)
+        self._ranks = Ranks(process_group)
         self._recipe, self._fisher, self._block = recipe, fisher, block
         self._planner, self._whole = Planner(block, recipe.factors.max_dim, recipe.batch_dim_of), params is None
         self.t = 0
@@ -97,6 +103,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._measures_at, self._refreshes_at = 0, 0
         self._skips, self._scale, self._adamw = SkipCounter(), GradientScale(), adamw.AdamW()
         self._structure: Structure | None = None
+        refuse_shards(named_parameters(self._model))
         super().__init__(user_groups(self._model, params), defaults)
         device = self.param_groups[0]["params"][0].device if self.param_groups[0]["params"] else torch.device("cpu")
         self._generator = torch.Generator(generator.device if generator else device).manual_seed(torch.initial_seed() % 2**63)
@@ -142,14 +149,22 @@ class NaturalGradient(torch.optim.Optimizer):
         step_size, measured = self._recipe.step_size, self._capture.measuring
         observe = self.t < 2 * AGREED or self.t % OBSERVE_EVERY == 0
         active = [] if guard.refused else self._active_buckets()
+        agree = self._ranks.several and step_size.samples != 0
         for bucket in active:
             M = bucket.average_gradient(guard)  # M ← βM + (1−β)∇               line 10
             d = bucket.precondition(M)  # d = Ψ̂⁻¹ M Φ̂⁻¹                         line 11
-            bucket.size(d, M, samples, warmup=warmup, measured=measured, guard=guard)  # α_l  line 12, eqs. 12–13
-            if not step_size.joint:
+            bucket.aim(d, M, samples, warmup=warmup, measured=measured, guard=guard)
+            if not (step_size.joint or agree):
+                bucket.size(guard)  # α_l                                        line 12, eqs. 12–13
                 bucket.apply(None, guard=guard, observe=observe)  # θ ← θ + m   lines 13–16
-        if step_size.joint and active:
-            common = step_size.common([bucket.step for bucket in active])
+        if (step_size.joint or agree) and active:
+            if agree:
+                summed = self._ranks.sums([bucket.step.numbers() for bucket in active])
+                for bucket, numbers in zip(active, summed, strict=True):
+                    bucket.step.take(numbers)
+            for bucket in active:
+                bucket.size(guard)
+            common = step_size.common([bucket.step for bucket in active]) if step_size.joint else None
             for bucket in active:
                 bucket.apply(common, guard=guard, observe=observe)
         if self._adamw.groups:
@@ -305,10 +320,10 @@ class NaturalGradient(torch.optim.Optimizer):
             if grad.is_sparse:
                 refuse_sparse_gradients(self._plan.parameters.items())
         self._capture.refuse_hidden_forwards()
-        if found := self._capture.found:
-            self._take_found(found)
-        if self._unmeasured:
-            self._fall_back_unseen()
+        self._ranks.look()
+        if self._ranks.several:
+            self._ranks.meet(grads, self._generator)
+        self._take_what_was_seen()
         guard = Guard(all_finite(grads), None)
         if not guard.refused:
             guard.squared_scale = self._scale.of_squares(getattr(self, "grad_scale", None))
@@ -333,6 +348,10 @@ class NaturalGradient(torch.optim.Optimizer):
         capture.forget_dropped()
         capture.source.finished(None)
         measured = {each: found for each in self._layers.values() if (found := each.at_scale(guard))}
+        samples = {each: float(each.pending.samples) for each in measured}
+        raw, last = capture.raw, capture.last
+        if self._ranks.several and self._layers:
+            measured, samples, raw, last = self._shared(measured, samples)
         if not measured:
             refuse_parts_of_a_model(self._fisher.type, capture.waiting and bool(self._layers))
             return
@@ -340,14 +359,57 @@ class NaturalGradient(torch.optim.Optimizer):
         self._lost |= not accept
         if accept:
             self._overflows = 0
-            last = capture.last if self._plan.has_nothing_behind_its_layers() else ()
+            last = last if self._plan.has_nothing_behind_its_layers() else set()
             for each, found in measured.items():
-                each.take_measurement(found, raw=each.name in capture.raw, last=each.name in last)
+                each.take_measurement(found, raw=each.name in raw, last=each.name in last, samples=samples[each])
             self._lacking = self._lacks_an_inverse(self._layers.values())
         elif guard.accept:
             self._overflowed(measured)
         guard.accept = accept
         capture.warn_of_wrong_loss(scaled=guard.squared_scale is not None)
+
+    def _shared(
+        self, measured: Mapping[CurvedLayer, tuple[Tensor, ...]], samples: Mapping[CurvedLayer, float]
+    ) -> tuple[dict[CurvedLayer, tuple[Tensor, ...]], dict[CurvedLayer, float], set[str], set[str]]:
+        """What all processes have measured, as one mean over their samples; all in one collective.
+
+        Waits for the device, to know which layers anybody has measured.
+
+        Returns:
+            The means, the samples of a process on average, and the layers that meet the data with their inputs and outputs.
+        """
+        layers, capture = list(self._layers.values()), self._capture
+        flags = [[samples.get(each, 0.0), each.name in capture.raw, each.name in capture.last] for each in layers]
+        counts = torch.tensor(flags, device=layers[0].layer.weight.device)
+        own = [
+            tuple(t * samples[each] for t in measured[each]) if each in measured else each.block.nothing(each.states[0])
+            for each in layers
+        ]
+        totals = iter(self._ranks.sums([*(t for found in own for t in found), counts]))
+        means = {each: tuple(next(totals) for _ in found) for each, found in zip(layers, own, strict=True)}
+        (total,) = totals
+        seen, raw, last = total.T.tolist()
+        return (
+            {each: tuple(mean_over_ranks(t, n) for t in means[each]) for each, n in zip(layers, total[:, 0], strict=True) if n},
+            {each: n / self._ranks.size for each, n in zip(layers, seen, strict=True) if n},
+            {each.name for each, n in zip(layers, raw, strict=True) if n},
+            {each.name for each, n in zip(layers, last, strict=True) if n},
+        )
+
+    def _agreed(
+        self, found: Mapping[str, Found], lost: Mapping[CurvedLayer, str]
+    ) -> tuple[dict[str, Found], dict[CurvedLayer, str]]:
+        """What any process has found in use, and the layers that none can measure."""
+        everybody = self._ranks.gather((checkpoint.as_lines(found), {each.name: reason for each, reason in lost.items()}))
+        agreed = dict[str, Found]()
+        for lines, _ in reversed(everybody):
+            agreed |= checkpoint.found_in_use({"found": lines}, self._plan.parameters)
+        reasons = everybody[0][1]
+        nobody = set(reasons).intersection(*(theirs for _, theirs in everybody))
+        return (
+            {name: found.get(name, each) for name, each in agreed.items()},
+            {each: reasons[each.name] for each in self._unmeasured if each.name in nobody},
+        )
 
     def _refresh(self, guard: Guard) -> None:
         """Φ̂⁻¹, Ψ̂⁻¹ of the next layers that are due, and of those that lack them.
@@ -412,15 +474,22 @@ class NaturalGradient(torch.optim.Optimizer):
             self._unmeasured = [each for each in self._layers.values() if not each.block.measured]
         self._scale.forget()
         missing = any(self._waits_for_a_measurement(each) for each in self._unmeasured) if self._unmeasured else False
+        measured = self._capture.measuring
         self._capture.reset()
+        if measured and self._ranks.several:
+            self._ranks.renew(self._generator)
         if self._measures_at < self.t:
             self._measures_at = self._recipe.schedule.next_measurement(self.t)
         self._capture.measuring = missing or self._lost or self.t == self._measures_at
         self._lost = False
 
     def _waits_for_a_measurement(self, each: CurvedLayer) -> bool:
-        """Whether a layer is trained that has none: it saw a backward pass, or could see none before it was watched."""
-        return each.has_gradient() and (each.since == self.t or self._capture.has_accumulated(each.name))
+        """Whether a layer is trained that has none: it saw a backward pass, or could see none before it was watched.
+
+        Several processes need not have seen the same: there it waits for a step at which all of them measure.
+        """
+        saw = not self._ranks.several and self._capture.has_accumulated(each.name)
+        return each.has_gradient() and (each.since == self.t or saw)
 
     # ---------------------------------------------------------------- the model as it is now
 
@@ -431,6 +500,7 @@ class NaturalGradient(torch.optim.Optimizer):
             since: the first step whose forward new layers can see; by default the next one.
         """
         now = named_parameters(self._model)
+        refuse_shards(now)
         for p in take_replaced(self._plan.parameters, now, self.param_groups):
             self.state.pop(p, None)
         refuse_strangers(now, self.param_groups, self._left_out, whole=self._whole)
@@ -510,14 +580,26 @@ class NaturalGradient(torch.optim.Optimizer):
         self._plan = self._planned()
         self._take_plan(self.t + 1)
 
-    def _fall_back_unseen(self) -> None:
-        """Layers that have a gradient and can't be measured: a borrowed weight, a head beside the model's output."""
+    def _take_what_was_seen(self) -> None:
+        """Weights that were found in use become layers; layers that can't be measured are AdamW's."""
+        found, lost = self._capture.found, self._unseen() if self._unmeasured else {}
+        if self._ranks.several and self._capture.measuring and (self._unmeasured or self._plan.undecided()):
+            found, lost = self._agreed(found, lost)
+        if found:
+            self._take_found(found)
+        for each, reason in lost.items():
+            self._fall_back(each, reason)
+
+    def _unseen(self) -> dict[CurvedLayer, str]:
+        """Layers that have a gradient and can't be measured, and why: a borrowed weight, a head beside the model's output."""
+        found = {}
         for each in [each for each in self._unmeasured if each.since <= self.t and each.has_gradient()]:
             if each.pending.samples or not (reason := self._capture.why_unseen(each.name)):
                 continue
             came = self._capture.has_accumulated(each.name)  # if not, zeros are what zero_grad has left
             if came or any(p.grad.any() for p in each.parameters if p.grad is not None):
-                self._fall_back(each, reason)
+                found[each] = reason
+        return found
 
     def _fall_back(self, each: CurvedLayer, reason: str) -> None:
         warn(f"layer '{each.name}': AdamW trains it from now on, since it can't be given curvature: {reason}")
@@ -591,6 +673,9 @@ class NaturalGradient(torch.optim.Optimizer):
         self._capture.source.discard()
         self._capture.reset()
         self._generator.set_state(progress["generator"].cpu())
+        self._ranks.look()
+        if self._ranks.several:
+            self._ranks.resume(self._generator)
         self._capture.measuring = bool(progress["measuring"])
         self._store_progress()
 
@@ -635,5 +720,6 @@ COPIED = (
     "_lost",
     "_skips",
     "_generator",
+    "_ranks",
 )
 """What a copy takes along; the rest is made from it."""

@@ -43,6 +43,11 @@ WHOLE_OPTIMIZERS = ("fisher", "step_size", "schedule", "factors", "learning_rate
 
 
 LEFT_OUT = "left out of params"
+SHARDED = {
+    "DTensor": "is a DTensor: fully_shard (FSDP2) and tensor parallelism are not supported yet",
+    "FlatParameter": "is a FlatParameter: FullyShardedDataParallel (FSDP1) is not supported",
+}
+"""Kinds of parameters of which a process has a part, by the name of their class."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def unwrapped(model: object) -> tuple[nn.Module, nn.Module]:
 
     Raises:
         TypeError: it is no module.
-        ValueError: several processes would each measure curvature on their own data and their weights drift apart.
+        ValueError: DataParallel wraps it.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -136,8 +141,6 @@ def _inside(model: nn.Module) -> nn.Module | None:
     if isinstance(model, nn.DataParallel):
         raise ValueError("torch.nn.DataParallel is not supported: its replicas would measure the same samples again")
     if isinstance(model, DistributedDataParallel):
-        if model.process_group.size() > 1:
-            raise ValueError("DDP over several processes is not supported yet: each would keep curvature of its own")
         return model.module
     return getattr(model, "_orig_mod", None)
 
@@ -152,6 +155,14 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
                 seen.add(id(p))
                 found[f"{prefix}.{key}" if prefix else key] = p
     return found
+
+
+def refuse_shards(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Raises ValueError if a process has only a part of a parameter."""
+    for name, p in parameters.items():
+        kind = next((kind for kind in SHARDED if kind in {parent.__name__ for parent in type(p).__mro__}), None)
+        if kind is not None:
+            raise ValueError(f"parameter '{name}' {SHARDED[kind]}; DistributedDataParallel works")
 
 
 def user_groups(model: nn.Module, params: Any) -> list[Group]:

@@ -100,8 +100,8 @@ def default_of(method: type[Method], name: str) -> Any:
     return inspect.signature(method).parameters[name].default
 
 
-OF_THE_DATA = ("batch_dim",)
-"""Arguments that say how the data lie: no run differs by their default."""
+OF_THE_DATA = ("batch_dim", "process_group")
+"""Arguments that say how the data lie, and with whom a model is shared: no run differs by their default."""
 
 
 def _family(title: str, method: type[Method], cost: float, **changed: Any) -> Competitor:

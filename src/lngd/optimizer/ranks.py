@@ -1,0 +1,110 @@
+"""Several processes that train copies of one model, each on data of its own: what they agree upon, and in which collectives.
+
+Whoever averages the gradients, DistributedDataParallel or the user's own all-reduce, does not know of the curvature. So at every
+measuring step the processes' statistics become one mean over all samples, and at every step that measures a rate so do the rate's
+numbers. All processes then hold the same statistics, rates and weights. Which collectives a step has depends on nothing but the
+plan and the step's number: no process waits for another that does not come.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from lngd.types import Scalar
+
+ProcessGroup: TypeAlias = "dist.ProcessGroup | bool | None"
+"""Of the processes that share a model: None for all, False if each trains one of its own."""
+RANK_BITS = 16
+"""The last bits of a generator's seed, in which processes differ."""
+APART = (
+    "the processes hold different gradients: run forward and backward through a DistributedDataParallel model, or average the "
+    "gradients before step(); process_group=False if each process trains a model of its own"
+)
+
+
+class Ranks:
+    """The processes that share a model; one of them if there is no process group.
+
+    Args:
+        group: as the user gave it.
+    """
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self._given = group
+        self._met = self._resumed = False
+        self._base: int | None = None
+        """What the first common seed is made of."""
+        self.size, self.rank = 1, 0
+        self.look()
+
+    @property
+    def several(self) -> bool:
+        """Whether there is anybody to agree with."""
+        return self.size > 1
+
+    @property
+    def _group(self) -> "dist.ProcessGroup | None":
+        return None if self._given is True or self._given is False else self._given
+
+    def look(self) -> None:
+        """Asks torch.distributed: a process group is often made, and the model wrapped, after the optimizer."""
+        there = self._given is not False and dist.is_available() and dist.is_initialized()
+        size, self.rank = (dist.get_world_size(self._group), dist.get_rank(self._group)) if there else (1, 0)
+        self._met = self._met and size == self.size
+        self.size = size
+
+    def meet(self, grads: Sequence[Tensor], generator: torch.Generator) -> None:
+        """In the first step together: the gradients are alike, and the noise will not be.
+
+        Raises:
+            RuntimeError: the gradients differ between processes, which nobody has averaged.
+        """
+        if self._met:
+            return
+        self._met = True
+        sums = [float(grad.detach().double().sum()) for grad in (grads[0], grads[-1])]
+        everybody = self.gather((repr(sums), generator.initial_seed()))
+        if len({seen for seen, _ in everybody}) > 1:
+            raise RuntimeError(APART)
+        if not self._resumed:
+            self._base = everybody[0][1]
+
+    def renew(self, generator: torch.Generator) -> None:
+        """After a measuring step: noise of the next one, which each process draws for itself and a checkpoint of one knows."""
+        base = generator.initial_seed() >> RANK_BITS if self._base is None else self._base
+        following = (base * 6364136223846793005 + 1442695040888963407) % 2 ** (63 - RANK_BITS)  # Knuth's generator
+        generator.manual_seed(following << RANK_BITS | self.rank)
+        self._base = None
+
+    def resume(self, generator: torch.Generator) -> None:
+        """After a checkpoint, which may be another process's."""
+        generator.manual_seed(generator.initial_seed() >> RANK_BITS << RANK_BITS | self.rank)
+        self._resumed = True
+
+    def gather(self, mine: Any) -> list[Any]:
+        """What every process has, in their order. Waits for all."""
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, mine, group=self._group)
+        return found
+
+    def sums(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The sums of tensors over all processes, which have them in the same shapes; one collective."""
+        dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+        device = tensors[0].device
+        flat = torch.cat([t.detach().reshape(-1).to(device, dtype) for t in tensors])
+        dist.all_reduce(flat, group=self._group)
+        parts = flat.split([t.numel() for t in tensors])
+        return [part.view(t.shape).to(t.device, t.dtype) for part, t in zip(parts, tensors, strict=True)]
+
+
+def several_processes() -> bool:
+    """Whether torch.distributed runs with more than one process."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def mean_over_ranks(total: Tensor, count: Scalar) -> Tensor:
+    """A mean from the sum of each process's mean times its samples; zero where nobody has any."""
+    return total / count.clamp(min=1).to(total.dtype)
