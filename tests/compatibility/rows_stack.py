@@ -154,7 +154,7 @@ def one_process() -> Iterator[None]:
             distributed.destroy_process_group()
 
 
-@stack("DDP wrapper", "one process (gloo): bit-equal to the run without the wrapper")
+@stack("DDP wrapper", "one process (gloo): bit-equal to the run without the wrapper; two: `tests/optimizer/test_processes.py`")
 def ddp_wrapper(method: type[Method]) -> None:
     bare = start(method, plain(), **OFTEN).steps(batches(4, 4))
     with one_process():

@@ -185,10 +185,14 @@ def alike(kind: str, steps: int) -> None:
     assert len({repr(seen) for seen in everybodys(counted.seen)}) == 1
     assert all(p.isfinite().all() for p in model.parameters())
     assert [each & (2**16 - 1) for each in everybodys(optimizer._generator.initial_seed())] == [0, 1]
-    measuring = sum(name == "sums" and size > 100 for name, size in counted.seen)
-    assert measuring < steps
-    if optimizer.recipe.step_size.samples == 0:
-        assert measuring == sum(name == "sums" for name, _ in counted.seen)
+    sizes = [size for name, size in counted.seen if name == "sums"]
+    rates = 4 * len(optimizer.blocks) if optimizer.recipe.step_size.samples != 0 else 0
+    measuring = [size for size in sizes if size > rates]
+    assert len(measuring) < steps
+    assert len(sizes) == len(measuring) + (steps if rates else 0)
+    if kind in ("LNGD", "SpectralLNGD"):  # of the others numbers come along
+        report = optimizer.memory_report()
+        assert measuring[-1] == sum(layer.exchanged for layer in report.layers) // 4 + 3 * len(report.layers)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import Any
 
 from lngd.optimizer.curved_layer import CurvedLayer, layout
 from lngd.optimizer.hyperparameters import Recipe
+from lngd.optimizer.ranks import sent
 
 ADAMW_COPIES = 2
 """AdamW keeps two averages of a parameter's size and dtype."""
@@ -15,12 +16,17 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class LayerMemory:
-    """One layer's bytes: Fisher statistics, their inverses, and averages of the gradient's size."""
+    """One layer's bytes: Fisher statistics, their inverses, and averages of the gradient's size.
+
+    Attributes:
+        exchanged: what several processes send of the statistics at a measuring step.
+    """
 
     name: str
     statistics: int
     inverses: int
     averages: int
+    exchanged: int
 
     @property
     def total(self) -> int:
@@ -79,12 +85,15 @@ def memory_report(layers: Mapping[str, CurvedLayer], recipe: Recipe, groups: Seq
 
 def _of_layer(name: str, each: CurvedLayer, recipe: Recipe) -> LayerMemory:
     bytes_of: dict[str, int] = {}
+    exchanged = 0
     for own in layout(each.layer, each.block, recipe):
         for key, place in own.items():
             if place is not None:
                 bytes_of[key] = bytes_of.get(key, 0) + prod(place[0]) * place[1].itemsize
+                if key in each.block.statistics:
+                    exchanged += sent(place[0], each.layer.groups) * place[1].itemsize
     statistics, inverses = (sum(bytes_of.pop(key) for key in keys) for keys in (each.block.statistics, each.block.inverses))
-    return LayerMemory(name, statistics, inverses, sum(bytes_of.values()))
+    return LayerMemory(name, statistics, inverses, sum(bytes_of.values()), exchanged)
 
 
 def _cells(layer: LayerMemory) -> tuple[str, str, str, str]:

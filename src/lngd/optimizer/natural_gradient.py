@@ -42,7 +42,7 @@ from lngd.optimizer.parameters import (
     user_groups,
     warn_of_missing_curvature,
 )
-from lngd.optimizer.ranks import ProcessGroup, Ranks, mean_over_ranks
+from lngd.optimizer.ranks import ProcessGroup, Ranks, mean_over_ranks, packed, unpacked
 from lngd.sampling import Calls, Fisher, FisherType
 from lngd.torch_private import never_compiled
 from lngd.version import __version__
@@ -105,7 +105,8 @@ class NaturalGradient(torch.optim.Optimizer):
         self._structure: Structure | None = None
         refuse_shards(named_parameters(self._model))
         super().__init__(user_groups(self._model, params), defaults)
-        device = self.param_groups[0]["params"][0].device if self.param_groups[0]["params"] else torch.device("cpu")
+        devices = [p.device for p in self.param_groups[0]["params"] if p.device.type != "meta"]  # which draws nothing
+        device = devices[0] if devices else torch.device("cpu")
         self._generator = torch.Generator(generator.device if generator else device).manual_seed(torch.initial_seed() % 2**63)
         if generator is not None:  # a copy: draws that were for nothing are drawn again, which nobody else may notice
             self._generator.set_state(generator.get_state())
@@ -385,8 +386,13 @@ class NaturalGradient(torch.optim.Optimizer):
             tuple(t * samples[each] for t in measured[each]) if each in measured else each.block.nothing(each.states[0])
             for each in layers
         ]
-        totals = iter(self._ranks.sums([*(t for found in own for t in found), counts]))
-        means = {each: tuple(next(totals) for _ in found) for each, found in zip(layers, own, strict=True)}
+        kinds = [(len(each.block.statistics), each.layer.groups) for each in layers]
+        sent = [packed(found, *kind) for found, kind in zip(own, kinds, strict=True)]
+        totals = iter(self._ranks.sums([*(t for halves in sent for t in halves), counts]))
+        means = {
+            each: unpacked([next(totals) for _ in found], found, *kind)
+            for each, found, kind in zip(layers, own, kinds, strict=True)
+        }
         (total,) = totals
         seen, raw, last = total.T.tolist()
         return (

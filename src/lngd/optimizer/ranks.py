@@ -6,7 +6,8 @@ numbers. All processes then hold the same statistics, rates and weights. Which c
 plan and the step's number: no process waits for another that does not come.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -98,6 +99,45 @@ class Ranks:
         dist.all_reduce(flat, group=self._group)
         parts = flat.split([t.numel() for t in tensors])
         return [part.view(t.shape).to(t.device, t.dtype) for part, t in zip(parts, tensors, strict=True)]
+
+
+def packed(measured: Sequence[Tensor], statistics: int, groups: int) -> list[Tensor]:
+    """What a layer has measured, of square statistics, which are symmetric, one half."""
+    return [t[..., *_half(t)] if _is_square(t, k, statistics, groups) else t for k, t in enumerate(measured)]
+
+
+def unpacked(halves: Iterable[Tensor], like: Sequence[Tensor], statistics: int, groups: int) -> tuple[Tensor, ...]:
+    """The inverse, in the shapes of `like`."""
+    found = []
+    for k, (half, t) in enumerate(zip(halves, like, strict=True)):
+        if _is_square(t, k, statistics, groups):
+            rows, columns = _half(t)
+            whole = torch.empty_like(t)
+            whole[..., rows, columns] = whole[..., columns, rows] = half
+            found.append(whole)
+        else:
+            found.append(half)
+    return tuple(found)
+
+
+def sent(shape: tuple[int, ...], groups: int) -> int:
+    """How many numbers of a statistic are sent."""
+    whole = math.prod(shape)
+    return whole * (shape[-1] + 1) // (2 * shape[-1]) if _is_symmetric(shape, groups) else whole
+
+
+def _is_square(t: Tensor, place: int, statistics: int, groups: int) -> bool:
+    return place < statistics and _is_symmetric(t.shape, groups)
+
+
+def _is_symmetric(shape: tuple[int, ...], groups: int) -> bool:
+    own = shape[int(groups > 1) :]
+    return len(own) > 1 and own[-1] == own[-2] > 1
+
+
+def _half(t: Tensor) -> Tensor:
+    """Places on and above the diagonal."""
+    return torch.triu_indices(t.shape[-1], t.shape[-1], device=t.device)
 
 
 def several_processes() -> bool:

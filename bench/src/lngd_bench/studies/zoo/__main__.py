@@ -76,7 +76,8 @@ def page(lines: Sequence[Line], library: str) -> str:
     version = lines[0]["version"]
     return (
         f"Of {len(lines)} model types of {library} {version}, {len(built)} could be made small and trained by AdamW.\n\n"
-        f"- *train*: types in which every parameter with a gradient, 1e-7 of the largest one's norm or more, moved within four steps.\n"
+        "- *train*: types in which every parameter moved within four steps whose gradient is more than rounding,\n"
+        "  1e-7 of the largest norm of one.\n"
         f"- *share*: of the entries of matrices that were used, but embeddings', those with curvature by LNGD.\n\n"
         f"{markdown(headings, rows)}\n"
         f"Types with matrices that have no curvature, and the reasons:\n\n"
