@@ -24,7 +24,7 @@ LIBRARY_IMPORTS = {"torch", "jaxtyping", "lngd"} | set(sys.stdlib_module_names)
 SAYS_NOTHING = {"utils", "util", "helpers", "common", "base", "misc", "core"}
 FACTORISING = {"linalg", "cholesky", "cholesky_ex", "cholesky_inverse", "eigh", "svd", "qr", "inverse"}
 POSITIONAL = 5
-SHOWS_USERS_ERRORS = {"doctor.py", "shrinking.py", "trial.py"}
+SHOWS_USERS_ERRORS = {"doctor.py", "of_diffusers.py", "of_timm.py", "of_transformers.py", "trial.py"}
 """They call a user's function or other people's models, which may raise anything."""
 
 

@@ -11,12 +11,14 @@ from lngd_bench.studies.zoo.shrinking import loss_of, small
 from lngd_bench.studies.zoo.trial import FINE, METHODS, outcome
 
 KINDS = {
-    "attention's weights without their module": ("falcon",),
-    "experts in one parameter": ("mixtral", "olmoe", "gpt_oss", "qwen3_moe"),
-    "encoders and decoders of text": ("bert", "roberta", "deberta-v2", "t5", "bart", "gpt2", "llama", "mamba", "biogpt"),
-    "images": ("vit", "swin", "clip", "resnet", "convnext", "segformer", "sam3_vision_model"),
-    "sound": ("whisper", "wav2vec2", "hubert"),
-    "tables, and others": ("tapas", "visual_bert"),
+    "attention's weights without their module": ("falcon", "beit", "xlnet"),
+    "experts in one parameter": ("mixtral", "olmoe", "gpt_oss", "qwen3_moe", "deepseek_v3"),
+    "encoders and decoders of text": ("bert", "roberta", "deberta-v2", "t5", "bart", "gpt2", "llama", "biogpt", "electra"),
+    "layers that are shared, convolved or recurrent": ("albert", "squeezebert", "mamba", "rwkv"),
+    "images": ("vit", "swin", "clip", "siglip", "resnet", "regnet", "convnext", "poolformer", "mobilevit", "segformer"),
+    "images with parameters that are added": ("sam3_vision_model", "dinov2"),
+    "sound, with normed weights": ("whisper", "wav2vec2", "hubert", "unispeech-sat"),
+    "tables, and others": ("tapas", "visual_bert", "layoutlm"),
 }
 TYPES = [name for kind in KINDS.values() for name in kind]
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 import lngd
@@ -307,12 +308,21 @@ def test_in_two_processes(work: str, tmp_path: Path) -> None:
     in_processes(WORK[work], tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use", "ignore:.*FullyShardedDataParallel:FutureWarning")
 def test_sharded_parameters_are_refused_with_what_works(one_process: None) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     optimizer = LNGD(model)
     fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-    with pytest.raises(ValueError, match=r"parameter '0.weight' is a DTensor: fully_shard .* DistributedDataParallel works"):
+    with pytest.raises(ValueError, match=r"fully_shard \(FSDP2\) is not supported yet; DistributedDataParallel works"):
         LNGD(model)
+    with pytest.raises(ValueError, match=r"fully_shard \(FSDP2\)"):
+        model(torch.randn(5, 4))
+    optimizer.close()
     model(torch.randn(5, 4)).square().mean().backward()
-    with pytest.raises(ValueError, match="is a DTensor"):
+    with pytest.raises(ValueError, match=r"fully_shard \(FSDP2\)"):
         optimizer.step()
+    with pytest.raises(ValueError, match=r"FullyShardedDataParallel \(FSDP1\)"):
+        LNGD(nn.Sequential(FullyShardedDataParallel(nn.Linear(4, 3), use_orig_params=True, device_id=torch.device("cpu"))))
+    tensors = parallelize_module(nn.Sequential(nn.Linear(4, 3)), init_device_mesh("cpu", (1,)), {"0": ColwiseParallel()})
+    with pytest.raises(ValueError, match=r"parameter '0.weight' is a DTensor: tensor parallelism is not supported yet"):
+        LNGD(tensors)

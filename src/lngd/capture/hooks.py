@@ -94,6 +94,7 @@ class Capture:
         curvature_samples: how many measure the curvature, more if they make less than `least_rows` rows; None for all.
         mean_over: what the loss is said to average over, which its first gradient may contradict.
         batch_dim: of the samples in what the model is called with.
+        refuse: raises if the model has become one of which nothing can be measured.
     """
 
     model: nn.Module
@@ -106,6 +107,7 @@ class Capture:
     mean_over: MeanOver = "batch"
     batch_dim: int = 0
     dropped: Callable[[str], None] = lambda _name: None
+    refuse: Callable[[], None] = lambda: None
     """Told a layer whose gradient was dropped after what belongs to it had been handed on."""
     measuring: bool = True
     called: set[str] = field(default_factory=set)
@@ -351,6 +353,7 @@ class Capture:
                 self._uncompiled.enter()
         if self._forward_counts:
             if self.measuring:
+                self.refuse()
                 self.forget_dropped()
                 self.source.begins(self.forward_id + 1)
             self._next_forward()
@@ -439,7 +442,7 @@ class Capture:
         and the second dimension is the batch, positions come first.
         """
         n, rows = self._samples, len(x)
-        if x.dim() < 2 or 0 < batch_dim < x.dim() - 1 or n is None or n in (1, rows):
+        if x.dim() < 2 or 0 < batch_dim < x.dim() - 1 or n is None or n in (0, 1, rows):
             return None, batch_dim
         if rows > n and rows % n == 0:
             return n, batch_dim

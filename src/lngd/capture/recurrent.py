@@ -72,7 +72,9 @@ def network(cell: Cell, linear: Linear, x: Tensor, *given: Any) -> tuple[Tensor,
         for direction in range(directions):
             k = layer * directions + direction
             weights = Weights(flat[k * count : (k + 1) * count], biased=biased)
-            states, found = _pass(cell, linear, x, tuple(t[k] for t in begin), weights, masks, backwards=direction == 1)
+            states, found = _pass(
+                cell, linear, x, tuple(t[k] for t in begin), weights=weights, masks=masks, backwards=direction == 1
+            )
             outputs.append(found)
             last.append(states)
         x = torch.cat(outputs, 2) if both_ways else outputs[0]
@@ -98,7 +100,7 @@ def _packed(x: Tensor, sizes: Tensor) -> Tensor:
 
 
 def _pass(
-    cell: Cell, linear: Linear, x: Tensor, states: States, weights: Weights, masks: Tensor | None, *, backwards: bool
+    cell: Cell, linear: Linear, x: Tensor, states: States, *, weights: Weights, masks: Tensor | None, backwards: bool
 ) -> tuple[States, Tensor]:
     """One layer in one direction: its last states, and h of every step. Beyond its end a sequence's state stays as it is."""
     found: list[Tensor] = []

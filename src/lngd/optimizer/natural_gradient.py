@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Any, overload
 
@@ -103,7 +104,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._measures_at, self._refreshes_at = 0, 0
         self._skips, self._scale, self._adamw = SkipCounter(), GradientScale(), adamw.AdamW()
         self._structure: Structure | None = None
-        refuse_shards(named_parameters(self._model))
+        refuse_shards(self._model)
         super().__init__(user_groups(self._model, params), defaults)
         devices = [p.device for p in self.param_groups[0]["params"] if p.device.type != "meta"]  # which draws nothing
         device = devices[0] if devices else torch.device("cpu")
@@ -506,7 +507,7 @@ class NaturalGradient(torch.optim.Optimizer):
             since: the first step whose forward new layers can see; by default the next one.
         """
         now = named_parameters(self._model)
-        refuse_shards(now)
+        refuse_shards(self._model)
         for p in take_replaced(self._plan.parameters, now, self.param_groups):
             self.state.pop(p, None)
         refuse_strangers(now, self.param_groups, self._left_out, whole=self._whole)
@@ -567,6 +568,7 @@ class NaturalGradient(torch.optim.Optimizer):
             mean_over=self._recipe.mean_over,
             batch_dim=self._recipe.batch_dim_of("", self._model),
             dropped=dropped,
+            refuse=partial(refuse_shards, self._model),
         )
         self._capture.attach()
 
@@ -594,7 +596,8 @@ class NaturalGradient(torch.optim.Optimizer):
         if found:
             self._take_found(found)
         for each, reason in lost.items():
-            self._fall_back(each, reason)
+            if self._layers.get(each.name) is each:  # and not a layer by its use now
+                self._fall_back(each, reason)
 
     def _unseen(self) -> dict[CurvedLayer, str]:
         """Layers that have a gradient and can't be measured, and why: a borrowed weight, a head beside the model's output."""

@@ -43,11 +43,8 @@ WHOLE_OPTIMIZERS = ("fisher", "step_size", "schedule", "factors", "learning_rate
 
 
 LEFT_OUT = "left out of params"
-SHARDED = {
-    "DTensor": "is a DTensor: fully_shard (FSDP2) and tensor parallelism are not supported yet",
-    "FlatParameter": "is a FlatParameter: FullyShardedDataParallel (FSDP1) is not supported",
-}
-"""Kinds of parameters of which a process has a part, by the name of their class."""
+SHARDED = {"FSDPModule": "fully_shard (FSDP2)", "FullyShardedDataParallel": "FullyShardedDataParallel (FSDP1)"}
+"""Kinds of modules of whose parameters a process has a part, by the name of their class: torch.distributed is not imported."""
 
 
 @dataclass(frozen=True)
@@ -157,12 +154,16 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def refuse_shards(parameters: Mapping[str, nn.Parameter]) -> None:
-    """Raises ValueError if a process has only a part of a parameter."""
-    for name, p in parameters.items():
-        kind = next((kind for kind in SHARDED if kind in {parent.__name__ for parent in type(p).__mro__}), None)
-        if kind is not None:
-            raise ValueError(f"parameter '{name}' {SHARDED[kind]}; DistributedDataParallel works")
+def refuse_shards(model: nn.Module) -> None:
+    """Raises ValueError if a process has only a part of a parameter, whether or not a forward has gathered it just now."""
+    for kind in {kind for module in model.modules() for kind in type(module).__mro__}:
+        if kind.__name__ in SHARDED:
+            raise ValueError(f"{SHARDED[kind.__name__]} is not supported yet; DistributedDataParallel works")
+    for name, p in named_parameters(model).items():
+        if hasattr(p, "device_mesh"):
+            raise ValueError(
+                f"parameter '{name}' is a DTensor: tensor parallelism is not supported yet; DistributedDataParallel works"
+            )
 
 
 def user_groups(model: nn.Module, params: Any) -> list[Group]:
