@@ -1,6 +1,5 @@
 """Which dimension counts samples: sequences first train as batches first, in whatever way the layers are used."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,24 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import lngd
-from lngd import LNGD, Empirical, Schedule
+from every import EVERY_STEP, METHODS
+from lngd import LNGD, Empirical
 
-METHODS: dict[str, Callable[..., Any]] = {
-    kind.__name__: kind
-    for kind in (
-        lngd.LNGD,
-        lngd.SpectralLNGD,
-        lngd.KFAC,
-        lngd.EKFAC,
-        lngd.TKFAC,
-        lngd.NGPlus,
-        lngd.THOR,
-        lngd.LNGDLr,
-        lngd.LNGDSample,
-    )
-}
-EVERY_STEP = {"schedule": Schedule(curvature_every=1, inverse_every=1, samples=None), "momentum": 0.0, "decay": 0.0}
 SAMPLES, STEPS, INPUTS, WIDTH = 6, 4, 5, 7
 
 

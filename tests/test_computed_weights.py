@@ -3,7 +3,6 @@
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -11,26 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-import lngd
-from lngd import LNGD, Empirical, Schedule, SpectralLNGD
+from every import EVERY_STEP, METHODS
+from lngd import LNGD, Empirical, SpectralLNGD
 from lngd.capture.products import row_lengths
 from lngd.layers import Form, Found
-
-EVERY_STEP = {"schedule": Schedule(curvature_every=1, inverse_every=1, samples=None), "momentum": 0.0, "decay": 0.0}
-METHODS: dict[str, Callable[..., Any]] = {
-    kind.__name__: kind
-    for kind in (
-        lngd.LNGD,
-        lngd.SpectralLNGD,
-        lngd.KFAC,
-        lngd.EKFAC,
-        lngd.TKFAC,
-        lngd.NGPlus,
-        lngd.THOR,
-        lngd.LNGDLr,
-        lngd.LNGDSample,
-    )
-}
 
 
 class Computed(nn.Module):

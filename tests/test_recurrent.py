@@ -1,7 +1,7 @@
 """nn.RNN, nn.LSTM, nn.GRU and their cells: opened at measuring steps, with the kernels' numbers, and layers like any others."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -13,11 +13,10 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-import lngd
+from every import EVERY_STEP, METHODS
 from lngd import LNGD, Empirical, Factors, Schedule, SpectralLNGD
 from lngd.capture.recurrent import RECURRENT
 
-EVERY_STEP = {"schedule": Schedule(curvature_every=1, inverse_every=1, samples=None), "momentum": 0.0, "decay": 0.0}
 SAMPLES, STEPS, INPUTS, WIDTH = 3, 6, 4, 5
 
 
@@ -108,22 +107,6 @@ class LastState(nn.RNN):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x)[1][-1]
-
-
-METHODS: dict[str, Callable[..., Any]] = {
-    kind.__name__: kind
-    for kind in (
-        lngd.LNGD,
-        lngd.SpectralLNGD,
-        lngd.KFAC,
-        lngd.EKFAC,
-        lngd.TKFAC,
-        lngd.NGPlus,
-        lngd.THOR,
-        lngd.LNGDLr,
-        lngd.LNGDSample,
-    )
-}
 
 
 @pytest.mark.parametrize("kind", METHODS)

@@ -1,7 +1,6 @@
 """One weight in several linear modules: the layer that one module would be, called as often."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,24 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import lngd
+from every import METHODS
 from lngd import LNGD, Schedule
 
 EVERY_STEP = {"schedule": Schedule(curvature_every=1, inverse_every=1, samples=None)}
-METHODS: dict[str, Callable[..., Any]] = {
-    kind.__name__: kind
-    for kind in (
-        lngd.LNGD,
-        lngd.SpectralLNGD,
-        lngd.KFAC,
-        lngd.EKFAC,
-        lngd.TKFAC,
-        lngd.NGPlus,
-        lngd.THOR,
-        lngd.LNGDLr,
-        lngd.LNGDSample,
-    )
-}
 
 
 class Twice(nn.Module):

@@ -13,25 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import lngd
-from lngd import LNGD, Empirical, LayerwiseRate, Schedule, SpectralLNGD
+from every import EVERY_STEP, METHODS
+from lngd import LNGD, Empirical, LayerwiseRate, SpectralLNGD
 from reference import batch
 
-METHODS = {
-    kind.__name__: kind
-    for kind in (
-        lngd.LNGD,
-        lngd.SpectralLNGD,
-        lngd.KFAC,
-        lngd.EKFAC,
-        lngd.TKFAC,
-        lngd.NGPlus,
-        lngd.THOR,
-        lngd.LNGDLr,
-        lngd.LNGDSample,
-    )
-}
-EVERY_STEP = {"schedule": Schedule(curvature_every=1, inverse_every=1, samples=None), "momentum": 0.0, "decay": 0.0}
 INPUTS, OUTPUTS, TOKENS = 6, 4, 3
 
 

@@ -14,24 +14,10 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-import lngd
+from every import METHODS
 from lngd import LNGD, Empirical, Schedule, SpectralLNGD
 from lngd.optimizer import ranks
 
-METHODS: dict[str, Callable[..., Any]] = {
-    kind.__name__: kind
-    for kind in (
-        lngd.LNGD,
-        lngd.SpectralLNGD,
-        lngd.KFAC,
-        lngd.EKFAC,
-        lngd.TKFAC,
-        lngd.NGPlus,
-        lngd.THOR,
-        lngd.LNGDLr,
-        lngd.LNGDSample,
-    )
-}
 EXACT = {"fisher": Empirical(), "schedule": Schedule(samples=None)}
 BATCH = 16
 
