@@ -159,11 +159,13 @@ def refuse_shards(model: nn.Module) -> None:
     for kind in {kind for module in model.modules() for kind in type(module).__mro__}:
         if kind.__name__ in SHARDED:
             raise ValueError(f"{SHARDED[kind.__name__]} is not supported yet; DistributedDataParallel works")
-    for name, p in named_parameters(model).items():
-        if hasattr(p, "device_mesh"):
-            raise ValueError(
-                f"parameter '{name}' is a DTensor: tensor parallelism is not supported yet; DistributedDataParallel works"
-            )
+    for name, module in named_modules(model):
+        for key, p in module._parameters.items():
+            if hasattr(p, "device_mesh"):
+                full = f"{name}.{key}" if name else key
+                raise ValueError(
+                    f"parameter '{full}' is a DTensor: tensor parallelism is not supported yet; DistributedDataParallel works"
+                )
 
 
 def user_groups(model: nn.Module, params: Any) -> list[Group]:
