@@ -2,13 +2,13 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from hypothesis import reject
-from torch import Tensor
+from torch import Tensor, nn
 
 from fuzz.models import Network
 from fuzz.settings import Case
@@ -125,12 +125,17 @@ def asks_for_the_state(run: Run, grads: dict[str, Tensor]) -> bool:
 
 
 def check_forward_and_backward(run: Run, step: int) -> Tensor:
-    """The hooks change nothing: loss, gradients and buffers are those of the same model without an optimizer."""
+    """The hooks change nothing: loss, gradients and buffers are those of the same model without an optimizer.
+
+    A measuring step computes a recurrent network product by product, which is another rounding.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in run.model.modules())
+    same = near if recurrent and run.optimizer._capture.measuring else identical
     run.twin.load_state_dict(run.model.state_dict())
     expected = accepted_by_torch(run.case, run.twin, step)
     loss = run.case.backward(run.model, step)
-    assert identical(loss, expected), "another loss"
-    nothing(different(gradients(run.model), gradients(run.twin)), "another gradient")
+    assert same(loss, expected), "another loss"
+    nothing(different(gradients(run.model), gradients(run.twin), same), "another gradient")
     nothing(different(dict(run.model.named_buffers()), dict(run.twin.named_buffers())), "another buffer")
     return loss
 
@@ -212,6 +217,8 @@ def why_unmoved(run: Run, outcome: Outcome, before: Tensor) -> str:
     if not curved:
         return rounding(before, adamw_step(run.optimizer.state[p], group, lr) - decay)
     held = run.optimizer._layers[outcome.layer]
+    if held.layer.found and held.since == run.optimizer.t:
+        return "found in this step"
     if not held.block.ready:
         return "no inverse yet" if run.warned(f"layer '{outcome.layer}': Fisher factor not positive definite") else ""
     direction = direction_of(held)
@@ -293,16 +300,23 @@ def gradients(model: Network) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def different(x: dict[str, Tensor], y: dict[str, Tensor]) -> list[str]:
-    """The names of what is not identical in both."""
-    return [name for name in x | y if name not in x or name not in y or not identical(x[name], y[name])]
+def identical(x: Tensor, y: Tensor) -> bool:
+    """Bit-equal, up to the sign of zero; a NaN equals a NaN."""
+    return x.shape == y.shape and bool(((x == y) | (x.isnan() & y.isnan())).all())
+
+
+def near(x: Tensor, y: Tensor) -> bool:
+    """Equal up to the root of the dtype's rounding, of the largest entry."""
+    if identical(x, y) or not (x.isfinite().all() and y.isfinite().all()):
+        return identical(x.isfinite(), y.isfinite())
+    return bool((x.double() - y.double()).abs().max() <= torch.finfo(x.dtype).eps ** 0.5 * y.double().abs().max())
+
+
+def different(x: dict[str, Tensor], y: dict[str, Tensor], same: Callable[[Tensor, Tensor], bool] = identical) -> list[str]:
+    """The names of what is not the same in both."""
+    return [name for name in x | y if name not in x or name not in y or not same(x[name], y[name])]
 
 
 def nothing(found: list[str], broken: str) -> None:
     """No name breaks a promise."""
     assert not found, f"{broken}: {', '.join(found)}"
-
-
-def identical(x: Tensor, y: Tensor) -> bool:
-    """Bit-equal, up to the sign of zero; a NaN equals a NaN."""
-    return x.shape == y.shape and bool(((x == y) | (x.isnan() & y.isnan())).all())

@@ -66,8 +66,9 @@ def write(runs: Runs, directory: Path, command: str) -> str:
     archive.put(directory / f"{STUDY}.md", said.encode())
     shown = {}
     for name, steps in sizes(lines):
-        rows = rows_of([line for line in lines if (line["task"], line["steps"]) == (name, steps)])
-        if any(row.optimizer not in OURS for row in rows):
+        own = [line for line in lines if (line["task"], line["steps"]) == (name, steps)]
+        rows, was_tuned = rows_of(own), any(line["held_out"] for line in own)
+        if was_tuned and any(row.optimizer not in OURS for row in rows):
             shown[f"{TASKS[name].title}, {steps} steps" if name in TASKS else name] = rows
     if shown:
         archive.put(directory / f"{STUDY}.png", draw(shown))
