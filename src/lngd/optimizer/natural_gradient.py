@@ -632,6 +632,7 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def _progress(self) -> dict[str, Any]:
         """What belongs to no parameter."""
+        draws = self._capture.source.draws
         return {
             "format": checkpoint.FORMAT,
             "version": __version__,
@@ -645,7 +646,7 @@ class NaturalGradient(torch.optim.Optimizer):
             "overflows": self._overflows,
             "found": checkpoint.as_lines(self._found),
             "fallen": "\n".join(f"{name}\t{reason}" for name, (_, reason) in self._fallen.items()),
-            "generator": self._generator.get_state(),
+            "generator": self._generator.get_state() if draws is None else draws.state(),
             **self._scale.memory(),
         }
 

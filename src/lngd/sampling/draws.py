@@ -123,6 +123,10 @@ class Draws:
         self._step, self._counts = None, None
         self._ends.clear()
 
+    def state(self) -> Tensor:
+        """The generator's, without what was drawn for nothing: a run from there draws what this one will."""
+        return self.generator.get_state() if self._step is None else self._go_on()
+
     def _go_on(self) -> Tensor:
         """The state behind the last forward that was not for nothing."""
         assert self._step is not None
