@@ -107,8 +107,8 @@ class Capture:
     mean_over: MeanOver = "batch"
     batch_dim: int = 0
     dropped: Callable[[str], None] = lambda _name: None
-    refuse: Callable[[], None] = lambda: None
     """Told a layer whose gradient was dropped after what belongs to it had been handed on."""
+    refuse: Callable[[], None] = lambda: None
     measuring: bool = True
     called: set[str] = field(default_factory=set)
     rates: dict[str, list[RateSample]] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class Capture:
     forward_id: int = 0
 
     def __post_init__(self) -> None:
-        self._on_model, self._on_layers = Attachment(self, self.model), dict[tuple[str, str], Attachment]()
+        self._on_model, self._on_layers = Attachment(self, self.model), dict[tuple[str, str, int], Attachment]()
         self._on_weights: dict[str, tuple[nn.Parameter, Attachment]] = {}
         self._ledger = Ledger(self.layers)
         self._buffers = UntouchedBuffers()
@@ -180,21 +180,23 @@ class Capture:
         self._buffers.attach(self.model)
         self._compiled.watch(layers)
         called = {name: layer for name, layer in layers.items() if not (isinstance(layer, AttentionInput) or layer.found)}
-        modules = {("layer", name): layer.module for name, layer in called.items()}
-        for name, layer in called.items():
-            modules |= {(f"layer {place}", name): module for place, module in enumerate(layer.also)}
+        modules = {
+            ("layer", name, place): module
+            for name, layer in called.items()
+            for place, module in enumerate((layer.module, *layer.also))
+        }
         known = {layer.module: name for name, layer in layers.items()}
         for module in self.model.modules():  # what is wrapped around the model gives them other names
             if isinstance(module, nn.MultiheadAttention) and not known.keys().isdisjoint((module, module.out_proj)):
                 name = known[module] if module in known else known[module.out_proj].removesuffix("out_proj").removesuffix(".")
-                modules["attention", name] = module
+                modules["attention", name, 0] = module
         for key in [key for key, hooks in self._on_layers.items() if modules.get(key) is not hooks.module]:
             self._on_layers.pop(key).remove()
-        for (kind, name), module in modules.items():
-            if (kind, name) not in self._on_layers:
-                self._on_layers[kind, name] = hooks = Attachment(self, module)
+        for (kind, name, place), module in modules.items():
+            if (kind, name, place) not in self._on_layers:
+                self._on_layers[kind, name, place] = hooks = Attachment(self, module)
                 hooks.before("before_layer")
-                hooks.first_after(f"after_{kind.partition(' ')[0]}", name)
+                hooks.first_after(f"after_{kind}", name)
 
     @staticmethod
     def _is_as_before(layer: Layer | None, module: nn.Module, inputs: int) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ Change = Callable[[Tensor], Tensor]
 OPTIONS = ("stride", "padding", "dilation", "groups")
 """Of a convolution, in torch's order."""
 TRANSPOSED_OPTIONS = ("stride", "padding", "output_padding", "groups", "dilation")
+SEVERAL = ("stride", "padding", "dilation", "output_padding")
+"""Those of which each dimension has its own."""
+DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0}
 ROW_BY_ROW = re.compile(
     "(Abs|Add|Addcmul|Alias|Clamp|ClampMax|ClampMin|Clone|Div|Dot|Exp|Expand|Mul|Mv|Neg|Permute|Pow|Reciprocal|ReshapeAlias"
     "|Rsqrt|Rsub|Select|Sigmoid|Slice|Softplus|Sqrt|Squeeze|Sub|T|ToCopy|Transpose|Unsqueeze|UnsafeView|Vdot|View|Where"
@@ -83,19 +87,12 @@ def _grouped(x: Tensor, other: Tensor, *, offs: Tensor | None = None, **_: Any) 
     return Product(x, other.mT, ends=offs) if other.dim() == 3 and x.dim() == (3 if offs is None else 2) else None
 
 
-def _convolution(x: Tensor, weight: Tensor, bias: Any = None, *given: Any, **named: Any) -> Product:
-    options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **dict(zip(OPTIONS, given, strict=False)), **named}
-    several = [_several(options[name], weight.dim() - 2) for name in OPTIONS[:3]]
-    return Product(x, weight, bias, convolution=(*several, options["groups"]))
-
-
-def _transposed_convolution(x: Tensor, weight: Tensor, bias: Any = None, *given: Any, **named: Any) -> Product:
-    options = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
-    options |= {**dict(zip(TRANSPOSED_OPTIONS, given, strict=False)), **named}
-    stride, padding, dilation, more = (
-        _several(options[name], weight.dim() - 2) for name in ("stride", "padding", "dilation", "output_padding")
-    )
-    return Product(x, weight, bias, convolution=(stride, padding, dilation, options["groups"], more))
+def _convolution(order: tuple[str, ...], x: Tensor, weight: Tensor, bias: Any = None, *given: Any, **named: Any) -> Product:
+    """`order`: in which torch's function takes its options."""
+    options = {**DEFAULTS, **dict(zip(order, given, strict=False)), **named}
+    stride, padding, dilation, more = (_several(options[name], weight.dim() - 2) for name in SEVERAL)
+    extra = (more,) if "output_padding" in order else ()
+    return Product(x, weight, bias, convolution=(stride, padding, dilation, options["groups"], *extra))
 
 
 def _several(value: Any, space: int) -> tuple[int, ...] | str:
@@ -135,8 +132,8 @@ PRODUCTS: dict[Any, Callable[..., Product | None]] = {
     F.linear: _linear,
     **dict.fromkeys((torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__), _matmul),
     **dict.fromkeys((torch.addmm, torch.baddbmm, Tensor.addmm, Tensor.baddbmm), _addmm),
-    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution),
-    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _transposed_convolution),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), partial(_convolution, OPTIONS)),
+    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), partial(_convolution, TRANSPOSED_OPTIONS)),
     **dict.fromkeys([f for f in (getattr(torch, "_grouped_mm", None), getattr(F, "grouped_mm", None)) if f], _grouped),
     torch.einsum: _einsum,
 }

@@ -134,7 +134,7 @@ class Bucket:
         warmup: float,
         measured: bool,
         guard: Guard,
-    ) -> Directions:
+    ) -> None:
         """All that the length of the step depends on.
 
         Args:
@@ -164,7 +164,6 @@ class Bucket:
             measured=measured,
         )
         self.warmup = warmup
-        return self.step
 
     def size(self, guard: Guard) -> None:
         """α_l = ⟨d,M⟩ / (dᵀFd + µ) (line 12, eqs. 12–13), or what else the step size makes of it."""

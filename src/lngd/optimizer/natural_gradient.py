@@ -43,7 +43,7 @@ from lngd.optimizer.parameters import (
     user_groups,
     warn_of_missing_curvature,
 )
-from lngd.optimizer.ranks import ProcessGroup, Ranks, mean_over_ranks, packed, unpacked
+from lngd.optimizer.ranks import ProcessGroup, Ranks, packed, unpacked
 from lngd.sampling import Calls, Fisher, FisherType
 from lngd.torch_private import never_compiled
 from lngd.version import __version__
@@ -397,7 +397,7 @@ class NaturalGradient(torch.optim.Optimizer):
         (total,) = totals
         seen, raw, last = total.T.tolist()
         return (
-            {each: tuple(mean_over_ranks(t, n) for t in means[each]) for each, n in zip(layers, total[:, 0], strict=True) if n},
+            {each: tuple(t / n.to(t.dtype) for t in means[each]) for each, n in zip(layers, total[:, 0], strict=True) if n},
             {each: n / self._ranks.size for each, n in zip(layers, seen, strict=True) if n},
             {each.name for each, n in zip(layers, raw, strict=True) if n},
             {each.name for each, n in zip(layers, last, strict=True) if n},

@@ -327,8 +327,7 @@ class Planner:
                 continue
             bias = first._parameters.get(adapter.bias_name)
             alone = users[id(bias)] == len(linear)  # each has it, or there is one
-            trained = bias is not None and bias.requires_grad and choices.get(id(bias), False) is not False
-            layer = adapter(first, with_bias=alone and trained)
+            layer = adapter(first, with_bias=alone and _is_trained(bias, choices))
             layer.also = tuple(module for _, module in others)
             if _why_not_trained(layer.weight, choices) is None and self._why_not(layer) is None:
                 yield name, layer
@@ -337,9 +336,7 @@ class Planner:
         """A weight that is used without a module as a layer, or why it is none."""
         if (reason := _why_not_trained(found.weight, choices)) is not None:
             return reason
-        bias = found.bias
-        with_bias = bias is not None and bias.requires_grad and choices.get(id(bias), False) is not False
-        layer = found.adapter(found.module, with_bias=with_bias)
+        layer = found.adapter(found.module, with_bias=_is_trained(found.bias, choices))
         return _why_shared(layer, users) or self._why_not(layer) or layer
 
     def _layer_of(self, module: nn.Module, choices: Mapping[int, bool | None], users: Counter[int]) -> Layer | str:
@@ -352,8 +349,7 @@ class Planner:
             return reason or ""
         if choices[id(weight)] is None and adapter.on_request:
             return adapter.on_request
-        with_bias = bias is not None and bias.requires_grad and choices.get(id(bias), False) is not False
-        layer = adapter(module, with_bias=with_bias)
+        layer = adapter(module, with_bias=_is_trained(bias, choices))
         return _why_shared(layer, users) or self._why_not(layer) or layer
 
     def _why_not(self, layer: Layer) -> str | None:
@@ -387,6 +383,11 @@ def _is_linear_of(module: nn.Module, weight: int) -> bool:
     adapter = registered_adapter(module)
     linear = adapter is not None and issubclass(adapter, LinearLayer) and why_unsupported(module) is None
     return linear and adapter is not None and id(module._parameters.get(adapter.weight_name)) == weight
+
+
+def _is_trained(bias: nn.Parameter | None, choices: Mapping[int, bool | None]) -> bool:
+    """Whether there is a bias that belongs to a layer's matrix."""
+    return bias is not None and bias.requires_grad and choices.get(id(bias), False) is not False
 
 
 def _why_shared(layer: Layer, users: Counter[int]) -> str | None:

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from lngd.types import Scalar
-
 ProcessGroup: TypeAlias = "dist.ProcessGroup | bool | None"
 """Of the processes that share a model: None for all, False if each trains one of its own."""
 RANK_BITS = 16
@@ -143,8 +141,3 @@ def _half(t: Tensor) -> Tensor:
 def several_processes() -> bool:
     """Whether torch.distributed runs with more than one process."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def mean_over_ranks(total: Tensor, count: Scalar) -> Tensor:
-    """A mean from the sum of each process's mean times its samples; zero where nobody has any."""
-    return total / count.clamp(min=1).to(total.dtype)
