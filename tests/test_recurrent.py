@@ -1,6 +1,7 @@
 """nn.RNN, nn.LSTM, nn.GRU and their cells: opened at measuring steps, with the kernels' numbers, and layers like any others."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
@@ -11,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from every import EVERY_STEP, METHODS
-from lngd import LNGD, Empirical, Factors, Schedule, SpectralLNGD
+from lngd import EKFAC, LNGD, Empirical, Factors, Schedule, SpectralLNGD
 from lngd.capture.recurrent import RECURRENT
+from reference import differences, snapshot, through_a_file
 
 SAMPLES, STEPS, INPUTS, WIDTH = 3, 6, 4, 5
 
@@ -83,6 +86,27 @@ def test_opened_cells_are_the_kernels(kind: type[nn.RNNCellBase], bias: bool) ->
         found = model(x)
     assert opened.count == 1
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_under_autocast_opened_networks_have_the_kernels_dtypes(kind: Any) -> None:
+    """So nothing behind them meets another dtype at a measuring step; the gradients of their weights are those of autocast."""
+    torch.manual_seed(0)
+    model, x = kind(INPUTS, WIDTH), torch.randn(STEPS, SAMPLES, INPUTS)
+
+    def numbers() -> tuple[list[Any], list[Tensor]]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = pytree.tree_leaves(model(x[0] if isinstance(model, nn.RNNCellBase) else x))
+        torch.stack([t.float().square().sum() for t in found]).sum().backward()
+        return [(t.dtype, t.shape) for t in found], [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    kinds, expected = numbers()
+    with Opened():
+        assert numbers()[0] == kinds
+        found = numbers()[1]
+    largest = max(float(grad.abs().max()) for grad in expected)
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=0.05 * largest)
 
 
 class Unrolled(nn.Module):
@@ -186,6 +210,43 @@ def test_ordinary_steps_leave_the_kernel_alone(kind: type[nn.RNNBase]) -> None:
         assert opened[0]
         assert sum(opened) < 15
     assert {o.kind for o in optimizer.summary() if "weight" in o.name} == {"curvature"}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "scale"),
+    [(EKFAC, {"schedule": 1, "factors": Factors(max_dim=5)}, 1.0), (LNGD, {}, 1e10)],
+    ids=["too wide", "without any gradient"],
+)
+def test_a_resumed_run_opens_a_network_at_the_same_steps(method: Any, options: dict[str, Any], scale: float) -> None:
+    """Weights that get no curvature, or whose first measurement has yet to come."""
+
+    class Last(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[2](self[1](self[0](x))[0][:, -1])
+
+    def build() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(5)
+        first = nn.Linear(INPUTS, 2) if options else nn.Identity()
+        model = Last(first, nn.LSTM(2 if options else INPUTS, WIDTH, batch_first=True), nn.Linear(WIDTH, 2))
+        return model, method(model, **options)
+
+    def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+        for step in steps:
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            F.cross_entropy(model(scale * torch.randn(8, STEPS, INPUTS)), torch.arange(8) % 2).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+            optimizer.step()
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="only .* get curvature")
+        (one, optimizer), (other, resumed) = build(), build()
+        train(one, optimizer, range(3))
+        other.load_state_dict(one.state_dict())
+        resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+        for model, own in ((one, optimizer), (other, resumed)):
+            train(model, own, range(3, 5))
+    assert differences(snapshot(one, optimizer), snapshot(other, resumed)) == []
 
 
 def test_a_checkpointed_network_trains_without_curvature() -> None:

@@ -78,6 +78,11 @@ class Training:
     set_to_none: bool = True
     seed: int = 0
 
+    @property
+    def computed_in(self) -> torch.dtype:
+        """The coarsest dtype that products are computed in."""
+        return torch.bfloat16 if self.dtype == "autocast" else DTYPES[self.dtype]
+
 
 @dataclass(frozen=True)
 class Case:

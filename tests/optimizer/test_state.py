@@ -283,6 +283,17 @@ def test_a_hook_on_loading_may_repair_a_checkpoint_that_would_be_refused_and_may
     assert differences(before, snapshot(other, resumed)) == []
 
 
+def test_a_checkpoint_between_backward_and_step_is_that_of_the_last_step():
+    """No gradient and no measurement is in it, so a run from there draws this step's noise once more."""
+    model, optimizer = build("LNGD")
+    train(model, optimizer, range(2))
+    before = snapshot(model, optimizer)
+    x, y = batch(16, 4, dtype=torch.float32)
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    assert differences(before, snapshot(model, optimizer), ignoring=("running_mean", "running_var", "num_batches_tracked")) == []
+
+
 def test_hooks_around_a_step_run_around_it():
     model, optimizer = build("LNGD")
     seen: list[float] = []

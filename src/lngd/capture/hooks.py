@@ -316,7 +316,7 @@ class Capture:
             return NOT_IN_THE_OUTPUT
         if name in self._awaited - self._reached:
             return NOT_THROUGH_ITS_CALLS
-        if name in self.called:
+        if name in self.called or (self.layers[name].found and not self.measuring):  # a recurrent network is closed there
             return None
         if not self.called and not self.forward_id:
             return WITHOUT_FORWARD

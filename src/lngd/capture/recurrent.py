@@ -118,8 +118,22 @@ def single(cell: Cell, linear: Linear, x: Tensor, begin: Any, *given: Any) -> An
     return states if len(states) > 1 else states[0]
 
 
+def opened(kernel: Callable[..., Any], ways: Callable[..., Any], linear: Linear, *args: Any) -> Any:
+    """A call of torch's kernel, computed in these ways. Under autocast what it returns has the dtypes that the kernel chooses."""
+    found = ways(linear, *args)
+    device = args[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return found
+    silent = [0.0 if isinstance(each, float) else each for each in args]  # dropout draws nothing
+    with torch.no_grad(), torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False):
+        like = kernel(*silent)
+    if isinstance(found, Tensor):
+        return found.to(like.dtype)
+    return tuple(t.to(theirs.dtype) for t, theirs in zip(found, like, strict=True))
+
+
 _tanh, _relu = partial(rnn_cell, activation=torch.tanh), partial(rnn_cell, activation=torch.relu)
-RECURRENT: dict[Any, Callable[..., Any]] = {
+_WAYS: dict[Any, Callable[..., Any]] = {
     torch.lstm: partial(network, lstm_cell),
     torch.lstm_cell: partial(single, lstm_cell),
     torch.gru: partial(network, gru_cell),
@@ -129,4 +143,5 @@ RECURRENT: dict[Any, Callable[..., Any]] = {
     torch.rnn_relu: partial(network, _relu),
     torch.rnn_relu_cell: partial(single, _relu),
 }
+RECURRENT: dict[Any, Callable[..., Any]] = {kernel: partial(opened, kernel, ways) for kernel, ways in _WAYS.items()}
 """By the function that torch says it calls; each is given `linear` first."""

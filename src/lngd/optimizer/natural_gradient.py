@@ -544,7 +544,9 @@ class NaturalGradient(torch.optim.Optimizer):
         self._device_types = {p.device.type for group in self.param_groups for p in group["params"]}
         self._scale.watch([p for group in self.param_groups for p in group["params"] if p.requires_grad])
         layers = {name: each.layer for name, each in self._layers.items()}
-        self._capture.watch(layers, self._plan.parameters, self._plan.candidates)
+        seen = {id(each.layer.weight) for each in self._layers.values() if each.block.measured}
+        parameters = self._plan.parameters
+        self._capture.watch(layers, parameters, {name for name in self._plan.candidates if id(parameters[name]) not in seen})
         self._capture.measuring |= bool(self._unmeasured)
 
     def _watch(self) -> None:

@@ -124,8 +124,8 @@ class Draws:
         self._ends.clear()
 
     def state(self) -> Tensor:
-        """The generator's, without what was drawn for nothing: a run from there draws what this one will."""
-        return self.generator.get_state() if self._step is None else self._go_on()
+        """Where the step began to draw: a checkpoint holds no gradients and no measurements, so a run goes on from there."""
+        return self.generator.get_state() if self._step is None else self._step
 
     def _go_on(self) -> Tensor:
         """The state behind the last forward that was not for nothing."""
