@@ -6,10 +6,10 @@ parameter. Both stand in `optimizer.state`. Where `accept` is false the step is 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,6 +33,16 @@ Parts: TypeAlias = Sequence[Sequence[Tensor]]
 """Tensors shaped like the parameters of some layers: of all weights, then of all biases."""
 
 
+class Rows(Protocol):
+    """A layer of which this process holds some rows: its shape, and the layer itself."""
+
+    layer: Layer
+    one_hot: bool
+    groups: int
+    outputs: int
+    inputs: int
+
+
 @dataclass
 class Averages:
     """M of some layers: what is preconditioned, the gradient itself or its moving average."""
@@ -54,7 +64,7 @@ class Directions:
     Formulas are written for one layer and read the same for all: what they cost in calls does not grow with the number of layers.
     """
 
-    layers: Sequence[Layer]
+    layers: Sequence[Layer | Rows]
     averages: Averages
     """M."""
     directions: GradientMatrices
@@ -78,6 +88,24 @@ class Directions:
     """√o: how long a weight is whose outputs are as large as its inputs."""
     measured: bool = True
     """Whether this step measures the curvature, and with it what changes slowly."""
+    matrices: GradientMatrices = ()
+    """Of each layer the weight and the bias as a matrix; empty where its parameters are whole."""
+    across: Callable[[Tensor], Tensor] | None = None
+    """Sums over the processes that hold the rows of these layers; None where this one holds all."""
+
+    def summed_up(self, numbers: Tensor) -> Tensor:
+        """Numbers of the rows here as those of all rows."""
+        return numbers if self.across is None else self.across(numbers)
+
+    def norms_of(self, tensors: Sequence[Tensor]) -> Vector:
+        """Of tensors of which this process holds some rows, one of each layer."""
+        norms = torch.stack(foreach_norm(list(tensors)))
+        return norms if self.across is None else self.across(norms.double().square()).sqrt().to(norms.dtype)
+
+    def of_whole_layers(self, directions: GradientMatrices, weights: GradientMatrices) -> "Directions":
+        """The same of layers of which this process holds some rows, with all rows; `weights` with their biases."""
+        layers = [each if isinstance(each, Layer) else each.layer for each in self.layers]
+        return replace(self, layers=layers, directions=directions, matrices=weights, across=None)
 
     @cached_property
     def seen(self) -> bool:
@@ -112,17 +140,17 @@ class Directions:
     def slope(self) -> Vector:
         """⟨d, M⟩."""
         pairs = zip(self.directions, self.averages.vectors, strict=True)
-        return torch.stack([torch.dot(d.reshape(-1), m) for d, m in pairs])
+        return self.summed_up(torch.stack([torch.dot(d.reshape(-1), m) for d, m in pairs]))
 
     @cached_property
     def length(self) -> Vector:
         """‖d‖."""
-        return torch.stack(foreach_norm(self.directions))
+        return self.norms_of(self.directions)
 
     @cached_property
     def weight_norms(self) -> Vector:
         """‖W‖, without the bias."""
-        return torch.stack(foreach_norm(self.weights)).to(self.directions[0].dtype)
+        return self.norms_of(self.weights).to(self.directions[0].dtype)
 
     @cached_property
     def dFd(self) -> Vector | None:
@@ -140,7 +168,8 @@ class Directions:
     @cached_property
     def output_norm(self) -> Vector:
         """‖s‖, root mean square over the samples, s the layer's output; NaN as for dᵀFd."""
-        return self._of_each(map(partial(output_norm, mean_over=self.mean_over), self.layers, self.samples))
+        matrices = self.matrices or [None] * len(self.layers)
+        return self._of_each(map(partial(output_norm, mean_over=self.mean_over), self.layers, self.samples, matrices))
 
     @cached_property
     def cosines(self) -> Vector:
@@ -311,10 +340,10 @@ class FixedRMS(StepSize):
     base_width: int | None = 128
 
     def alpha(self, step: Directions) -> Vector:
-        width = self.base_width  # i are d's columns
+        width = self.base_width
         wanted = [
-            self.rms * (d.numel() * (1.0 if width is None or layer.one_hot else min(WIDEST, width / d.shape[-1]))) ** 0.5
-            for layer, d in zip(step.layers, step.directions, strict=True)
+            self.rms * (size_of(layer) * (1.0 if width is None or layer.one_hot else min(WIDEST, width / layer.inputs))) ** 0.5
+            for layer in step.layers
         ]
         alpha = torch.stack(foreach_mul(step.length.reciprocal().unbind(), wanted))
         return torch.where(alpha.isfinite(), alpha, 0.0)
@@ -339,6 +368,7 @@ class Graft(StepSize):
         weight = step.memory["square_weight"]  # 1 − β₂ᵗ
         new = [foreach_mul(grads, grads) for grads in step.averages.gradients]
         finite = torch.stack([torch.stack(foreach_norm(part, ord=1)) for part in new]).isfinite().all(0)
+        finite = step.summed_up((~finite).to(weight.dtype)) == 0
         counts = step.accept & finite  # the square of a large gradient overflows
         share = counts.to(weight.dtype) * (1 - self.decay)
         weight.lerp_(torch.ones_like(weight), share)
@@ -348,7 +378,7 @@ class Graft(StepSize):
             foreach_lerp_(list(running), counted, share.unbind())
             roots = foreach_sqrt(foreach_div(list(running), weight.unbind()))
             adam = foreach_div(list(averages), foreach_add(roots, self.eps))
-            lengths.append(torch.stack(foreach_norm(adam)))
+            lengths.append(step.norms_of(adam))
         alpha = torch.stack(lengths).norm(dim=0) / step.length
         return torch.where(alpha.isfinite(), alpha, 0.0)
 
@@ -395,6 +425,11 @@ STEP_SIZES: Mapping[str, type[StepSize]] = {
 }
 
 
+def size_of(layer: Layer | Rows) -> int:
+    """How many entries its matrix has."""
+    return layer.groups * layer.outputs * layer.inputs
+
+
 def keep(memory: Vector, new: Vector, accept: Flag) -> None:
     """Replaces what is kept of each layer by what is finite."""
     memory.copy_(torch.where(accept & new.isfinite(), new, memory))
@@ -439,14 +474,16 @@ def gradient_norm(layer: Layer, samples: Sequence[RateSample], mean_over: MeanOv
     return _weighted(squares, layer, samples, mean_over).sqrt()
 
 
-def output_norm(layer: Layer, samples: Sequence[RateSample], mean_over: MeanOver) -> Scalar | None:
+def output_norm(
+    layer: Layer, samples: Sequence[RateSample], matrix: GradientMatrix | None, *, mean_over: MeanOver
+) -> Scalar | None:
     """‖s‖, root mean square over samples or tokens; a tenth of what inputs of their size would give at unit gain if that is more.
 
     Without that a weight that begins at zero would never leave it. None if no sample was caught.
     """
     if not samples:
         return None
-    matrix = layer.matrix([p.detach() for p in layer.parameters])
+    matrix = layer.matrix([p.detach() for p in layer.parameters]) if matrix is None else matrix
     squares, entries = [], 0
     for sample in samples:
         s, floor = layer.output(sample.x, matrix), 0.0

@@ -38,6 +38,9 @@ class CurvatureBlock(ABC):
     damps_last_outputs: ClassVar[bool] = False
     """Whether the factor over the outputs is damped more in a layer whose outputs the loss reads."""
 
+    by_rows: ClassVar[bool] = False
+    """Whether a row of F̂⁻¹∇ depends on that row of ∇ alone: then each process can have its own."""
+
     takes_patches: ClassVar[bool] = False
     """Whether `measure` takes a convolution's `Patches`, not written out, for activations; then one call at a time."""
 
@@ -77,6 +80,10 @@ class CurvatureBlock(ABC):
     @abstractmethod
     def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
         """F̂⁻¹ applied to a gradient."""
+
+    def precondition_rows(self, rows: GradientMatrix, outputs: slice) -> GradientMatrix:
+        """F̂⁻¹ applied to some rows of a gradient, those of these outputs; if `by_rows`."""
+        raise NotImplementedError
 
     @abstractmethod
     def dense(self, damping: Damping | float = 0.0) -> Dense:

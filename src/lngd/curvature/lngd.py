@@ -1,5 +1,6 @@
 """LNGD's Fisher block: a dense factor over the inputs, a diagonal one over the outputs, both ready in the forward pass."""
 
+from copy import copy
 from typing import ClassVar
 
 import torch
@@ -33,6 +34,7 @@ class LNGDBlock(CurvatureBlock):
     statistics: ClassVar[tuple[str, ...]] = ("phi", "psi")
     quadratic: ClassVar[tuple[bool, ...]] = (True, True)
     inverses: ClassVar[tuple[str, ...]] = ("phi_inverse", "psi_inverse")
+    by_rows: ClassVar[bool] = True
 
     phi: InputFactor
     psi: OutputDiagonal | OutputFactor
@@ -74,6 +76,11 @@ class LNGDBlock(CurvatureBlock):
     def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
         """Ψ̂⁻¹ ∇ Φ̂⁻¹."""
         return times(gradient, self.phi_inverse).mul_(self.psi_inverse.unsqueeze(-1))
+
+    def precondition_rows(self, rows: GradientMatrix, outputs: slice) -> GradientMatrix:
+        part = copy(self)
+        part.psi_inverse = self.psi_inverse[outputs]
+        return part.precondition(rows)
 
     def dense(self, damping: Damping | float = 0.0) -> Dense:
         """(Ψ + λ_Ψ I) ⊗ (Φ + λ_Φ I)."""

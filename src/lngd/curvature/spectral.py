@@ -34,6 +34,7 @@ class WholePsi(LNGDBlock):
     """
 
     damps_last_outputs: ClassVar[bool] = True
+    by_rows: ClassVar[bool] = False
 
     def dims(self, inputs: int, outputs: int, *, one_hot: bool = False) -> tuple[int, ...]:
         return *super().dims(inputs, outputs, one_hot=one_hot), *dense_dims(outputs, one_hot=False, largest=self.largest)

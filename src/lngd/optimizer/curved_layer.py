@@ -16,12 +16,13 @@ from torch import Tensor
 
 from lngd.curvature import CurvatureBlock
 from lngd.layers import ConvLayer, ExpertsLayer, Layer, filled
-from lngd.linalg import Damping, NotPositiveDefiniteError
+from lngd.linalg import Damping, NotPositiveDefiniteError, orthogonalised
 from lngd.optimizer.guards import Guard
 from lngd.optimizer.hyperparameters import Recipe
 from lngd.optimizer.parameters import Group
+from lngd.optimizer.shards import ShardedLayer, distributed_alike, is_sharded, zeros_alike
 from lngd.sampling import Calls, FisherType, fisher_weight
-from lngd.types import Gradients, joined
+from lngd.types import GradientMatrix, Gradients, joined
 from lngd.warned import warn
 
 State: TypeAlias = dict[str, Any]
@@ -86,6 +87,8 @@ class CurvedLayer:
         block.shape = layer.outputs, layer.inputs
         self.parameters = layer.parameters
         """Weight first."""
+        self.shards = ShardedLayer(layer) if is_sharded(layer.weight) else None
+        """What of it lies in this process; None if all of it does."""
         self._shapes = [p.shape for p in self.parameters]
         self.states: list[State] = []
         """Of each parameter, weight first."""
@@ -113,6 +116,9 @@ class CurvedLayer:
             for state, wanted in zip(states, layouts, strict=True):
                 state.clear()
                 state.update({name: zeros(place, self.layer.weight.device) for name, place in wanted.items()})
+            for state, p in zip(states, self.parameters, strict=True):
+                if is_sharded(p):
+                    state.update({name: zeros_alike(p, self.layer.dtype) for name in self.recipe.tensors})
         self.adopt()
 
     def adopt(self) -> None:
@@ -120,13 +126,14 @@ class CurvedLayer:
         own = self.states[0]
         self.layer.least_dtype = torch.float64 if own["promoted"] else torch.float32
         device, dtype = self.layer.weight.device, self.layer.dtype
-        for state in self.states:
+        for state, p in zip(self.states, self.parameters, strict=True):
             for name, t in state.items():
                 if isinstance(t, Tensor):
+                    t = distributed_alike(t, p) if name in self.recipe.tensors else t
                     state[name] = t.to(device, dtype if t.is_floating_point() else t.dtype)
         names = (*self.block.statistics, *(self.block.inverses if own["ready"] else ()))
         self.block.load(own["updates"], {name: own[name] for name in names} if own["updates"] else {})
-        if "average" in own:
+        if "average" in own and self.shards is None:
             matrix = self.layer.matrix([state["average"] for state in self.states])
             parts = self.layer.split(matrix)
             self.average = None
@@ -140,6 +147,22 @@ class CurvedLayer:
         """Puts the block's tensors into the state."""
         self.ready = self.block.ready
         self.states[0].update(self.block.tensors(), updates=self.block.updates, ready=int(self.ready))
+
+    def direction(self, average: GradientMatrix) -> GradientMatrix:
+        """d = F̂⁻¹M, for the spectral step with its singular values set to one."""
+        natural = self.block.precondition(average)
+        return orthogonalised(natural, average) if self.recipe.spectral else natural
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether a row of d depends on that row of M alone."""
+        return self.block.by_rows and not self.recipe.spectral
+
+    @property
+    def step_cost(self) -> int:
+        """How the work of `direction` compares among layers."""
+        layer = self.layer
+        return layer.groups * layer.outputs * layer.inputs * (layer.outputs + layer.inputs)
 
     def has_gradient(self) -> bool:
         """Whether there is anything to do."""

@@ -7,7 +7,7 @@ A step that may not be taken is skipped whole: no weight, average or statistic m
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lngd.capture import GradientHook
 from lngd.linalg import HOST
 from lngd.optimizer.ranks import several_processes
+from lngd.optimizer.shards import here
 from lngd.sampling import FisherType
 from lngd.torch_private import foreach_norm, when_backward_ends
 from lngd.types import Flag, Scalar
@@ -131,27 +132,38 @@ class GradientScale:
 
     def _remember(self, p: nn.Parameter) -> None:
         if p.grad is not None and not p.grad.is_sparse:
-            self._then[p] = p.grad.detach().reshape(-1)[:WITNESSED].clone()
+            self._then[p] = here(p.grad.detach()).reshape(-1)[:WITNESSED].clone()
 
-    def of_squares(self, told: Tensor | float | None) -> Scalar | None:
-        """1/scale²; None where nobody touched the gradients since they came. `told`: the scale, if the user knows it."""
+    def of_squares(
+        self, told: Tensor | float | None, together: Callable[[Tensor], Tensor] | None = None
+    ) -> Scalar | None:
+        """1/scale²; None where nobody touched the gradients since they came.
+
+        Args:
+            told: the scale, if the user knows it.
+            together: sums over the processes that hold parts of the gradients; None where each holds all.
+        """
         if told is not None:
             self._scale = torch.as_tensor(told, dtype=torch.float32).reshape(())
             return self._scale.reciprocal().square()
         pairs, touched = [], False
         for p, then in self._then.items():
             if p.grad is not None:
-                now = p.grad.reshape(-1)[:WITNESSED]
+                now = here(p.grad).reshape(-1)[:WITNESSED]
                 pairs.append((now, then))
                 touched = touched or now.device.type not in HOST or not torch.equal(now, then)
-        if not touched:
+        if together is None and not touched:
             return None
-        device = pairs[0][0].device
+        device = pairs[0][0].device if pairs else self._scale.device
+        wide = torch.float32 if device.type == "mps" else torch.float64  # where squares have room
         now, then = (
-            torch.cat([t.to(device, torch.float32, non_blocking=True) for t in side]) for side in zip(*pairs, strict=True)
+            torch.cat([t.to(device, wide, non_blocking=True) for t in side]) if pairs else torch.zeros(0, dtype=wide)
+            for side in (list(zip(*pairs, strict=True)) or ((), ()))
         )
-        largest = then.abs().amax().clamp(min=torch.finfo(then.dtype).tiny)
-        share = torch.dot(now / largest, then / largest) / torch.dot(then / largest, then / largest)
+        found = torch.stack([torch.dot(now, then), torch.dot(then, then), then.new_tensor(float(touched))])
+        if together is not None and not (found := together(found))[2]:
+            return None
+        share = (found[0] / found[1]).float()
         self._scale = self._consistent(share, self._scale.to(device, non_blocking=True))
         return self._scale.reciprocal().square()
 

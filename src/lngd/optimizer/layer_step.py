@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from lngd.capture import RateSample
 from lngd.layers import Layer
-from lngd.linalg import orthogonalised
 from lngd.optimizer.curved_layer import CurvedLayer
 from lngd.optimizer.guards import Guard, lr_of
+from lngd.optimizer.shards import ShardedLayer, here
 from lngd.step_size import Averages, Directions, Parts
 from lngd.torch_private import (
     foreach_add_,
@@ -61,7 +61,8 @@ class Bucket:
         self.layers, self.resting = list(layers), resting
         first = layers[0]
         self.recipe, self.groups, self.dtype = first.recipe, first.groups, first.layer.dtype
-        self.adapters = [each.layer for each in layers]
+        self.adapters: list[Layer | ShardedLayer] = [each.shards or each.layer for each in layers]
+        self.split = first.shards.split_of if first.shards else None
         self.parameters: list[list[nn.Parameter]] = [
             list(p) for p in zip(*(layer.parameters for layer in self.adapters), strict=True)
         ]
@@ -85,7 +86,16 @@ class Bucket:
 
     def _columns(self, name: str) -> list[list[Tensor]]:
         """A tensor of each parameter: those of all weights, then those of all biases."""
-        return [list(column) for column in zip(*([state[name] for state in each.states] for each in self.layers), strict=True)]
+        tensors = ([here(state[name]) for state in each.states] for each in self.layers)
+        return [list(column) for column in zip(*tensors, strict=True)]
+
+    def held(self) -> list[list[Tensor]]:
+        """Of each layer its parameters, as far as they lie in this process."""
+        return [list(parts) for parts in zip(*(self._here(place) for place in range(len(self.parameters))), strict=True)]
+
+    def _here(self, place: int) -> list[Tensor]:
+        """All weights, or all biases, as far as they lie in this process."""
+        return [here(p) for p in self.parameters[place]]
 
     def average_gradient(self, guard: Guard) -> Averages:
         """M ← βM + (1−β)∇ (line 10), corrected for its start at zero: M moves by the share (1−β)/(1−βᵗ) towards ∇.
@@ -119,11 +129,8 @@ class Bucket:
             if not each.ready:
                 found.append(torch.zeros_like(average))
                 continue
-            natural = each.block.precondition(average)
-            found.append(orthogonalised(natural, average) if self.recipe.spectral else natural)
-        return (
-            [self._without_resting(each.layer, d) for each, d in zip(self.layers, found, strict=True)] if self.resting else found
-        )
+            found.append(each.direction(average))
+        return self.without_resting(found)
 
     def aim(
         self,
@@ -159,9 +166,10 @@ class Bucket:
             mean_over=self.recipe.mean_over,
             lr=warmup * lr,
             summed=self.numbers.get("summed"),
-            weights=self.parameters[0],
+            weights=self._here(0),
             alike=self.alike,
             measured=measured,
+            across=None if self.split is None else self.split.sums,
         )
         self.warmup = warmup
 
@@ -190,22 +198,27 @@ class Bucket:
                 continue
             self._move(place, list(directions), -self.warmup * lr_of(group) * alpha, guard)  # lr inside ζ: m keeps its time's
         if norms is not None:
-            self._keep_norms(norms, guard)
+            self._keep_norms(step, norms, guard)
         del self.step  # a step holds the directions of one bucket at a time
 
     def _gradients(self, guard: Guard) -> Parts:
         """∇ of every parameter; zero where there is none."""
         columns: list[Sequence[Tensor]] = []
         for parameters in self.parameters:
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            grads = [torch.zeros_like(here(p)) if p.grad is None else here(p.grad) for p in parameters]
             grads = [grad.to(self.dtype) for grad in grads] if self.low_precision else grads
             columns.append(grads if guard.readable else guard.kept(grads))
         return columns
 
-    def _without_resting(self, layer: Layer, direction: GradientMatrix) -> GradientMatrix:
-        """A direction that is zero where nothing moves."""
-        parts = layer.split(direction)
-        return layer.matrix([torch.zeros_like(p) if place in self.resting else p for place, p in enumerate(parts)])
+    def without_resting(self, directions: GradientMatrices) -> GradientMatrices:
+        """Directions that are zero where nothing moves."""
+        if not self.resting:
+            return directions
+        found = []
+        for layer, direction in zip(self.adapters, directions, strict=True):
+            parts = enumerate(layer.split(direction))
+            found.append(layer.matrix([torch.zeros_like(p) if place in self.resting else p for place, p in parts]))
+        return found
 
     def _as_matrices(self, gradients: Parts, parts: Parts) -> Averages:
         matrices = [layer.matrix(list(own)) for layer, own in zip(self.adapters, zip(*parts, strict=True), strict=True)]
@@ -213,7 +226,7 @@ class Bucket:
 
     def _move(self, place: int, directions: list[Tensor], lengths: Vector, guard: Guard) -> None:
         """p ← (1 − lr·λ) p + length · d for the weights or the biases, unless that has no room in their dtype."""
-        parameters, group = self.parameters[place], self.groups[place]
+        parameters, group = self._here(place), self.groups[place]
         if self.recipe.momentum_on == "update":
             directions, lengths = self._update_momentum(place, directions, lengths, guard)
         shrink = lr_of(group) * group["weight_decay"]
@@ -250,11 +263,11 @@ class Bucket:
         There ∇ is orthogonal to W. A step orthogonal to W can only lengthen it, and a natural-gradient step is as long as W is:
         left alone, norms grow geometrically until they overflow, while the function looks healthy.
         """
-        weights, grads = self.parameters[0], list(step.averages.gradients[0])
-        slopes = torch.stack(
-            [torch.dot(w.reshape(-1).to(self.dtype), g.reshape(-1)) for w, g in zip(weights, grads, strict=True)]
+        weights, grads = step.weights, list(step.averages.gradients[0])
+        slopes = step.summed_up(
+            torch.stack([torch.dot(w.reshape(-1).to(self.dtype), g.reshape(-1)) for w, g in zip(weights, grads, strict=True)])
         )
-        cosine = slopes.abs() / (norms.to(slopes.dtype) * torch.stack(foreach_norm(grads)))
+        cosine = slopes.abs() / (norms.to(slopes.dtype) * step.norms_of(grads))
         scaled = torch.stack(foreach_mul(cosine.unbind(), self.sizes))
         seen, alignment = self.numbers["observations"], self.numbers["alignment"]
         counts = step.accept & scaled.isfinite()
@@ -262,17 +275,17 @@ class Bucket:
         alignment.copy_(torch.where(counts, mean, alignment))
         seen.add_(counts)
 
-    def _keep_norms(self, norms: Vector, guard: Guard) -> None:
+    def _keep_norms(self, step: Directions, norms: Vector, guard: Guard) -> None:
         """Gives the weights of scale-invariant layers the norm they had before the step."""
         invariant = (self.numbers["alignment"] < ALIGNED) & (self.numbers["observations"] > AGREED)
         if guard.readable and not invariant.any():
             return
-        weights = self.parameters[0]
-        ratio = norms / torch.stack(foreach_norm(weights))
+        weights = step.weights
+        ratio = norms / step.norms_of(weights)
         if not guard.readable:
             invariant = invariant & guard.accept.to(self.device)
         ratio = torch.where(invariant & ratio.isfinite() & (ratio > 0), ratio, 1.0)
-        foreach_mul_(weights, ratio.unbind())
+        foreach_mul_(list(weights), ratio.unbind())
 
 
 def larger(one: float | Tensor, two: float | Tensor) -> float | Tensor:
@@ -301,6 +314,7 @@ def buckets(layers: Active) -> list[Bucket]:
     for each, resting in layers:
         layer = each.layer
         kind = (resting, layer.weight.device, layer.weight.dtype, layer.dtype, *(id(group) for group in each.groups))
+        kind += () if each.shards is None else (each.shards.split_of.group.group_name,)
         size = layer.groups * layer.outputs * layer.inputs
         if kind not in kinds or held[kind] + size > LARGEST:
             kinds.setdefault(kind, []).append([])

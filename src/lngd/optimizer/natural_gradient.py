@@ -1,6 +1,6 @@
 """The optimizer itself: a torch.optim.Optimizer whose step is measure → refresh → average → precondition → size → apply."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -44,8 +44,12 @@ from lngd.optimizer.parameters import (
     warn_of_missing_curvature,
 )
 from lngd.optimizer.ranks import ProcessGroup, Ranks, packed, unpacked
+from lngd.optimizer.shards import here, is_sharded
+from lngd.optimizer.sharing import directions, rate_numbers
 from lngd.sampling import Calls, Fisher, FisherType
+from lngd.step_size import Averages
 from lngd.torch_private import never_compiled
+from lngd.types import Flag, GradientMatrices
 from lngd.version import __version__
 from lngd.warned import warn
 
@@ -97,7 +101,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._active: Active | None = None
         self._buckets: list[Bucket] = []
         self._unmeasured: list[CurvedLayer] = []
-        self._lacking = False
+        self._lacking = self._sharded = False
         self._fallen: dict[str, tuple[nn.Module, str]] = {}
         self._found: dict[str, Found] = {}
         self._portions, self._overflows, self._lost = 0, 0, False
@@ -151,18 +155,16 @@ class NaturalGradient(torch.optim.Optimizer):
         step_size, measured = self._recipe.step_size, self._capture.measuring
         observe = self.t < 2 * AGREED or self.t % OBSERVE_EVERY == 0
         active = [] if guard.refused else self._active_buckets()
-        agree = self._ranks.several and step_size.samples != 0
-        for bucket in active:
-            M = bucket.average_gradient(guard)  # M ← βM + (1−β)∇               line 10
-            d = bucket.precondition(M)  # d = Ψ̂⁻¹ M Φ̂⁻¹                         line 11
+        agree = step_size.samples != 0 and (self._ranks.several or self._sharded)
+        for bucket, M, d in self._directions(active, guard):
             bucket.aim(d, M, samples, warmup=warmup, measured=measured, guard=guard)
             if not (step_size.joint or agree):
                 bucket.size(guard)  # α_l                                        line 12, eqs. 12–13
                 bucket.apply(None, guard=guard, observe=observe)  # θ ← θ + m   lines 13–16
         if (step_size.joint or agree) and active:
-            if agree:
-                summed = self._ranks.sums([bucket.step.numbers() for bucket in active])
-                for bucket, numbers in zip(active, summed, strict=True):
+            if agree and (rated := [bucket for bucket in active if measured or bucket.split is None]):
+                summed = self._ranks.sums([rate_numbers(bucket) for bucket in rated])
+                for bucket, numbers in zip(rated, summed, strict=True):
                     bucket.step.take(numbers)
             for bucket in active:
                 bucket.size(guard)
@@ -172,6 +174,16 @@ class NaturalGradient(torch.optim.Optimizer):
         if self._adamw.groups:
             self._adamw.step(self.state, guard, warmup)
         self._finish_step(guard)
+
+    def _directions(self, active: Sequence[Bucket], guard: Guard) -> Iterator[tuple[Bucket, Averages, GradientMatrices]]:
+        """Of the layers that step: M and d. A process that holds all of a layer has one bucket's directions at a time."""
+        sharded = [bucket for bucket in active if bucket.split is not None]
+        averages = [bucket.average_gradient(guard) for bucket in sharded]
+        yield from zip(sharded, averages, directions(sharded, averages), strict=True)
+        for bucket in active:
+            if bucket.split is None:
+                M = bucket.average_gradient(guard)  # M ← βM + (1−β)∇           line 10
+                yield bucket, M, bucket.precondition(M)  # d = Ψ̂⁻¹ M Φ̂⁻¹       line 11
 
     @never_compiled
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -324,17 +336,24 @@ class NaturalGradient(torch.optim.Optimizer):
         self._capture.refuse_hidden_forwards()
         self._ranks.look()
         if self._ranks.several:
-            self._ranks.meet(grads, self._generator)
+            self._ranks.meet([grad for grad in grads if not is_sharded(grad)], self._generator)
         self._take_what_was_seen()
-        guard = Guard(all_finite(grads), None)
+        guard = Guard(self._everywhere(all_finite([here(grad) for grad in grads])), None)
         if not guard.refused:
-            guard.squared_scale = self._scale.of_squares(getattr(self, "grad_scale", None))
+            together = (lambda found: self._ranks.sums([found])[0]) if self._sharded else None
+            guard.squared_scale = self._scale.of_squares(getattr(self, "grad_scale", None), together)
         return guard
 
     def _asks_for_the_state(self, grads: list[Tensor]) -> bool:
         """Whether no rate and no gradient differs from zero."""
         rates = [lr_of(group) for group in self.param_groups]
-        return not any(isinstance(lr, Tensor) or lr for lr in rates) and not any(grad.any() for grad in grads)
+        if any(isinstance(lr, Tensor) or lr for lr in rates):
+            return False
+        return bool(self._everywhere(torch.tensor(not any(here(grad).any() for grad in grads))))
+
+    def _everywhere(self, flag: Flag) -> Flag:
+        """Whether it holds for the rows of all processes; with whole gradients each process knows."""
+        return self._ranks.sums([(~flag).float()])[0] == 0 if self._sharded else flag
 
     def _forget_arrived(self) -> None:
         """Drops what backward passes since the last step have brought beside the gradients."""
@@ -541,8 +560,10 @@ class NaturalGradient(torch.optim.Optimizer):
         self._lacking = self._lacks_an_inverse(self._layers.values())
         self._active, self._buckets = None, []
         self._structure, self._choices = Structure.of(self._model), [group["curvature"] for group in self.param_groups]
+        trained = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        self._sharded = any(map(is_sharded, trained))
         self._device_types = {p.device.type for group in self.param_groups for p in group["params"]}
-        self._scale.watch([p for group in self.param_groups for p in group["params"] if p.requires_grad])
+        self._scale.watch(trained)
         layers = {name: each.layer for name, each in self._layers.items()}
         seen = {id(each.layer.weight) for each in self._layers.values() if each.block.measured}
         parameters = self._plan.parameters

@@ -18,6 +18,7 @@ from lngd.capture import named_modules
 from lngd.curvature import CurvatureBlock
 from lngd.layers import AttentionInput, Found, Layer, LinearLayer, adapter_of, why_unsupported
 from lngd.layers.kinds import registered_adapter
+from lngd.optimizer.shards import is_sharded, refuse_others
 from lngd.ranges import ALLOWED, check
 from lngd.warned import warn
 
@@ -43,8 +44,8 @@ WHOLE_OPTIMIZERS = ("fisher", "step_size", "schedule", "factors", "learning_rate
 
 
 LEFT_OUT = "left out of params"
-SHARDED = {"FSDPModule": "fully_shard (FSDP2)", "FullyShardedDataParallel": "FullyShardedDataParallel (FSDP1)"}
-"""Kinds of modules of whose parameters a process has a part, by the name of their class: torch.distributed is not imported."""
+FSDP1 = "FullyShardedDataParallel"
+"""The name of its class; torch.distributed.fsdp is not imported."""
 
 
 @dataclass(frozen=True)
@@ -155,17 +156,15 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def refuse_shards(model: nn.Module) -> None:
-    """Raises ValueError if a process has only a part of a parameter, whether or not a forward has gathered it just now."""
-    for kind in {kind for module in model.modules() for kind in type(module).__mro__}:
-        if kind.__name__ in SHARDED:
-            raise ValueError(f"{SHARDED[kind.__name__]} is not supported yet; DistributedDataParallel works")
-    for name, module in named_modules(model):
-        for key, p in module._parameters.items():
-            if hasattr(p, "device_mesh"):
-                full = f"{name}.{key}" if name else key
-                raise ValueError(
-                    f"parameter '{full}' is a DTensor: tensor parallelism is not supported yet; DistributedDataParallel works"
-                )
+    """Raises ValueError if a process has a part of a parameter that is none of its rows.
+
+    What a forward has gathered just now tells nothing: FSDP2's modules are let through.
+    """
+    if any(kind.__name__ == FSDP1 for module in model.modules() for kind in type(module).__mro__):
+        raise ValueError(f"{FSDP1} (FSDP1) is not supported; fully_shard (FSDP2) and DistributedDataParallel work")
+    for name, p in named_parameters(model).items():
+        if is_sharded(p):
+            refuse_others(name, p)
 
 
 def user_groups(model: nn.Module, params: Any) -> list[Group]:

@@ -64,7 +64,7 @@ class Ranks:
         if self._met:
             return
         self._met = True
-        sums = [float(grad.detach().double().sum()) for grad in (grads[0], grads[-1])]
+        sums = [float(grad.detach().double().sum()) for grad in (*grads[:1], *grads[-1:])]
         everybody = self.gather((repr(sums), generator.initial_seed()))
         if len({seen for seen, _ in everybody}) > 1:
             raise RuntimeError(APART)
