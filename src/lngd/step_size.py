@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,16 +33,6 @@ Parts: TypeAlias = Sequence[Sequence[Tensor]]
 """Tensors shaped like the parameters of some layers: of all weights, then of all biases."""
 
 
-class Rows(Protocol):
-    """A layer of which this process holds some rows: its shape, and the layer itself."""
-
-    layer: Layer
-    one_hot: bool
-    groups: int
-    outputs: int
-    inputs: int
-
-
 @dataclass
 class Averages:
     """M of some layers: what is preconditioned, the gradient itself or its moving average."""
@@ -64,7 +54,7 @@ class Directions:
     Formulas are written for one layer and read the same for all: what they cost in calls does not grow with the number of layers.
     """
 
-    layers: Sequence[Layer | Rows]
+    layers: Sequence[Layer]
     averages: Averages
     """M."""
     directions: GradientMatrices
@@ -88,8 +78,8 @@ class Directions:
     """√o: how long a weight is whose outputs are as large as its inputs."""
     measured: bool = True
     """Whether this step measures the curvature, and with it what changes slowly."""
-    matrices: GradientMatrices = ()
-    """Of each layer the weight and the bias as a matrix; empty where its parameters are whole."""
+    matrices: GradientMatrices | None = None
+    """Of each layer the weight and the bias as a matrix; None where its parameters are whole."""
     across: Callable[[Tensor], Tensor] | None = None
     """Sums over the processes that hold the rows of these layers; None where this one holds all."""
 
@@ -104,8 +94,7 @@ class Directions:
 
     def of_whole_layers(self, directions: GradientMatrices, weights: GradientMatrices) -> "Directions":
         """The same of layers of which this process holds some rows, with all rows; `weights` with their biases."""
-        layers = [each if isinstance(each, Layer) else each.layer for each in self.layers]
-        return replace(self, layers=layers, directions=directions, matrices=weights, across=None)
+        return replace(self, directions=directions, matrices=weights, across=None)
 
     @cached_property
     def seen(self) -> bool:
@@ -168,7 +157,7 @@ class Directions:
     @cached_property
     def output_norm(self) -> Vector:
         """‖s‖, root mean square over the samples, s the layer's output; NaN as for dᵀFd."""
-        matrices = self.matrices or [None] * len(self.layers)
+        matrices = self.matrices or [layer.matrix([p.detach() for p in layer.parameters]) for layer in self.layers]
         return self._of_each(map(partial(output_norm, mean_over=self.mean_over), self.layers, self.samples, matrices))
 
     @cached_property
@@ -425,7 +414,7 @@ STEP_SIZES: Mapping[str, type[StepSize]] = {
 }
 
 
-def size_of(layer: Layer | Rows) -> int:
+def size_of(layer: Layer) -> int:
     """How many entries its matrix has."""
     return layer.groups * layer.outputs * layer.inputs
 
@@ -474,16 +463,13 @@ def gradient_norm(layer: Layer, samples: Sequence[RateSample], mean_over: MeanOv
     return _weighted(squares, layer, samples, mean_over).sqrt()
 
 
-def output_norm(
-    layer: Layer, samples: Sequence[RateSample], matrix: GradientMatrix | None, *, mean_over: MeanOver
-) -> Scalar | None:
+def output_norm(layer: Layer, samples: Sequence[RateSample], matrix: GradientMatrix, *, mean_over: MeanOver) -> Scalar | None:
     """‖s‖, root mean square over samples or tokens; a tenth of what inputs of their size would give at unit gain if that is more.
 
     Without that a weight that begins at zero would never leave it. None if no sample was caught.
     """
     if not samples:
         return None
-    matrix = layer.matrix([p.detach() for p in layer.parameters]) if matrix is None else matrix
     squares, entries = [], 0
     for sample in samples:
         s, floor = layer.output(sample.x, matrix), 0.0

@@ -177,3 +177,13 @@ foreach_mul_: Callable[..., None] = torch._foreach_mul_
 foreach_add_: Callable[..., None] = torch._foreach_add_
 foreach_lerp_: Callable[..., None] = torch._foreach_lerp_
 foreach_addcmul_: Callable[..., None] = torch._foreach_addcmul_
+
+
+def is_shard(t: Tensor) -> bool:
+    """Whether a process holds a part of a tensor: then a look at its entries tells nothing of the others'."""
+    return hasattr(t, "device_mesh")
+
+
+def is_sharded_module(module: nn.Module) -> bool:
+    """Whether fully_shard was called on it. torch.distributed is not imported for it."""
+    return any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)

@@ -23,8 +23,9 @@ class Hook:
     def __init__(self, owner: Any, method: str = "", *bound: Any) -> None:
         self.owner = weakref.ref(owner) if owner is not None else None
         self.method, self.bound = method, bound
-        self.first = self.ran = False
-        """Whether it has to run before all other hooks on the output; whether it has done so in this call."""
+        self.first, self.ran = 0, False
+        """Its place among those that have to run before all other hooks on the output, 0 for none; whether it has done so in this
+        call."""
 
     @never_compiled_alone
     def __call__(self, *args: Any) -> Any:
@@ -69,9 +70,9 @@ class Attachment:
         """`owner.method(*bound, module, args, output)` after it."""
         self._keep(self.module.register_forward_hook, method, *bound, **options)
 
-    def first_after(self, method: str, *bound: Any) -> None:
+    def first_after(self, method: str, *bound: Any, place: int = 1) -> None:
         """`owner.method(*bound, module, args, kwargs, output)` after it, before all other hooks if `come_first` is called."""
-        self._keep(self.module.register_forward_hook, method, *bound, with_kwargs=True).first = True
+        self._keep(self.module.register_forward_hook, method, *bound, with_kwargs=True).first = place
         put_first(self.module)
 
     def accumulated(self, parameter: nn.Parameter, method: str, *bound: Any) -> None:
@@ -91,7 +92,8 @@ class Attachment:
 def put_first(module: nn.Module) -> None:
     """Puts our hooks before all others of the module that see its output."""
     hooks = forward_hooks(module)
-    for key in [key for key, hook in hooks.items() if isinstance(hook, Hook) and hook.first]:
+    ours = [(hook.first, key) for key, hook in hooks.items() if isinstance(hook, Hook) and hook.first]
+    for _, key in sorted(ours, reverse=True):
         hooks.move_to_end(key, last=False)
 
 

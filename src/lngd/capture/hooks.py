@@ -29,6 +29,7 @@ from lngd.capture.attention import (
     open_output_projection,
     products_with,
 )
+from lngd.capture.borders import BorderHooks
 from lngd.capture.buffers import UntouchedBuffers
 from lngd.capture.compiled import (
     UNCHECKED_GUARDS,
@@ -66,6 +67,8 @@ from lngd.torch_private import (
     forward_hooks,
     inside_transform,
     is_batched,
+    is_shard,
+    is_sharded_module,
     is_tracing,
     leave_compiled_call,
     left_operand,
@@ -123,6 +126,7 @@ class Capture:
 
     def __post_init__(self) -> None:
         self._on_model, self._on_layers = Attachment(self, self.model), dict[tuple[str, str, int], Attachment]()
+        self._borders = BorderHooks(self.source)
         self._on_weights: dict[str, tuple[nn.Parameter, Attachment]] = {}
         self._ledger = Ledger(self.layers)
         self._buffers = UntouchedBuffers()
@@ -150,7 +154,7 @@ class Capture:
         if isinstance(self.model, torch.jit.ScriptModule):  # it takes no hooks, and no layer of it has curvature
             return
         self._on_model.before("begin_forward", with_kwargs=True)
-        self._on_model.after("end_forward")
+        self._on_model.after("end_forward", prepend=is_sharded_module(self.model))  # torch's own puts hooks on the output
         self._on_model.after("leave_forward", always_call=True)
         self.watch(self.layers)
 
@@ -197,6 +201,7 @@ class Capture:
                 self._on_layers[kind, name, place] = hooks = Attachment(self, module)
                 hooks.before("before_layer")
                 hooks.first_after(f"after_{kind}", name)
+        self._borders.attach(self.model)
 
     @staticmethod
     def _is_as_before(layer: Layer | None, module: nn.Module, inputs: int) -> bool:
@@ -219,6 +224,7 @@ class Capture:
         for hooks in (self._on_model, *self._on_layers.values(), *(hooks for _, hooks in self._on_weights.values())):
             hooks.remove()
         self._buffers.remove()
+        self._borders.remove()
         self._uncompiled.leave()
         self.reset()
 
@@ -354,8 +360,10 @@ class Capture:
             if parts or not left:
                 self._uncompiled.enter()
         if self._forward_counts:
+            self._borders.measuring = self.measuring
             if self.measuring:
                 self.refuse()
+                self._borders.attach(self.model)
                 self.forget_dropped()
                 self.source.begins(self.forward_id + 1)
             self._next_forward()
@@ -523,7 +531,7 @@ class Capture:
         if call is not None:
             guess.last = capture._comes_first(call, number) and call.shape.numel() == call.batch * layer.outputs * layer.groups
         passes = ledger.guessed.setdefault(name, {})
-        if number not in passes and len(passes) == PASSES:
+        if number not in passes and len(passes) == PASSES and not is_shard(layer.weight):
             del passes[min(passes)]
         passes.setdefault(number, []).append(guess)
 
@@ -533,7 +541,8 @@ class Capture:
         if weight.grad is None or weight.grad.is_sparse or pulling():
             return
         self._ledger.owners[name] = weakref.ref(weight.grad), weight.grad._version
-        counted = [guess for inner, guesses in passes.items() if inner >= number for guess in guesses]
+        sharded = is_shard(weight)  # there one hook stands for all passes that were not synchronised
+        counted = [guess for inner, guesses in passes.items() if sharded or inner >= number for guess in guesses]
         if self.measuring and counted:
             (self.last.add if any(guess.last for guess in counted) else self.last.discard)(name)
         for guess in counted:
@@ -545,7 +554,7 @@ class Capture:
                 self.source.arrived(guess.call, guess.gradient)
         if name in self.rates and isinstance(self.layers.get(name), ExpertsLayer):
             self.rates[name] = joined_samples(self.rates[name])
-        if self.measuring and weight.grad.device.type in HOST and not weight.grad.any():
+        if self.measuring and weight.grad.device.type in HOST and not sharded and not weight.grad.any():
             when_backward_ends(partial(self._ledger.note_zero, name))  # the bias may come later
 
     def _comes_first(self, call: Call, number: int) -> bool:

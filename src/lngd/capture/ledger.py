@@ -12,7 +12,7 @@ from torch import Tensor
 from lngd.capture.graph import Guess, RateSample
 from lngd.layers import Layer
 from lngd.linalg import HOST
-from lngd.torch_private import NO_PASS
+from lngd.torch_private import NO_PASS, is_shard
 
 PASSES = 4
 """So many backward passes are remembered that have not accumulated: one that will may run around them."""
@@ -74,6 +74,8 @@ class Ledger:
         grad = self.layers[name].weight.grad
         if grad is None:
             return True
+        if is_shard(grad):
+            return False
         if grad.device.type not in HOST and self._is_untouched(name):
             return False
         return not grad.any() and self._is_zero(name)

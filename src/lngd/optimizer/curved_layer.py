@@ -20,8 +20,9 @@ from lngd.linalg import Damping, NotPositiveDefiniteError, orthogonalised
 from lngd.optimizer.guards import Guard
 from lngd.optimizer.hyperparameters import Recipe
 from lngd.optimizer.parameters import Group
-from lngd.optimizer.shards import ShardedLayer, distributed_alike, is_sharded, zeros_alike
+from lngd.optimizer.shards import ShardedLayer, distributed_alike, zeros_alike
 from lngd.sampling import Calls, FisherType, fisher_weight
+from lngd.torch_private import is_shard
 from lngd.types import GradientMatrix, Gradients, joined
 from lngd.warned import warn
 
@@ -87,7 +88,7 @@ class CurvedLayer:
         block.shape = layer.outputs, layer.inputs
         self.parameters = layer.parameters
         """Weight first."""
-        self.shards = ShardedLayer(layer) if is_sharded(layer.weight) else None
+        self.shards = ShardedLayer(layer) if is_shard(layer.weight) else None
         """What of it lies in this process; None if all of it does."""
         self._shapes = [p.shape for p in self.parameters]
         self.states: list[State] = []
@@ -117,7 +118,7 @@ class CurvedLayer:
                 state.clear()
                 state.update({name: zeros(place, self.layer.weight.device) for name, place in wanted.items()})
             for state, p in zip(states, self.parameters, strict=True):
-                if is_sharded(p):
+                if is_shard(p):
                     state.update({name: zeros_alike(p, self.layer.dtype) for name in self.recipe.tensors})
         self.adopt()
 

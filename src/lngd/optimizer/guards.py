@@ -134,9 +134,7 @@ class GradientScale:
         if p.grad is not None and not p.grad.is_sparse:
             self._then[p] = here(p.grad.detach()).reshape(-1)[:WITNESSED].clone()
 
-    def of_squares(
-        self, told: Tensor | float | None, together: Callable[[Tensor], Tensor] | None = None
-    ) -> Scalar | None:
+    def of_squares(self, told: Tensor | float | None, together: Callable[[Tensor], Tensor] | None = None) -> Scalar | None:
         """1/scale²; None where nobody touched the gradients since they came.
 
         Args:

@@ -32,7 +32,7 @@ from lngd.torch_private import (
     foreach_mul_,
     foreach_norm,
 )
-from lngd.types import Flags, GradientMatrices, GradientMatrix, Scalar, Vector
+from lngd.types import Flags, GradientMatrices, Scalar, Vector
 
 LARGEST = 2**22
 """Entries of all gradients of a bucket of more than one layer."""
@@ -155,7 +155,7 @@ class Bucket:
         lr = reduce(larger, [lr_of(group) for group in self.groups])
         scale = guard.squared_scale
         self.step = Directions(
-            layers=self.adapters,
+            layers=[each.layer for each in self.layers],
             averages=averages,
             directions=directions,
             samples=[samples.get(each.name, ()) for each in self.layers],

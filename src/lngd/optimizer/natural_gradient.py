@@ -44,11 +44,11 @@ from lngd.optimizer.parameters import (
     warn_of_missing_curvature,
 )
 from lngd.optimizer.ranks import ProcessGroup, Ranks, packed, unpacked
-from lngd.optimizer.shards import here, is_sharded
+from lngd.optimizer.shards import here
 from lngd.optimizer.sharing import directions, rate_numbers
 from lngd.sampling import Calls, Fisher, FisherType
 from lngd.step_size import Averages
-from lngd.torch_private import never_compiled
+from lngd.torch_private import is_shard, never_compiled
 from lngd.types import Flag, GradientMatrices
 from lngd.version import __version__
 from lngd.warned import warn
@@ -336,7 +336,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._capture.refuse_hidden_forwards()
         self._ranks.look()
         if self._ranks.several:
-            self._ranks.meet([grad for grad in grads if not is_sharded(grad)], self._generator)
+            self._ranks.meet([grad for grad in grads if not is_shard(grad)], self._generator)
         self._take_what_was_seen()
         guard = Guard(self._everywhere(all_finite([here(grad) for grad in grads])), None)
         if not guard.refused:
@@ -561,7 +561,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._active, self._buckets = None, []
         self._structure, self._choices = Structure.of(self._model), [group["curvature"] for group in self.param_groups]
         trained = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        self._sharded = any(map(is_sharded, trained))
+        self._sharded = any(map(is_shard, trained))
         self._device_types = {p.device.type for group in self.param_groups for p in group["params"]}
         self._scale.watch(trained)
         layers = {name: each.layer for name, each in self._layers.items()}
@@ -614,8 +614,9 @@ class NaturalGradient(torch.optim.Optimizer):
     def _take_what_was_seen(self) -> None:
         """Weights that were found in use become layers; layers that can't be measured are AdamW's."""
         found, lost = self._capture.found, self._unseen() if self._unmeasured else {}
-        if self._ranks.several and self._capture.measuring and (self._unmeasured or self._plan.undecided()):
-            found, lost = self._agreed(found, lost)
+        if self._ranks.several:
+            asks = self._capture.measuring and (self._unmeasured or self._plan.undecided())
+            found, lost = self._agreed(found, lost) if asks else ({}, {})
         if found:
             self._take_found(found)
         for each, reason in lost.items():
@@ -629,7 +630,7 @@ class NaturalGradient(torch.optim.Optimizer):
             if each.pending.samples or not (reason := self._capture.why_unseen(each.name)):
                 continue
             came = self._capture.has_accumulated(each.name)  # if not, zeros are what zero_grad has left
-            if came or any(p.grad.any() for p in each.parameters if p.grad is not None):
+            if came or any(here(p.grad).any() for p in each.parameters if p.grad is not None):
                 found[each] = reason
         return found
 

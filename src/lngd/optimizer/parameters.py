@@ -18,8 +18,9 @@ from lngd.capture import named_modules
 from lngd.curvature import CurvatureBlock
 from lngd.layers import AttentionInput, Found, Layer, LinearLayer, adapter_of, why_unsupported
 from lngd.layers.kinds import registered_adapter
-from lngd.optimizer.shards import is_sharded, refuse_others
+from lngd.optimizer.shards import refuse_others
 from lngd.ranges import ALLOWED, check
+from lngd.torch_private import is_shard
 from lngd.warned import warn
 
 Kind: TypeAlias = Literal["curvature", "fallback", "frozen"]
@@ -163,7 +164,7 @@ def refuse_shards(model: nn.Module) -> None:
     if any(kind.__name__ == FSDP1 for module in model.modules() for kind in type(module).__mro__):
         raise ValueError(f"{FSDP1} (FSDP1) is not supported; fully_shard (FSDP2) and DistributedDataParallel work")
     for name, p in named_parameters(model).items():
-        if is_sharded(p):
+        if is_shard(p):
             refuse_others(name, p)
 
 

@@ -1,8 +1,8 @@
 """Parameters of which each process holds some rows, as FSDP2 (`fully_shard`) leaves them between two steps.
 
-A step works on the rows that lie here. What needs more than them is one of three things: a number of a whole layer, which is a sum
-over the processes; a direction that mixes rows, which the layer's owner computes from everybody's; the whole direction, once in an
-interval, along which each process measures the curvature on its own samples.
+A step works on the rows that lie here. What needs more is one of three things: a number of a whole layer, a sum over the
+processes; a direction that mixes rows, which its layer's owner computes of all; the whole direction, once in an interval,
+along which each process measures the curvature on its own samples.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from lngd.layers import ConvLayer, Layer, LinearLayer
+from lngd.torch_private import is_shard
 from lngd.types import GradientMatrix
 
 Parts: TypeAlias = list[Tensor]
@@ -24,26 +25,19 @@ TENSOR_PARALLEL = (
 )
 
 
-def is_sharded(t: Tensor) -> bool:
-    """Whether a process holds a part of it."""
-    return hasattr(t, "device_mesh")
-
-
 def here(t: Tensor) -> Tensor:
     """What of a tensor lies in this process, detached; the tensor itself if it is no DTensor."""
-    return t.detach().to_local() if is_sharded(t) else t  # type: ignore[attr-defined]
+    return t.detach().to_local() if is_shard(t) else t  # type: ignore[attr-defined]
 
 
 def alike(rows: Tensor, p: Tensor) -> Tensor:
     """Rows of this process as a tensor sharded like `p`; as they are if `p` is no DTensor. They share their memory."""
-    if not is_sharded(p):
+    if not is_shard(p):
         return rows
     from torch.distributed.tensor import DTensor
 
     sharded: Any = p
-    return DTensor.from_local(
-        rows, sharded.device_mesh, sharded.placements, run_check=False, shape=p.shape, stride=p.stride()
-    )
+    return DTensor.from_local(rows, sharded.device_mesh, sharded.placements, run_check=False, shape=p.shape, stride=p.stride())
 
 
 def zeros_alike(p: Tensor, dtype: torch.dtype) -> Tensor:
@@ -53,10 +47,10 @@ def zeros_alike(p: Tensor, dtype: torch.dtype) -> Tensor:
 
 def distributed_alike(t: Tensor, p: Tensor) -> Tensor:
     """A tensor as it comes out of a checkpoint, sharded as the parameter is now."""
-    if is_sharded(p) and not is_sharded(t):
+    if is_shard(p) and not is_shard(t):
         return alike(t[Split.of(p).own(len(t))].clone(), p)
-    if is_sharded(t) and not is_sharded(p):
-        return t.full_tensor()  # type: ignore[attr-defined,no-any-return]
+    if is_shard(t) and not is_shard(p):
+        return t.full_tensor()  # type: ignore[attr-defined]
     return t
 
 
@@ -154,9 +148,7 @@ class ShardedLayer:
     def vectors(self, matrix: GradientMatrix) -> Parts:
         """The inverse: of a whole matrix the vector of each process."""
         parts = self.layer.split(matrix)
-        return [
-            self.matrix([part[self.split_of.rows(len(part), rank)] for part in parts]) for rank in range(self.split_of.size)
-        ]
+        return [self.matrix([part[self.split_of.rows(len(part), rank)] for part in parts]) for rank in range(self.split_of.size)]
 
     def sizes_of(self, rank: int) -> list[int]:
         """How many numbers of each parameter a process holds."""

@@ -1,4 +1,4 @@
-"""The directions of layers that several processes share: each by itself where it has all that it takes, else by the layer's owner."""
+"""The directions of sharded layers: a process computes its own rows where it has all that it takes, else a layer's owner does."""
 
 from collections.abc import Iterator, Sequence
 
@@ -40,7 +40,7 @@ def directions(buckets: Sequence[Bucket], averages: Sequence[Averages]) -> Itera
 
 
 def rate_numbers(bucket: Bucket) -> Vector:
-    """What this process's samples say of the layers' rates; the whole directions and weights of sharded ones are gathered for it."""
+    """What this process's samples say of the layers' rates. Of sharded layers the whole directions and weights are gathered."""
     if bucket.split is None:
         return bucket.step.numbers()
     shards = [_sharded(each.shards) for each in bucket.layers]

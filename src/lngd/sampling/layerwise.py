@@ -1,5 +1,6 @@
 """fisher="layerwise": g = Jᵩᵀ ε, ready in the forward pass (LNGD sec. 3.1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
@@ -13,6 +14,9 @@ from lngd.sampling.pull import pull_each
 from lngd.sampling.source import Call, OnSample, Source
 
 AT_ITS_OUTPUT = "sampled at its own output: reentrant checkpointing lies behind it; use_reentrant=False samples it in full"
+
+AT_A_BORDER = "sampled where its sharded module ends, whose weights are needed on the way"
+AT_ITS_OUTPUT_FOR_WEIGHTS = "sampled at its own output: weights that fully_shard has freed lie behind it"
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class LayerwiseSource(Source):
     """
 
     fisher = FisherType.LAYERWISE
+    pulls_in_mid_forward = True
 
     def __init__(self, deliver: OnSample, *, noise: Noise, generator: torch.Generator) -> None:
         super().__init__(deliver, Draws(generator))
@@ -60,13 +65,33 @@ class LayerwiseSource(Source):
             return
         opened, self.open = self.open, []
         epsilon = draw(self.noise, self.generator, shape=x.shape, dtype=x.dtype, device=x.device)
-        for (call, edge), g in zip(opened, pull_each(x, epsilon, opened, self._at_its_output), strict=True):
+        if self.borders and not any(call.rerun for call, _ in opened):
+            found = self._over_borders(x, epsilon, opened)
+        else:
+            found = pull_each(x, epsilon, opened, self._at_its_output)
+        for (call, edge), g in zip(opened, found, strict=True):
             if g is None:
                 self.open.append((call, edge))
             else:
                 self.give(call, g)
         if any(call.rerun for call, _ in opened):
             self.drawn()
+
+    def leaving(self, outputs: Sequence[Tensor]) -> None:
+        """Where its weights are needed on the way from its outputs back to an open layer, the outputs receive the noise."""
+        if self.open and self.borders.needs_weights(outputs, [edge for _, edge in self.open]):
+            for output in outputs:
+                names = {call.name for call, _ in self.open}
+                self.arriving(output)
+                self.notes |= dict.fromkeys(names - {call.name for call, _ in self.open}, AT_A_BORDER)
+
+    def _over_borders(self, x: Tensor, epsilon: Tensor, opened: Sequence[tuple[Call, GradientEdge]]) -> Sequence[Tensor | None]:
+        try:
+            return self.borders.pull(x, epsilon, [edge for _, edge in opened])
+        except RuntimeError:  # of a weight that is freed, or a checkpoint that would compute with it once more
+            names = {call.name for call, _ in opened}
+            self.notes |= dict.fromkeys(names, AT_ITS_OUTPUT_FOR_WEIGHTS)
+            return [self._noise_at(call) for call, _ in opened]
 
     def finished(self, output: Any) -> None:
         """What is still open receives g = ε: its own output is what the next layer would get."""

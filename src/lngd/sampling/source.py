@@ -9,7 +9,7 @@ one forward are the same samples, so they are handed on together, as soon as the
 import weakref
 from abc import ABC
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -19,6 +19,7 @@ from torch.autograd.graph import GradientEdge
 
 from lngd.sampling.draws import Draws
 from lngd.sampling.fisher_type import FisherType
+from lngd.sampling.pieces import Borders
 
 Calls: TypeAlias = list[tuple[Tensor, Tensor]]
 """Calls of a layer on the same samples in one forward: of a sub-batch, the input x, and g shaped like the layer's output."""
@@ -68,6 +69,7 @@ class Source(ABC):
     """What the sources share: the pre-activations of the running forward that have no g yet, and the calls that wait."""
 
     fisher: ClassVar[FisherType]
+    pulls_in_mid_forward: ClassVar[bool] = False
 
     def __init__(self, deliver: OnSample, draws: Draws | None = None) -> None:
         self.deliver, self.draws = deliver, draws
@@ -77,6 +79,8 @@ class Source(ABC):
         """Layers that are sampled in another way than the Fisher type's own, with the reason."""
         self.unreached: set[str] = set()
         """Layers from which the source could not get a g so far."""
+        self.borders = Borders()
+        """Of sharded modules, which tensors have crossed since the forward began."""
         self.waiting = False
         """Whether a gradient has arrived, since the last step, at a call that had no g."""
         self._called: dict[Key, list[weakref.ref[Call]]] = {}
@@ -87,6 +91,7 @@ class Source(ABC):
     def begins(self, forward_id: int) -> None:
         """A forward begins. What an interrupted one left open will never be closed."""
         self.forget()
+        self.borders = Borders()
         if self.draws is not None:
             self.draws.begin(forward_id)
 
@@ -99,6 +104,9 @@ class Source(ABC):
 
     def arriving(self, x: Tensor) -> None:  # noqa: B027  most have no use for it
         """The input of a layer is there."""
+
+    def leaving(self, outputs: Sequence[Tensor]) -> None:  # noqa: B027
+        """A sharded module is about to end, with these outputs; then its weights go."""
 
     def finished(self, output: Any) -> None:
         """The model's forward has ended, with this output; with None: the step has come, and what has arrived is handed on."""

@@ -1,0 +1,144 @@
+"""A backward pass of our own across the borders of sharded modules, in pieces.
+
+FSDP2 puts nodes and hooks of its own where a sharded module begins and ends: a pass that comes to one in mid-forward gathers
+weights, frees those that are in use, and averages gradients that are none. So a pass ends on the near side of each border, and
+another begins on the far side. Behind a module's end there are no weights any more: where they are needed, g is found before they
+go.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+from lngd.sampling.pull import alone
+
+Key: TypeAlias = tuple[Node, int]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A tensor crosses a border: `near` is the edge where a pass may end, `far` that where the next one begins."""
+
+    near: GradientEdge
+    far: GradientEdge
+
+
+class Borders:
+    """The borders that tensors have crossed since the forward began.
+
+    A step back from a border leads to borders that were crossed before it, so the last one goes first: then all that comes to one
+    is there when it is its turn.
+    """
+
+    def __init__(self) -> None:
+        self.cuts: dict[Key, tuple[int, Cut]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.cuts)
+
+    def add(self, near: Tensor, far: GradientEdge) -> None:
+        """A tensor has crossed one."""
+        edge = get_gradient_edge(near)
+        self.cuts[_key(edge)] = len(self.cuts), Cut(edge, far)
+
+    def pull(self, outputs: Tensor, grads: Tensor, edges: Sequence[GradientEdge]) -> list[Tensor | None]:
+        """Jᵀ·grads at each edge; None where nothing leads to, or only a way round a border that another way crosses."""
+        wanted, floor = {_key(edge): k for k, edge in enumerate(edges)}, _first(edges)
+        start = _key(get_gradient_edge(outputs))
+        arrived, found, lost = {start: grads}, dict[int, Tensor](), set[Key]()
+        begins = {start: get_gradient_edge(outputs)}
+        while arrived:
+            here = max(arrived, key=lambda key: self.cuts[key][0] if key in self.cuts else len(self.cuts))
+            edge = self.cuts[here][1].far if here in self.cuts else begins[here]
+            reached = self._reached(edge, wanted, floor)
+            behind = set[Key]().union(*(self._behind(key, wanted, floor) for key in reached if key in self.cuts))
+            twice = reached & behind
+            lost |= twice.union(*(self._behind(key, wanted, floor) for key in twice if key in self.cuts))
+            targets = sorted(reached - lost, key=lambda key: (key in self.cuts, wanted.get(key, 0)))
+            into = [self.cuts[key][1].near if key in self.cuts else edges[wanted[key]] for key in targets]
+            grad = arrived.pop(here)
+            with alone():
+                gs = torch.autograd.grad([edge], into, [grad], retain_graph=True, allow_unused=True) if into else ()
+            for key, g in zip(targets, gs, strict=True):
+                if g is None:
+                    continue
+                if key in self.cuts:
+                    arrived[key] = arrived[key] + g if key in arrived else g
+                else:
+                    place = wanted[key]
+                    found[place] = found[place] + g if place in found else g
+        return [None if _key(edge) in lost else found.get(k) for k, edge in enumerate(edges)]
+
+    def needs_weights(self, outputs: Iterable[Tensor], edges: Sequence[GradientEdge]) -> bool:
+        """Whether a trained weight is used between some tensors and these edges."""
+        wanted, floor = {_key(edge): k for k, edge in enumerate(edges)}, _first(edges)
+        leads: dict[Node, bool] = {}
+        starts = [get_gradient_edge(t) for t in outputs]
+        stack = [edge.node for edge in starts if _key(edge) not in wanted]
+        while stack:
+            node = stack[-1]
+            if node in leads:
+                stack.pop()
+                continue
+            children = [self._across((c, number)) for c, number in node.next_functions if c is not None]
+            ahead = [c for c, number in children if (c, number) not in wanted and c not in leads and not _is_before(c, floor)]
+            if ahead:
+                stack.extend(ahead)
+                continue
+            stack.pop()
+            leads[node] = any((c, number) in wanted or leads.get(c, False) for c, number in children)
+            if leads[node] and any(hasattr(c, "variable") for c, _ in children):
+                return True
+        return False
+
+    def _reached(self, start: GradientEdge, wanted: Mapping[Key, int], floor: int) -> set[Key]:
+        """What of the edges and of the borders a pass comes to first."""
+        if _key(start) in wanted or _key(start) in self.cuts:
+            return {_key(start)}
+        nodes, found = {near for near, _ in self.cuts}, set[Key]()
+        stack, seen = [start.node], {start.node}
+        while stack:
+            for child, number in stack.pop().next_functions:
+                if child is None:
+                    continue
+                if (child, number) in wanted or (child, number) in self.cuts:
+                    found.add((child, number))
+                if child not in seen and child not in nodes and not _is_before(child, floor):
+                    seen.add(child)
+                    stack.append(child)
+        return {key for key in found if key in wanted or not _is_before(key[0], floor)}
+
+    def _behind(self, border: Key, wanted: Mapping[Key, int], floor: int) -> set[Key]:
+        """What a pass comes to behind a border, and behind the borders there."""
+        found, waiting = set[Key](), [border]
+        while waiting:
+            new = self._reached(self.cuts[waiting.pop()][1].far, wanted, floor) - found
+            found |= new
+            waiting.extend(key for key in new if key in self.cuts)
+        return found
+
+    def _across(self, child: Key) -> Key:
+        """The edge itself, or the one behind it if it is a border."""
+        return _key(self.cuts[child][1].far) if child in self.cuts else child
+
+
+def _key(edge: GradientEdge) -> Key:
+    return edge.node, edge.output_nr
+
+
+def _first(edges: Sequence[GradientEdge]) -> int:
+    """The number of the node that was made first."""
+    return min((_number(edge.node) for edge in edges), default=0)
+
+
+def _number(node: Node) -> int:
+    """Nodes are numbered as they are made: what a node leads to has a smaller number."""
+    return int(node._sequence_nr())
+
+
+def _is_before(node: Node, floor: int) -> bool:
+    return _number(node) < floor

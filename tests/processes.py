@@ -1,0 +1,43 @@
+"""Work in several processes, each with a copy of a model or a part of one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+def in_processes(work: Callable[..., None], tmp_path: Path, *args: Any, size: int = 2) -> None:
+    """`work(*args)` in `size` processes with gloo; fails where one of them fails."""
+    torch.multiprocessing.spawn(_worker, (work, str(tmp_path / "store"), size, args), nprocs=size)
+
+
+def _worker(rank: int, work: Callable[..., None], store: str, size: int, args: tuple) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    work(*args)
+    distributed.destroy_process_group()
+
+
+def everybodys(mine: Any) -> list[Any]:
+    """What every process has, in their order."""
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, mine)
+    return found
+
+
+def share(t: Tensor) -> Tensor:
+    """Of this process."""
+    rank, size = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    return t.chunk(size)[rank]
+
+
+def whole(p: Tensor) -> Tensor:
+    """A parameter, of which each process may hold some rows."""
+    return p.full_tensor().detach() if hasattr(p, "full_tensor") else p.detach()
+
+
+def bytes_of(model: nn.Module) -> bytes:
+    """All of a model's parameters."""
+    return b"".join(whole(p).numpy().tobytes() for p in model.parameters())
