@@ -1,6 +1,7 @@
 """fully_shard (FSDP2): each process holds rows of the weights, and all train as one process on all of the data."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
+from torch.distributed import checkpoint as distributed_checkpoint
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -15,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from every import METHODS
 from lngd import Empirical, Schedule
-from lngd.layers import Conv1DLayer
-from processes import everybodys, in_processes, share, whole
+from lngd.optimizer.ranks import Ranks
+from processes import bytes_of, everybodys, in_processes, share, whole
 
 EVERY = {"schedule": Schedule(curvature_every=1, inverse_every=1, samples=None)}
 EXACT = {"fisher": Empirical(), **EVERY}
@@ -113,7 +116,8 @@ def trained(
         for k in range(micro):
             if hasattr(model, "set_requires_gradient_sync"):
                 model.set_requires_gradient_sync(k == micro - 1)
-            (F.cross_entropy(model(x[k]), y[k]) / micro).backward()
+            outputs = model(x[k].to(next(model.parameters()).dtype))
+            (F.cross_entropy(outputs.to(x[k].dtype), y[k]) / micro).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
     return [whole(p) for p in model.parameters()], optimizer
@@ -153,9 +157,8 @@ def samples_as_ddp(ways: list[str], kind: str) -> None:
         expected, _ = trained(kind, way, ddp, **options)
         for where in ("root", "blocks", "linears", "both"):
             for reshard in (True, False):
-                found, optimizer = trained(
-                    kind, way, lambda model: sharded(model, where, reshard_after_forward=reshard), **options
-                )
+                wrap = partial(sharded, where=where, reshard_after_forward=reshard)
+                found, optimizer = trained(kind, way, wrap, **options)
                 notes = {o.reason for o in optimizer.summary() if o.kind == "curvature"}
                 noted = way in ("post-norm", "sandwich") and where in ("blocks", "both") and kind != "KFAC"
                 assert any("sampled where its sharded module ends" in note for note in notes) == noted, (way, where, notes)
@@ -170,3 +173,131 @@ WAYS = ["pre-norm", "post-norm", "sandwich", "parallel", "checkpointed"]
 @pytest.mark.parametrize("kind", ["LNGD", "KFAC"])
 def test_samples_are_those_of_a_model_without_shards(kind: str, tmp_path: Path) -> None:
     in_processes(samples_as_ddp, tmp_path, WAYS, kind)
+
+
+def accumulates() -> None:
+    """Gradients of micro-batches that are not synchronised."""
+    expected = trained("LNGD", wrap=ddp, **EXACT)[0]
+    found = trained("LNGD", wrap=lambda model: sharded(model, "blocks"), micro=2, **EXACT)[0]
+    assert_close(found, expected, "micro-batches")
+
+
+def copies_of_shards() -> None:
+    """A mesh of copies and shards."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "shards"))
+    for kind in ("LNGD", "SpectralLNGD"):
+        expected = trained(kind, wrap=ddp, **EXACT)[0]
+        found = trained(kind, wrap=lambda model: sharded(model, "blocks", mesh=mesh), **EXACT)[0]
+        assert_close(found, expected, kind)
+
+
+def low_precision() -> None:
+    """Weights that compute in bfloat16 go about as far, in the same direction."""
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    begin = torch.cat([p.detach().flatten() for p in Net().double().parameters()])
+    for kind in ("LNGD", "SpectralLNGD"):
+        runs = [
+            trained(kind, wrap=lambda model, o=options: sharded(model.float(), "blocks", **o), steps=20)[0]
+            for options in ({}, {"mp_policy": policy})
+        ]
+        one, two = (torch.cat([p.double().flatten() for p in run]) - begin for run in runs)
+        assert F.cosine_similarity(one, two, dim=0) > 0.8
+        assert 0.5 < one.norm() / two.norm() < 2.0
+
+
+def alike(kind: str) -> None:
+    """Default settings; NaN in one process's batch skips the step in all. Equal rates, equal collectives."""
+    seen = []
+    for method in ("sums", "gather"):
+        plain = getattr(Ranks, method)
+
+        def counting(own: Ranks, given: Any, method: str = method, plain: Any = plain) -> Any:
+            seen.append((method, repr([t.shape for t in given]) if method == "sums" else ""))
+            return plain(own, given)
+
+        setattr(Ranks, method, counting)
+    model = sharded(Net(), "blocks")
+    optimizer = METHODS[kind](model)
+    before = b""
+    for step in range(40):
+        x, y = (share(t).clone() for t in data(step))
+        if step == 7:
+            before = bytes_of(model)
+            x[0] = torch.nan if distributed.get_rank() else 0.0
+        optimizer.zero_grad()
+        F.cross_entropy(model(x.float()), y).backward()
+        optimizer.step()
+        if step == 7:
+            assert bytes_of(model) == before
+    numbers = optimizer.stats()
+    assert numbers["skipped"] == 1
+    assert len({repr(each) for each in everybodys(numbers)}) == 1
+    assert len({repr(each) for each in everybodys(seen)}) == 1
+    assert all(whole(p).isfinite().all() for p in model.parameters())
+
+
+WORK = {work.__name__: work for work in (accumulates, low_precision)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", WORK)
+def test_in_two_processes(work: str, tmp_path: Path) -> None:
+    """See each function above."""
+    in_processes(WORK[work], tmp_path)
+
+
+@pytest.mark.slow
+def test_copies_of_shards_are_one_process(tmp_path: Path) -> None:
+    in_processes(copies_of_shards, tmp_path, size=4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:a gradient or a statistic was not finite")
+@pytest.mark.parametrize("kind", METHODS)
+def test_processes_have_equal_rates_and_collectives(kind: str, tmp_path: Path) -> None:
+    in_processes(alike, tmp_path, kind)
+
+
+def go_on(model: nn.Module, optimizer: Any, steps: Iterable[int], size: int) -> None:
+    """Every process has the same batch, so that their number makes no difference."""
+    for step in steps:
+        x, y = data(step)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def saved(kind: str, folder: str) -> None:
+    model = sharded(Net().double(), "blocks")
+    optimizer = METHODS[kind](model, **EXACT)
+    go_on(model, optimizer, range(6), 2)
+    weights, state = get_state_dict(model, optimizer)
+    distributed_checkpoint.save({"model": weights, "optimizer": state}, checkpoint_id=folder)
+    go_on(model, optimizer, range(6, 12), 2)
+    if distributed.get_rank() == 0:
+        torch.save([whole(p) for p in model.parameters()], f"{folder}.pt")
+    else:
+        [whole(p) for p in model.parameters()]
+
+
+def resumed(kind: str, folder: str) -> None:
+    model = sharded(Net().double(), "blocks")
+    optimizer = METHODS[kind](model, **EXACT)
+    weights, state = get_state_dict(model, optimizer)
+    distributed_checkpoint.load({"model": weights, "optimizer": state}, checkpoint_id=folder)
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state)
+    go_on(model, optimizer, range(6, 12), distributed.get_world_size())
+    expected, found = torch.load(f"{folder}.pt"), [whole(p) for p in model.parameters()]
+    if distributed.get_world_size() == 2:
+        assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
+    assert_close(found, expected, f"{kind} on {distributed.get_world_size()} processes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["LNGD", "SpectralLNGD", "KFAC", "LNGDLr"])
+def test_a_distributed_checkpoint_goes_on_with_any_number_of_processes(kind: str, tmp_path: Path) -> None:
+    folder = str(tmp_path / "checkpoint")
+    in_processes(saved, tmp_path, kind, folder)
+    for size in (2, 1, 3):
+        (tmp_path / str(size)).mkdir()
+        in_processes(resumed, tmp_path / str(size), kind, folder, size=size)

@@ -157,7 +157,8 @@ class NaturalGradient(torch.optim.Optimizer):
         active = [] if guard.refused else self._active_buckets()
         agree = step_size.samples != 0 and (self._ranks.several or self._sharded)
         for bucket, M, d in self._directions(active, guard):
-            bucket.aim(d, M, samples, warmup=warmup, measured=measured, guard=guard)
+            caught = samples if measured or bucket.split is None else {}  # its whole direction is gathered once in an interval
+            bucket.aim(d, M, caught, warmup=warmup, measured=measured, guard=guard)
             if not (step_size.joint or agree):
                 bucket.size(guard)  # α_l                                        line 12, eqs. 12–13
                 bucket.apply(None, guard=guard, observe=observe)  # θ ← θ + m   lines 13–16
