@@ -8,6 +8,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from lngd.capture.attachment import Attachment
+from lngd.capture.uses import Uses
 from lngd.sampling import Source, pulling
 from lngd.torch_private import NO_PASS, is_sharded_module, running_pass
 
@@ -17,33 +18,40 @@ class BorderHooks:
 
     Args:
         source: is told of what crosses.
+        uses: is told of weights that were gathered.
     """
 
-    def __init__(self, source: Source) -> None:
-        self.source, self.measuring = source, False
+    def __init__(self, source: Source, uses: Uses) -> None:
+        self.source, self.uses, self.measuring = source, uses, False
         self._on: dict[nn.Module, Attachment] = {}
         self._entering: list[tuple[nn.Module, dict[int, GradientEdge]]] = []
         self._leaving: list[tuple[nn.Module, dict[int, GradientEdge]]] = []
 
     def attach(self, model: nn.Module) -> None:
         """To the sharded modules of a model that it does not know yet; those that are gone are forgotten."""
-        if not self.source.pulls_in_mid_forward:
-            return
-        inside = [module for module in model.modules() if module is not model and is_sharded_module(module)]
-        for module in self._on.keys() - set(inside):
+        sharded = {module: name for name, module in model.named_modules() if is_sharded_module(module)}
+        for module in self._on.keys() - sharded.keys():
             self._on.pop(module).remove()
-        for module in inside:
-            if module not in self._on:
-                self._on[module] = hooks = Attachment(self, module)
+        for module, name in sharded.items():
+            if module in self._on:
+                continue
+            self._on[module] = hooks = Attachment(self, module)
+            if module is not model and self.source.pulls_in_mid_forward:
                 hooks.before("enter_first", with_kwargs=True, prepend=True)
                 hooks.before("enter_last", with_kwargs=True)
                 hooks.first_after("leave_first", place=2)  # behind that of a layer
                 hooks.after("leave_last")
+            hooks.before("gathered", name)
 
     def remove(self) -> None:
         """Takes the hooks off."""
         while self._on:
             self._on.popitem()[1].remove()
+
+    def gathered(self, name: str, module: nn.Module, _args: tuple) -> None:
+        """Behind torch's own hook: the module's weights are whole."""
+        if self.measuring and not torch.compiler.is_compiling():
+            self.uses.gathered(module, name)
 
     def enter_first(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Before torch's own hook."""

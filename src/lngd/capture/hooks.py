@@ -126,7 +126,6 @@ class Capture:
 
     def __post_init__(self) -> None:
         self._on_model, self._on_layers = Attachment(self, self.model), dict[tuple[str, str, int], Attachment]()
-        self._borders = BorderHooks(self.source)
         self._on_weights: dict[str, tuple[nn.Parameter, Attachment]] = {}
         self._ledger = Ledger(self.layers)
         self._buffers = UntouchedBuffers()
@@ -135,6 +134,7 @@ class Capture:
         self._leave_call = outside_graphs(leave_compiled_call, recursive=False)
         self._loss = LossForm(self.source, self.mean_over)
         self._uses, self._functions = Uses(), WatchedFunctions(self.sees_use)
+        self._borders = BorderHooks(self.source, self._uses)
         self._samples: int | None = None
         """Of the running forward's batch, as far as its arguments show."""
         self._watched: dict[str, tuple[nn.Module, int]] = {}
@@ -498,9 +498,9 @@ class Capture:
             return
         query, key, value = (x if module.batch_first else x.transpose(0, 1) for x in inputs)
         if isinstance(layer := self.layers.get(name), AttentionInput):
-            self._open_input_projection(name, layer, products_with(layer.weight, output[0], given), (query, key, value))
+            self._open_input_projection(name, layer, products_with(now(layer), output[0], given), (query, key, value))
         if (out := self.layers.get(projection)) is not None:
-            self._open_output_projection(projection, out, products_with(out.weight, output[0], given), len(query))
+            self._open_output_projection(projection, out, products_with(now(out), output[0], given), len(query))
 
     @staticmethod
     def arrived(owner: "weakref.ref[Capture]", arrival: Arrival, gradients: tuple[Tensor | None, ...]) -> None:
@@ -703,6 +703,11 @@ class Capture:
             return output
         layer = self.layers[name]
         return layer.batch_first(self._compiled.trace(name, layer.batch_first(x), layer.batch_first(output)))
+
+
+def now(layer: Layer) -> nn.Parameter:
+    """A layer's weight as its module has it: a sharded one is another in the forward."""
+    return layer.module.get_parameter(layer.weight_name)
 
 
 def output_projection(attention: str) -> str:

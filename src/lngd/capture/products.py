@@ -197,7 +197,7 @@ def computed_from(weight: Tensor) -> nn.Parameter | None:
     return next(iter(found.values())) if len(found) == 1 else None
 
 
-def probed(computed: Tensor, parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
+def probed(computed: Tensor, parameter: Tensor) -> tuple[Tensor, Tensor]:
     """Signs r, always the same ones, and Jᵀ r: J is that of the computation, which both have the parameter's shape."""
     generator = torch.Generator(computed.device).manual_seed(0)
     signs = draw("rademacher", generator, shape=computed.shape, dtype=computed.dtype, device=computed.device)
@@ -206,7 +206,7 @@ def probed(computed: Tensor, parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
     return signs.view(parameter.shape), pulled
 
 
-def keeps_places(computed: Tensor, parameter: nn.Parameter) -> bool:
+def keeps_places(computed: Tensor, parameter: Tensor) -> bool:
     """Whether an entry of a computed weight stands where that of its parameter does: it is not transposed, rolled or mixed."""
     signs, pulled = probed(computed, parameter)
     there = pulled != 0  # a mask takes entries away

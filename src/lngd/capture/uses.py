@@ -92,6 +92,7 @@ class Uses:
         self.running: nn.Module | None = None
         """The layer whose own forward runs: what it computes with its weight is its call."""
         self._names: dict[int, tuple[str, nn.Parameter]] = {}
+        self._gathered: dict[int, tuple[nn.Parameter, str]] = {}
         self._candidates = set[str]()
         self._layers: dict[str, Layer] = {}
         self.any = False
@@ -102,6 +103,9 @@ class Uses:
         self._layers = {name: layer for name, layer in layers.items() if layer.found}
         self._candidates = set(candidates)
         self._names = {id(p): (name, p) for name, p in parameters.items()}
+        for gathered, name in self._gathered.values():
+            if name in parameters:
+                self._names[id(gathered)] = name, parameters[name]
         self.found.clear()
         self.any = bool(self._layers)
 
@@ -109,6 +113,17 @@ class Uses:
     def searching(self) -> bool:
         """Whether there are weights of which nobody knows how they are used."""
         return bool(self._candidates)
+
+    def gathered(self, module: nn.Module, prefix: str) -> None:
+        """The parameters in a sharded module have been gathered: whole ones stand for them, always the same."""
+        for owner_name, owner in module.named_modules(prefix=prefix):
+            for key, p in owner._parameters.items():
+                if p is not None and id(p) not in self._names:
+                    name = f"{owner_name}.{key}" if owner_name else key
+                    known = next((own for full, own in self._names.values() if full == name), None)
+                    if known is not None and known.shape == p.shape:
+                        self._gathered[id(p)] = p, name
+                        self._names[id(p)] = name, known
 
     def settle(self, called: Iterable[Layer]) -> None:
         """Layers whose modules were called are not looked for any more."""
@@ -118,9 +133,10 @@ class Uses:
         """Whose call a product is; a candidate's use is remembered, and nobody's call yet."""
         base, indices = origin(product.weight)
         name, parameter = self._names.get(id(base), ("", None))
-        whole = base  # what the product used a part of
+        whole, leaf = base, base  # what the product used a part of; the parameter as it is now
         if parameter is None and indices is None and (known := computed_from(base)) is not None:
             name, parameter = self._names.get(id(known), ("", None))
+            leaf = known
             whole = base.detach().view(known.shape)
         if parameter is None:
             return None
@@ -133,10 +149,10 @@ class Uses:
             if part is None:
                 return None
             return name, layer, part if whole is base else replace(part, computed=base)
-        own = self.running is not None and any(parameter is p for p in self.running._parameters.values())
+        own = self.running is not None and any(leaf is p for p in self.running._parameters.values())
         if name in self._candidates and name not in self.found and not own:
             form = form_of(whole, product, indices)
-            if form is not None and (whole is base or keeps_places(base, parameter)):
+            if form is not None and (whole is base or keeps_places(base, leaf)):
                 self.found[name] = self._made(parameter, form, product)
         return None
 

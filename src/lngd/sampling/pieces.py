@@ -96,10 +96,10 @@ class Borders:
         return False
 
     def _reached(self, start: GradientEdge, wanted: Mapping[Key, int], floor: int) -> set[Key]:
-        """What of the edges and of the borders a pass comes to first."""
+        """What of the edges and of the borders a pass comes to first; behind either it has nothing to do."""
         if _key(start) in wanted or _key(start) in self.cuts:
             return {_key(start)}
-        nodes, found = {near for near, _ in self.cuts}, set[Key]()
+        nodes, found = {node for node, _ in (*self.cuts, *wanted)}, set[Key]()
         stack, seen = [start.node], {start.node}
         while stack:
             for child, number in stack.pop().next_functions:
