@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -187,3 +187,9 @@ def is_shard(t: Tensor) -> bool:
 def is_sharded_module(module: nn.Module) -> bool:
     """Whether fully_shard was called on it. torch.distributed is not imported for it."""
     return any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)
+
+
+def all_gather_flat(found: Tensor, mine: Tensor, *, group: Any) -> None:
+    """A flat tensor of each process, in their order; the function got another name in torch 2.13."""
+    distributed = torch.distributed
+    getattr(distributed, "all_gather_single", distributed.all_gather_into_tensor)(found, mine, group=group)

@@ -247,13 +247,18 @@ class CurvedLayer:
         self.adopt()
 
     def refresh(self) -> None:
-        """Φ̂⁻¹, Ψ̂⁻¹ from the statistics, with more damping if it takes that. Where a factor has none the last good ones stay.
-
-        Each try is one in the factor's own precision and one in float64 (`lngd.linalg.inverse`).
+        """Φ̂⁻¹, Ψ̂⁻¹ from the statistics. Where a factor has none the last good ones stay.
 
         Raises:
             RuntimeError: MOST_FAILURES refreshes in a row have failed. A layer of which a statistic is zero, because nothing
                 reaches it, is not counted: its gradient is zero too.
+        """
+        self.refreshed(self.has_inverses())
+
+    def has_inverses(self) -> bool:
+        """Makes Φ̂⁻¹, Ψ̂⁻¹, with more damping if it takes that; whether it could.
+
+        Each try is one in the factor's own precision and one in float64 (`lngd.linalg.inverse`).
         """
         inside, bounds = self._damping_factor(DATA_IN), self.recipe.factors.damping_bounds
         damping, outputs = inside * self.groups[0]["damping"], self._damping_factor(DATA_OUT) if inside == 1 else 1.0
@@ -265,9 +270,16 @@ class CurvedLayer:
                 continue
             if factor > 1:
                 warn(f"layer '{self.name}': its Fisher factor needed damping={float(relative):g}; raise the damping")
+            return True
+        return False
+
+    def refreshed(self, made: bool) -> None:
+        """The outcome of `has_inverses`, here or in another process."""
+        if made:
             self.states[0]["failed"] = 0
-            return self.publish()
-        return self._failed()
+            self.publish()
+        else:
+            self._failed()
 
     def _failed(self) -> None:
         kept = "kept the last inverse" if self.block.ready else "the layer stays as it is until it has one"

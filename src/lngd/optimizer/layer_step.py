@@ -314,7 +314,7 @@ def buckets(layers: Active) -> list[Bucket]:
     for each, resting in layers:
         layer = each.layer
         kind = (resting, layer.weight.device, layer.weight.dtype, layer.dtype, *(id(group) for group in each.groups))
-        kind += () if each.shards is None else (each.shards.split_of.group.group_name,)
+        kind += () if each.shards is None else (each.shards.split_of.name,)
         size = layer.groups * layer.outputs * layer.inputs
         if kind not in kinds or held[kind] + size > LARGEST:
             kinds.setdefault(kind, []).append([])

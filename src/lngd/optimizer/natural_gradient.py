@@ -45,7 +45,7 @@ from lngd.optimizer.parameters import (
 )
 from lngd.optimizer.ranks import ProcessGroup, Ranks, packed, unpacked
 from lngd.optimizer.shards import here
-from lngd.optimizer.sharing import directions, rate_numbers
+from lngd.optimizer.sharing import directions, rate_numbers, refresh, shared_directions
 from lngd.sampling import Calls, Fisher, FisherType
 from lngd.step_size import Averages
 from lngd.torch_private import is_shard, never_compiled
@@ -181,10 +181,14 @@ class NaturalGradient(torch.optim.Optimizer):
         sharded = [bucket for bucket in active if bucket.split is not None]
         averages = [bucket.average_gradient(guard) for bucket in sharded]
         yield from zip(sharded, averages, directions(sharded, averages), strict=True)
-        for bucket in active:
-            if bucket.split is None:
-                M = bucket.average_gradient(guard)  # M ← βM + (1−β)∇           line 10
-                yield bucket, M, bucket.precondition(M)  # d = Ψ̂⁻¹ M Φ̂⁻¹       line 11
+        whole = [bucket for bucket in active if bucket.split is None]
+        if self._recipe.spectral and self._ranks.split is not None:
+            averages = [bucket.average_gradient(guard) for bucket in whole]
+            yield from zip(whole, averages, shared_directions(whole, averages, self._ranks.split), strict=True)
+            whole = []
+        for bucket in whole:
+            M = bucket.average_gradient(guard)  # M ← βM + (1−β)∇               line 10
+            yield bucket, M, bucket.precondition(M)  # d = Ψ̂⁻¹ M Φ̂⁻¹           line 11
 
     @never_compiled
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -455,8 +459,8 @@ class NaturalGradient(torch.optim.Optimizer):
         if self._lacking:
             due = [each for each in self._layers.values() if each.block.measured and not each.block.ready] + due
         if due and guard.accept:
-            for each in dict.fromkeys(due):
-                each.refresh()
+            refresh([*dict.fromkeys(due)], self._ranks.split)
+            for each in due:
                 each.states[0]["owed"] = 0
             self._portions = max(0, self._portions - 1)
             self._lacking = self._lacks_an_inverse(due)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from lngd.optimizer.shards import Split
+
 ProcessGroup: TypeAlias = "dist.ProcessGroup | bool | None"
 """Of the processes that share a model: None for all, False if each trains one of its own."""
 RANK_BITS = 16
@@ -47,6 +49,11 @@ class Ranks:
     @property
     def _group(self) -> "dist.ProcessGroup | None":
         return None if self._given is True or self._given is False else self._given
+
+    @property
+    def split(self) -> Split | None:
+        """The processes among which work is shared out; None if there is only one."""
+        return Split(self._group, self.size, self.rank) if self.several else None
 
     def look(self) -> None:
         """Asks torch.distributed: a process group is often made, and the model wrapped, after the optimizer."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from lngd.layers import ConvLayer, Layer, LinearLayer
-from lngd.torch_private import is_shard
+from lngd.torch_private import all_gather_flat, is_shard
 from lngd.types import GradientMatrix
 
 Parts: TypeAlias = list[Tensor]
@@ -66,13 +66,18 @@ class Split:
     """Which rows of a tensor each process of a group holds: as torch.chunk splits them.
 
     Args:
-        group: the processes that hold parts of the same copy.
+        group: the processes that hold parts of the same copy; None for all.
         size: how many they are.
         rank: this one's place among them.
     """
 
-    def __init__(self, group: "dist.ProcessGroup", size: int, rank: int) -> None:
+    def __init__(self, group: "dist.ProcessGroup | None", size: int, rank: int) -> None:
         self.group, self.size, self.rank = group, size, rank
+
+    @property
+    def name(self) -> str:
+        """Of the group: what has the same is split among the same processes."""
+        return "" if self.group is None else self.group.group_name
 
     @classmethod
     def of(cls, p: Tensor) -> "Split":
@@ -96,6 +101,14 @@ class Split:
         numbers = numbers.clone()
         dist.all_reduce(numbers, group=self.group)
         return numbers
+
+    def gathered(self, flat: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+        """Flat tensors of these sizes, one of each process, in all of them. One collective."""
+        longest = max(sizes)
+        padded = flat if len(flat) == longest else torch.cat([flat, flat.new_zeros(longest - len(flat))])
+        found = flat.new_empty(longest * self.size)
+        all_gather_flat(found, padded, group=self.group)
+        return [each[:size] for each, size in zip(found.view(self.size, longest).unbind(), sizes, strict=True)]
 
     def exchanged(self, sent: Sequence[Tensor], sizes: Sequence[int], like: Tensor) -> list[Tensor]:
         """Flat tensors, one to each process; returns what each has sent here, of these sizes. One collective."""
@@ -201,10 +214,24 @@ def by_owner(work: Sequence[Work], vectors: Sequence[Tensor]) -> list[Tensor]:
     return [found[k] for k in range(len(layers))]
 
 
+def shared_out(
+    work: Sequence[Callable[[], Tensor]], costs: Sequence[float], shapes: Sequence[torch.Size], split: Split, like: Tensor
+) -> list[Tensor]:
+    """The results of pieces of work, of these shapes, each done by one process and given to all. One collective."""
+    owner = owners(costs, split.size)
+    of = [[k for k, each in enumerate(owner) if each == rank] for rank in range(split.size)]
+    flat = torch.cat([like.new_empty(0), *(work[k]().reshape(-1) for k in of[split.rank])])
+    sizes = [[shapes[k].numel() for k in theirs] for theirs in of]
+    found: dict[int, Tensor] = {}
+    for theirs, whole, each in zip(of, split.gathered(flat, [sum(each) for each in sizes]), sizes, strict=True):
+        found |= {k: part.view(shapes[k]) for k, part in zip(theirs, whole.split(each), strict=True)}
+    return [found[k] for k in range(len(work))]
+
+
 def everywhere(layers: Sequence[ShardedLayer], vectors: Sequence[Tensor]) -> list[GradientMatrix]:
     """The whole matrix of each layer, in every process; one collective."""
     split, flat = layers[0].split_of, torch.cat(list(vectors))
     counts = [[sum(each.sizes_of(rank)) for each in layers] for rank in range(split.size)]
-    arrived = split.exchanged([flat] * split.size, [sum(each) for each in counts], flat)
+    arrived = split.gathered(flat, [sum(each) for each in counts])
     pieces = [whole.split(each) for whole, each in zip(arrived, counts, strict=True)]
     return [layer.whole([found[k] for found in pieces]) for k, layer in enumerate(layers)]

@@ -1,13 +1,19 @@
-"""The directions of sharded layers: a process computes its own rows where it has all that it takes, else a layer's owner does."""
+"""What several processes need not all compute: directions and inverses, one process's work each, and rows of sharded layers."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
+from torch import Tensor
 
+from lngd.optimizer.curved_layer import CurvedLayer
 from lngd.optimizer.layer_step import Bucket
-from lngd.optimizer.shards import ShardedLayer, Work, by_owner, everywhere
+from lngd.optimizer.shards import ShardedLayer, Split, Work, by_owner, everywhere, shared_out
 from lngd.step_size import Averages
 from lngd.types import GradientMatrices, Vector
+
+SHARED_FROM = 512
+"""Rows of a layer's factors, on average, from which an inverse takes longer to make than to send."""
 
 
 def directions(buckets: Sequence[Bucket], averages: Sequence[Averages]) -> Iterator[GradientMatrices]:
@@ -27,7 +33,7 @@ def directions(buckets: Sequence[Bucket], averages: Sequence[Averages]) -> Itera
                 rows = each.block.precondition_rows(shards.as_rows(average), shards.own_outputs)
                 found[b][k] = shards.of_rows(rows)
             else:
-                kind = shards.split_of.group.group_name, average.dtype, average.device
+                kind = shards.split_of.name, average.dtype, average.device
                 for_owners.setdefault(kind, []).append((b, k))
     for places in for_owners.values():
         layers = [buckets[b].layers[k] for b, k in places]
@@ -37,6 +43,56 @@ def directions(buckets: Sequence[Bucket], averages: Sequence[Averages]) -> Itera
             found[b][k] = vector
     for bucket, own in zip(buckets, found, strict=True):
         yield bucket.without_resting(own)
+
+
+def shared_directions(buckets: Sequence[Bucket], averages: Sequence[Averages], split: Split) -> Iterator[GradientMatrices]:
+    """The spectral step's d of layers that every process has whole: each layer's polar factor is computed by one of them."""
+    found = [[torch.zeros_like(m) for m in own.matrices] for own in averages]
+    alike: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+    for b, bucket in enumerate(buckets):
+        for k, each in enumerate(bucket.layers):
+            if each.ready:
+                alike.setdefault((bucket.dtype, bucket.device), []).append((b, k))
+    for places in alike.values():
+        layers, given = [buckets[b].layers[k] for b, k in places], [averages[b].matrices[k] for b, k in places]
+        work = [partial(each.direction, average) for each, average in zip(layers, given, strict=True)]
+        results = shared_out(work, [each.step_cost for each in layers], [m.shape for m in given], split, given[0])
+        for (b, k), result in zip(places, results, strict=True):
+            found[b][k] = result
+    for bucket, own in zip(buckets, found, strict=True):
+        yield bucket.without_resting(own)
+
+
+def refresh(layers: Sequence[CurvedLayer], split: Split | None) -> None:
+    """New inverses of some layers; those that take long are made by one process each, and given to all."""
+    shared = [each for each in layers if split is not None and each.block.refresh_cost >= SHARED_FROM * _numbers(each)]
+    for each in layers:
+        if each not in shared:
+            each.refresh()
+    for kind in dict.fromkeys((each.layer.dtype, each.layer.weight.device) for each in shared):
+        alike = [each for each in shared if (each.layer.dtype, each.layer.weight.device) == kind]
+        assert split is not None
+        places = [[each.states[0][name] for name in each.block.inverses] for each in alike]
+        like = torch.zeros(0, dtype=kind[0], device=kind[1])
+        shapes = [torch.Size([1 + sum(t.numel() for t in own)]) for own in places]
+        work, costs = [partial(_inverses, each, like) for each in alike], [each.block.refresh_cost for each in alike]
+        for each, own, result in zip(alike, places, shared_out(work, costs, shapes, split, like), strict=True):
+            made, *parts = result.split([1, *(t.numel() for t in own)])
+            if made:
+                for name, t, part in zip(each.block.inverses, own, parts, strict=True):
+                    setattr(each.block, name, part.view(t.shape).to(t.dtype, copy=True))
+            each.refreshed(bool(made))
+
+
+def _inverses(each: CurvedLayer, like: Tensor) -> Tensor:
+    """Whether there are inverses, and these, in one vector."""
+    made = each.has_inverses()
+    own = [getattr(each.block, name) if made else each.states[0][name] for name in each.block.inverses]
+    return torch.cat([like.new_tensor([float(made)]), *(t.reshape(-1).to(like.dtype) for t in own)])
+
+
+def _numbers(each: CurvedLayer) -> int:
+    return sum(t.numel() for t in each.block.tensors().values())
 
 
 def rate_numbers(bucket: Bucket) -> Vector:
