@@ -1,5 +1,6 @@
 """The borders of FSDP2's modules: what crosses them, on either side of what torch does there."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,10 +20,11 @@ class BorderHooks:
     Args:
         source: is told of what crosses.
         uses: is told of weights that were gathered.
+        measuring: whether the step measures.
     """
 
-    def __init__(self, source: Source, uses: Uses) -> None:
-        self.source, self.uses, self.measuring = source, uses, False
+    def __init__(self, source: Source, uses: Uses, measuring: Callable[[], bool]) -> None:
+        self.source, self.uses, self.measuring = source, uses, measuring
         self._on: dict[nn.Module, Attachment] = {}
         self._entering: list[tuple[nn.Module, dict[int, GradientEdge]]] = []
         self._leaving: list[tuple[nn.Module, dict[int, GradientEdge]]] = []
@@ -50,7 +52,7 @@ class BorderHooks:
 
     def gathered(self, name: str, module: nn.Module, _args: tuple) -> None:
         """Behind torch's own hook: the module's weights are whole."""
-        if self.measuring and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and self.measuring():
             self.uses.gathered(module, name)
 
     def enter_first(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -93,7 +95,7 @@ class BorderHooks:
 
     def _looks(self) -> bool:
         """In a forward of a measuring step, and not where checkpointing runs it once more."""
-        return self.measuring and torch.is_grad_enabled() and running_pass() == NO_PASS and not pulling()
+        return torch.is_grad_enabled() and self.measuring() and running_pass() == NO_PASS and not pulling()
 
 
 def _tensors(tree: Any) -> list[tuple[int, Tensor]]:

@@ -134,7 +134,8 @@ class Capture:
         self._leave_call = outside_graphs(leave_compiled_call, recursive=False)
         self._loss = LossForm(self.source, self.mean_over)
         self._uses, self._functions = Uses(), WatchedFunctions(self.sees_use)
-        self._borders = BorderHooks(self.source, self._uses)
+        owner = weakref.ref(self)
+        self._borders = BorderHooks(self.source, self._uses, lambda: bool((own := owner()) and own.measuring))
         self._samples: int | None = None
         """Of the running forward's batch, as far as its arguments show."""
         self._watched: dict[str, tuple[nn.Module, int]] = {}
@@ -360,7 +361,6 @@ class Capture:
             if parts or not left:
                 self._uncompiled.enter()
         if self._forward_counts:
-            self._borders.measuring = self.measuring
             if self.measuring:
                 self.refuse()
                 self._borders.attach(self.model)

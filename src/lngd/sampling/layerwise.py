@@ -101,6 +101,7 @@ class LayerwiseSource(Source):
     def part_finished(self) -> None:
         """What is open belongs to the micro-batch before."""
         self._close()
+        super().part_finished()
 
     def together(self, calls: list[Call]) -> list[list[Call]]:
         """Each call has noise of its own."""

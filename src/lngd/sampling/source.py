@@ -122,6 +122,7 @@ class Source(ABC):
     def part_finished(self) -> None:
         """A new micro-batch begins where the model's own forward does not say so."""
         self.forget()
+        self.borders = Borders()
 
     def kept(self, call: Call, gradient: Tensor) -> Tensor | None:
         """Of a gradient that has arrived at the call, what g is made of; None where it is not."""
@@ -173,6 +174,7 @@ class Source(ABC):
     def discard(self) -> None:
         """A step has ended: nothing from before it counts any more."""
         self.open.clear()
+        self.borders = Borders()
         self._called.clear()
         if self.draws is not None:
             self.draws.end()
