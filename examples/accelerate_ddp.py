@@ -3,10 +3,10 @@
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from patterns import Patterns, classifier
 from torch.utils.data import DataLoader
 
 from lngd import SpectralLNGD
+from patterns import Patterns, classifier
 
 accelerator = Accelerator()
 torch.manual_seed(0)

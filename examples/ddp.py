@@ -3,11 +3,11 @@
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from patterns import Patterns, classifier
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lngd import SpectralLNGD
+from patterns import Patterns, classifier
 
 dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 device = torch.device("cuda", dist.get_rank()) if torch.cuda.is_available() else torch.device("cpu")

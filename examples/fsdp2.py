@@ -6,13 +6,13 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
-from patterns import Patterns, classifier
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lngd import LNGD
+from patterns import Patterns, classifier
 
 dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 kind = "cuda" if torch.cuda.is_available() else "cpu"

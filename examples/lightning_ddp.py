@@ -2,10 +2,10 @@
 
 import lightning
 import torch.nn.functional as F
-from patterns import Patterns, classifier
 from torch.utils.data import DataLoader
 
 from lngd import SpectralLNGD
+from patterns import Patterns, classifier
 
 
 class Classifier(lightning.LightningModule):

@@ -3,11 +3,11 @@
 import lightning
 import torch.nn.functional as F
 from lightning.pytorch.strategies import ModelParallelStrategy
-from patterns import Patterns, classifier
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from lngd import LNGD
+from patterns import Patterns, classifier
 
 
 class Classifier(lightning.LightningModule):
