@@ -5,13 +5,16 @@ import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch._dynamo.utils import counters
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.checkpoint import checkpoint
@@ -22,6 +25,7 @@ from lngd.torch_private import (
     LEFT_OPERANDS,
     NO_PASS,
     _is_marked,
+    all_gather_flat,
     compiled_in_place,
     foreach_add,
     foreach_add_,
@@ -39,6 +43,8 @@ from lngd.torch_private import (
     inside_transform,
     is_batched,
     is_compiled,
+    is_shard,
+    is_sharded_module,
     is_tracing,
     leave_compiled_call,
     left_operand,
@@ -504,3 +510,18 @@ def test_a_method_that_is_never_compiled_ends_the_graph_of_who_calls_it():
     caller(torch.ones(2))
     ask()
     assert found == [False, False]
+
+
+def test_a_tensor_and_a_module_know_that_they_are_sharded(tmp_path: Path):
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    model = nn.Sequential(nn.Linear(3, 2))
+    assert not is_shard(model[0].weight)
+    assert not is_sharded_module(model)
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    assert is_shard(model[0].weight)
+    assert is_sharded_module(model)
+    assert not is_sharded_module(model[0])
+    found = torch.zeros(2)
+    all_gather_flat(found, torch.tensor([1.0, 2.0]), group=None)
+    assert found.tolist() == [1.0, 2.0]
+    distributed.destroy_process_group()

@@ -78,6 +78,8 @@ class Directions:
     """√o: how long a weight is whose outputs are as large as its inputs."""
     measured: bool = True
     """Whether this step measures the curvature, and with it what changes slowly."""
+    curved: bool = True
+    """Whether dᵀFd can be measured: not where this process has some rows of d."""
     matrices: GradientMatrices | None = None
     """Of each layer the weight and the bias as a matrix; None where its parameters are whole."""
     across: Callable[[Tensor], Tensor] | None = None
@@ -113,13 +115,16 @@ class Directions:
         counts = torch.tensor([weight_of(own, layer, self.mean_over) for own, layer in each], dtype=exact, device=device)
         squares = self._scaled_norm.to(exact).square()
         outputs = self.output_norm.to(exact).square() if self.measured else torch.zeros_like(squares)
-        found = torch.stack([squares, outputs, self.cosines.to(exact) * squares * self.length.to(exact).square()])
+        cosines = self.cosines if self.curved else torch.zeros_like(self.length)
+        curvature = cosines.to(exact) * squares * self.length.to(exact).square()
+        found = torch.stack([squares, outputs, curvature])
         return torch.cat([counts.unsqueeze(0), torch.where(counts > 0, counts * found, 0.0)])
 
     def take(self, numbers: Tensor) -> None:
         """Takes what the samples of all processes say, summed, for what those of this process say."""
         (counts, *sums), dtype = numbers, self.directions[0].dtype
         squares, outputs, curvature = (total / counts for total in sums)  # NaN where nobody has a sample
+        curvature = curvature if self.curved else curvature * math.nan
         scale = 1.0 if self.squared_scale is None else self.squared_scale
         known = {"_scaled_norm": squares.sqrt(), "dFd": curvature * scale, "output_norm": outputs.sqrt()}
         known["cosines"] = curvature / (squares * self.length.to(squares.dtype).square())
@@ -168,9 +173,8 @@ class Directions:
     def _curvature(self, scale: Vector | None = None) -> Vector:
         """(1/N) Σₙ ⟨d, ∇⁽ⁿ⟩² under the scale that the samples have; ⟨d, ∇⁽ⁿ⟩ is divided by `scale` before it is squared."""
         if self._usual is not None:
-            slopes, weight = self._usual
-            slopes = slopes if scale is None else slopes / scale.unsqueeze(1)
-            return slopes.square().mean(1) * weight
+            slopes = self._slopes if scale is None else self._slopes / scale.unsqueeze(1)
+            return slopes.square().mean(1) * self._usual[1]
         scales = [None] * len(self.layers) if scale is None else scale.unbind()
         each = zip(self.layers, self.directions, self.samples, scales, strict=True)
         return self._of_each(directional_curvature(layer, d, samples, self.mean_over, own) for layer, d, samples, own in each)
@@ -180,22 +184,27 @@ class Directions:
         """‖g‖ under the scale that the samples have."""
         if self._usual is None:
             return self._of_each(map(partial(gradient_norm, mean_over=self.mean_over), self.layers, self.samples))
-        slopes, weight = self._usual
-        norms = torch.stack(foreach_norm([sample.g for (sample,) in self.samples])).to(slopes.dtype)
-        return norms * (weight / slopes.shape[1]) ** 0.5
+        count, weight = self._usual
+        norms = torch.stack(foreach_norm([sample.g for (sample,) in self.samples])).to(self.directions[0].dtype)
+        return norms * (weight / count) ** 0.5
 
     @cached_property
-    def _usual(self) -> tuple[Tensor, float] | None:
-        """In the usual case, of each layer one call on the same samples: ⟨d, ·⟩ of their gradients, `[layers, samples]`, and what
-        makes F of the mean square. None otherwise."""
+    def _usual(self) -> tuple[int, float] | None:
+        """In the usual case, of each layer one call on the same samples: how many, and what makes F of the mean square of their
+        slopes. None otherwise."""
         sizes = {(len(samples), samples[0].batch, len(samples[0].g)) if samples else (0, 0, 0) for samples in self.samples}
         if self.mean_over == "token" or len(sizes) > 1 or (size := next(iter(sizes)))[0] != 1:
             return None
+        return size[2], fisher_weight(FisherType.EMPIRICAL, self.mean_over, batch=size[1], positions=1)
+
+    @cached_property
+    def _slopes(self) -> Tensor:
+        """⟨d, ·⟩ of the samples' gradients, in the usual case; `[layers, samples]`."""
         slopes = []
         for layer, d, (sample,) in zip(self.layers, self.directions, self.samples, strict=True):
             products = layer.output(sample.x, d) * sample.g
             slopes.append(products.sum(1) if products.dim() == 2 else products.flatten(1).sum(1))
-        return torch.stack(slopes), fisher_weight(FisherType.EMPIRICAL, self.mean_over, batch=size[1], positions=1)
+        return torch.stack(slopes)
 
     def _of_each(self, values: Iterable[Scalar | None]) -> Vector:
         """What was found of each layer, NaN where nothing was."""
@@ -287,7 +296,7 @@ class InvariantRate(StepSize):
         samples: how many of a batch measure dᵀFd, a quarter as many sequences with `mean_over="token"`; None for all.
     """
 
-    memory: ClassVar[tuple[str, ...]] = ("kappa", "gradient_norm", "output_norm")
+    memory: ClassVar[tuple[str, ...]] = ("kappa", "gradient_norm", "output_norm", "cosine")
     lr_range: ClassVar[tuple[float, float]] = (4e-3, 4.0)
     smoothing: float = 0.9
     max_move: float = 0.2
@@ -296,10 +305,11 @@ class InvariantRate(StepSize):
     def alpha(self, step: Directions) -> Vector:
         kappa, largest, output = step.memory["kappa"], step.memory["gradient_norm"], step.memory["output_norm"]
         if step.seen:
+            keep(cosine := step.memory["cosine"], step.cosines, step.accept)
             if step.measured:
                 keep(output, step.output_norm, step.accept)
             keep(largest, torch.maximum(step.gradient_norm, OF_LATE * largest), step.accept)
-            new = largest / output * step.length * step.cosines / (step.slope / step.length)
+            new = largest / output * step.length * cosine / (step.slope / step.length)
             keep(kappa, torch.maximum(new, torch.lerp(new, kappa, self.smoothing)), step.accept)
         alpha = torch.minimum(kappa.reciprocal(), self._longest(step) / step.length)
         return torch.where(alpha.isfinite() & (kappa > 0), alpha, 0.0)

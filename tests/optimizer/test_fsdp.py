@@ -228,9 +228,9 @@ def alike(kind: str) -> None:
     for method in ("sums", "gather"):
         plain = getattr(Ranks, method)
 
-        def counting(own: Ranks, given: Any, method: str = method, plain: Any = plain) -> Any:
-            seen.append((method, repr([t.shape for t in given]) if method == "sums" else ""))
-            return plain(own, given)
+        def counting(own: Ranks, given: Any, what: str, method: str = method, plain: Any = plain) -> Any:
+            seen.append((what, repr([t.shape for t in given]) if method == "sums" else ""))
+            return plain(own, given, what)
 
         setattr(Ranks, method, counting)
     model = sharded(Net(), "blocks")

@@ -1,6 +1,7 @@
 """Several processes that train copies of one model: as one process on all of the data, and alike to the last bit."""
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from every import METHODS
 from lngd import LNGD, Empirical, Schedule, SpectralLNGD
-from lngd.optimizer import ranks
+from lngd.optimizer import ranks, sharing
 from processes import bytes_of, everybodys, in_processes, share
 
 EXACT = {"fisher": Empirical(), "schedule": Schedule(samples=None)}
@@ -118,9 +119,9 @@ class Counted:
         monkeypatch.setattr(ranks.Ranks, "gather", self._of(ranks.Ranks.gather, "gather", lambda _mine: 1))
 
     def _of(self, method: Callable[..., Any], name: str, size: Callable[[Any], int]) -> Callable[..., Any]:
-        def counting(own: ranks.Ranks, given: Any) -> Any:
-            self.seen.append((name, size(given)))
-            return method(own, given)
+        def counting(own: ranks.Ranks, given: Any, what: str) -> Any:
+            self.seen.append((f"{name} of {what}", size(given)))
+            return method(own, given, what)
 
         return counting
 
@@ -146,7 +147,7 @@ def alike(kind: str, steps: int) -> None:
     assert len({repr(seen) for seen in everybodys(counted.seen)}) == 1
     assert all(p.isfinite().all() for p in model.parameters())
     assert [each & (2**16 - 1) for each in everybodys(optimizer._generator.initial_seed())] == [0, 1]
-    sizes = [size for name, size in counted.seen if name == "sums"]
+    sizes = [size for name, size in counted.seen if name.startswith("sums")]
     rates = 4 * len(optimizer.blocks) if optimizer.recipe.step_size.samples != 0 else 0
     measuring = [size for size in sizes if size > rates]
     assert len(measuring) < steps
@@ -257,7 +258,59 @@ def poisoned() -> None:
     assert len(set(everybodys(bytes_of(model)))) == 1
 
 
-WORK = {work.__name__: work for work in (by_hand, resumed, scaled, poisoned)}
+def without_data() -> None:
+    """A process that has no batch in a step takes part in it: the others' samples are all there are."""
+    model = Net().double()
+    optimizer = LNGD(model, **EXACT)
+    for step in range(8):
+        x, y = (share(t) for t in data(step))
+        optimizer.zero_grad(set_to_none=False)
+        if step % 3 != 1 or distributed.get_rank() == 0:
+            F.cross_entropy(model(x), y).backward()
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            distributed.all_reduce(p.grad)
+        optimizer.step()
+    assert optimizer.stats()["skipped"] == 0
+    assert len(set(everybodys(bytes_of(model)))) == 1
+
+
+def one_dies(kind: str) -> None:
+    """The others say what they were doing."""
+    model = Net()
+    optimizer = METHODS[kind](model)
+    whole = ddp(model)
+    for step in range(4):
+        x, y = (share(t) for t in data(step))
+        optimizer.zero_grad()
+        F.cross_entropy(whole(x.float()), y).backward()
+        if step == 2 and distributed.get_rank() == 1:
+            os._exit(0)
+        if step == 2:
+            with pytest.raises(RuntimeError, match="could not agree with the other processes on "):
+                optimizer.step()
+            os._exit(0)
+        optimizer.step()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FAST)
+def test_a_process_that_dies_makes_the_others_fail_and_say_why(kind: str, tmp_path: Path) -> None:
+    in_processes(one_dies, tmp_path, kind)
+
+
+def shares_refreshes(kinds: list[str], expected: dict[str, list[Tensor]]) -> None:
+    sharing.SHARED_FROM = 0
+    compare(kinds, expected)
+
+
+@pytest.mark.slow
+def test_inverses_that_one_process_makes_are_everybodys(tmp_path: Path) -> None:
+    expected = {kind: [p.detach() for p in run(kind, **EXACT).parameters()] for kind in METHODS}
+    in_processes(shares_refreshes, tmp_path, list(METHODS), expected)
+
+
+WORK = {work.__name__: work for work in (by_hand, resumed, scaled, poisoned, without_data)}
 
 
 @pytest.mark.slow

@@ -215,6 +215,7 @@ class Capture:
         for name in [name for name, (weight, _) in self._on_weights.items() if weights.get(name) is not weight]:
             self._on_weights.pop(name)[1].remove()
             self._ledger.forget(name)
+        self._ledger.sharded = {name for name, weight in weights.items() if is_shard(weight)}
         for name, weight in weights.items():
             if name not in self._on_weights:
                 self._on_weights[name] = weight, (hooks := Attachment(self, self.layers[name].module))
@@ -531,7 +532,7 @@ class Capture:
         if call is not None:
             guess.last = capture._comes_first(call, number) and call.shape.numel() == call.batch * layer.outputs * layer.groups
         passes = ledger.guessed.setdefault(name, {})
-        if number not in passes and len(passes) == PASSES and not is_shard(layer.weight):
+        if number not in passes and len(passes) == PASSES and name not in ledger.sharded:
             del passes[min(passes)]
         passes.setdefault(number, []).append(guess)
 
@@ -541,7 +542,7 @@ class Capture:
         if weight.grad is None or weight.grad.is_sparse or pulling():
             return
         self._ledger.owners[name] = weakref.ref(weight.grad), weight.grad._version
-        sharded = is_shard(weight)  # there one hook stands for all passes that were not synchronised
+        sharded = name in self._ledger.sharded  # there one hook stands for all passes that were not synchronised
         counted = [guess for inner, guesses in passes.items() if sharded or inner >= number for guess in guesses]
         if self.measuring and counted:
             (self.last.add if any(guess.last for guess in counted) else self.last.discard)(name)

@@ -12,7 +12,7 @@ from torch import Tensor
 from lngd.capture.graph import Guess, RateSample
 from lngd.layers import Layer
 from lngd.linalg import HOST
-from lngd.torch_private import NO_PASS, is_shard
+from lngd.torch_private import NO_PASS
 
 PASSES = 4
 """So many backward passes are remembered that have not accumulated: one that will may run around them."""
@@ -27,6 +27,8 @@ class Ledger:
 
     def __init__(self, layers: Mapping[str, Layer]) -> None:
         self.layers = layers
+        self.sharded = set[str]()
+        """Of which a process holds some rows."""
         self.guessed: dict[str, dict[int, list[Guess]]] = {}
         """Of each layer, what passes have brought which have not accumulated yet, by a pass's number."""
         self.owners: dict[str, tuple[weakref.ref[Tensor], int]] = {}
@@ -74,7 +76,7 @@ class Ledger:
         grad = self.layers[name].weight.grad
         if grad is None:
             return True
-        if is_shard(grad):
+        if name in self.sharded:  # a look at some rows tells nothing of the others
             return False
         if grad.device.type not in HOST and self._is_untouched(name):
             return False

@@ -169,6 +169,7 @@ class Bucket:
             weights=self._here(0),
             alike=self.alike,
             measured=measured,
+            curved=measured or self.split is None,  # of a sharded layer the whole direction is gathered once in an interval
             across=None if self.split is None else self.split.sums,
         )
         self.warmup = warmup

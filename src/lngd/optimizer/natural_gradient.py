@@ -157,15 +157,14 @@ class NaturalGradient(torch.optim.Optimizer):
         active = [] if guard.refused else self._active_buckets()
         agree = step_size.samples != 0 and (self._ranks.several or self._sharded)
         for bucket, M, d in self._directions(active, guard):
-            caught = samples if measured or bucket.split is None else {}  # its whole direction is gathered once in an interval
-            bucket.aim(d, M, caught, warmup=warmup, measured=measured, guard=guard)
+            bucket.aim(d, M, samples, warmup=warmup, measured=measured, guard=guard)
             if not (step_size.joint or agree):
                 bucket.size(guard)  # α_l                                        line 12, eqs. 12–13
                 bucket.apply(None, guard=guard, observe=observe)  # θ ← θ + m   lines 13–16
         if (step_size.joint or agree) and active:
-            if agree and (rated := [bucket for bucket in active if measured or bucket.split is None]):
-                summed = self._ranks.sums([rate_numbers(bucket) for bucket in rated])
-                for bucket, numbers in zip(rated, summed, strict=True):
+            if agree:
+                summed = self._ranks.sums([rate_numbers(bucket) for bucket in active], "the layers' rates")
+                for bucket, numbers in zip(active, summed, strict=True):
                     bucket.step.take(numbers)
             for bucket in active:
                 bucket.size(guard)
@@ -345,7 +344,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._take_what_was_seen()
         guard = Guard(self._everywhere(all_finite([here(grad) for grad in grads])), None)
         if not guard.refused:
-            together = (lambda found: self._ranks.sums([found])[0]) if self._sharded else None
+            together = (lambda found: self._ranks.sums([found], "the loss's scale")[0]) if self._sharded else None
             guard.squared_scale = self._scale.of_squares(getattr(self, "grad_scale", None), together)
         return guard
 
@@ -358,7 +357,7 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def _everywhere(self, flag: Flag) -> Flag:
         """Whether it holds for the rows of all processes; with whole gradients each process knows."""
-        return self._ranks.sums([(~flag).float()])[0] == 0 if self._sharded else flag
+        return self._ranks.sums([(~flag).float()], "whether gradients are finite")[0] == 0 if self._sharded else flag
 
     def _forget_arrived(self) -> None:
         """Drops what backward passes since the last step have brought beside the gradients."""
@@ -413,7 +412,7 @@ class NaturalGradient(torch.optim.Optimizer):
         ]
         kinds = [(len(each.block.statistics), each.layer.groups) for each in layers]
         sent = [packed(found, *kind) for found, kind in zip(own, kinds, strict=True)]
-        totals = iter(self._ranks.sums([*(t for halves in sent for t in halves), counts]))
+        totals = iter(self._ranks.sums([*(t for halves in sent for t in halves), counts], "statistics"))
         means = {
             each: unpacked([next(totals) for _ in found], found, *kind)
             for each, found, kind in zip(layers, own, kinds, strict=True)
@@ -431,7 +430,8 @@ class NaturalGradient(torch.optim.Optimizer):
         self, found: Mapping[str, Found], lost: Mapping[CurvedLayer, str]
     ) -> tuple[dict[str, Found], dict[CurvedLayer, str]]:
         """What any process has found in use, and the layers that none can measure."""
-        everybody = self._ranks.gather((checkpoint.as_lines(found), {each.name: reason for each, reason in lost.items()}))
+        mine = checkpoint.as_lines(found), {each.name: reason for each, reason in lost.items()}
+        everybody = self._ranks.gather(mine, "which layers can be measured")
         agreed = dict[str, Found]()
         for lines, _ in reversed(everybody):
             agreed |= checkpoint.found_in_use({"found": lines}, self._plan.parameters)

@@ -163,9 +163,10 @@ def refuse_shards(model: nn.Module) -> None:
     """
     if any(kind.__name__ == FSDP1 for module in model.modules() for kind in type(module).__mro__):
         raise ValueError(f"{FSDP1} (FSDP1) is not supported; fully_shard (FSDP2) and DistributedDataParallel work")
-    for name, p in named_parameters(model).items():
-        if is_shard(p):
-            refuse_others(name, p)
+    for prefix, module in named_modules(model):
+        for key, p in module._parameters.items():
+            if p is not None and is_shard(p):
+                refuse_others(f"{prefix}.{key}" if prefix else key, p)
 
 
 def user_groups(model: nn.Module, params: Any) -> list[Group]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from lngd.optimizer.shards import Split
+from lngd.optimizer.shards import Split, agreeing_on
 
 ProcessGroup: TypeAlias = "dist.ProcessGroup | bool | None"
 """Of the processes that share a model: None for all, False if each trains one of its own."""
@@ -72,7 +72,7 @@ class Ranks:
             return
         self._met = True
         sums = [float(grad.detach().double().sum()) for grad in (*grads[:1], *grads[-1:])]
-        everybody = self.gather((repr(sums), generator.initial_seed()))
+        everybody = self.gather((repr(sums), generator.initial_seed()), "gradients")
         if len({seen for seen, _ in everybody}) > 1:
             raise RuntimeError(APART)
         if not self._resumed:
@@ -90,18 +90,20 @@ class Ranks:
         generator.manual_seed(generator.initial_seed() >> RANK_BITS << RANK_BITS | self.rank)
         self._resumed = True
 
-    def gather(self, mine: Any) -> list[Any]:
+    def gather(self, mine: Any, what: str) -> list[Any]:
         """What every process has, in their order. Waits for all."""
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, mine, group=self._group)
+        with agreeing_on(what):
+            dist.all_gather_object(found, mine, group=self._group)
         return found
 
-    def sums(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def sums(self, tensors: Sequence[Tensor], what: str) -> list[Tensor]:
         """The sums of tensors over all processes, which have them in the same shapes; one collective."""
         dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
         device = tensors[0].device
         flat = torch.cat([t.detach().reshape(-1).to(device, dtype) for t in tensors])
-        dist.all_reduce(flat, group=self._group)
+        with agreeing_on(what):
+            dist.all_reduce(flat, group=self._group)
         parts = flat.split([t.numel() for t in tensors])
         return [part.view(t.shape).to(t.device, t.dtype) for part, t in zip(parts, tensors, strict=True)]
 

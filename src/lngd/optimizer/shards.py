@@ -5,7 +5,8 @@ processes; a direction that mixes rows, which its layer's owner computes of all;
 along which each process measures the curvature on its own samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -62,6 +63,15 @@ def refuse_others(name: str, p: Tensor) -> None:
         raise ValueError(TENSOR_PARALLEL.format(name=name, placements=tuple(placements)))
 
 
+@contextmanager
+def agreeing_on(what: str) -> Iterator[None]:
+    """Says what was being exchanged where that fails: another process has died, or has left the step."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(f"could not agree with the other processes on {what}: {error}") from error
+
+
 class Split:
     """Which rows of a tensor each process of a group holds: as torch.chunk splits them.
 
@@ -99,21 +109,24 @@ class Split:
     def sums(self, numbers: Tensor) -> Tensor:
         """The sums of numbers over the processes."""
         numbers = numbers.clone()
-        dist.all_reduce(numbers, group=self.group)
+        with agreeing_on("the lengths of weights and directions"):
+            dist.all_reduce(numbers, group=self.group)
         return numbers
 
-    def gathered(self, flat: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    def gathered(self, flat: Tensor, sizes: Sequence[int], what: str) -> list[Tensor]:
         """Flat tensors of these sizes, one of each process, in all of them. One collective."""
         longest = max(sizes)
         padded = flat if len(flat) == longest else torch.cat([flat, flat.new_zeros(longest - len(flat))])
         found = flat.new_empty(longest * self.size)
-        all_gather_flat(found, padded, group=self.group)
+        with agreeing_on(what):
+            all_gather_flat(found, padded, group=self.group)
         return [each[:size] for each, size in zip(found.view(self.size, longest).unbind(), sizes, strict=True)]
 
     def exchanged(self, sent: Sequence[Tensor], sizes: Sequence[int], like: Tensor) -> list[Tensor]:
         """Flat tensors, one to each process; returns what each has sent here, of these sizes. One collective."""
         flat, found = torch.cat(list(sent)), like.new_empty(sum(sizes))
-        dist.all_to_all_single(found, flat, list(sizes), [len(t) for t in sent], group=self.group)
+        with agreeing_on("directions"):
+            dist.all_to_all_single(found, flat, list(sizes), [len(t) for t in sent], group=self.group)
         return list(found.split(list(sizes)))
 
 
@@ -215,7 +228,13 @@ def by_owner(work: Sequence[Work], vectors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def shared_out(
-    work: Sequence[Callable[[], Tensor]], costs: Sequence[float], shapes: Sequence[torch.Size], split: Split, like: Tensor
+    what: str,
+    work: Sequence[Callable[[], Tensor]],
+    costs: Sequence[float],
+    *,
+    shapes: Sequence[torch.Size],
+    split: Split,
+    like: Tensor,
 ) -> list[Tensor]:
     """The results of pieces of work, of these shapes, each done by one process and given to all. One collective."""
     owner = owners(costs, split.size)
@@ -223,7 +242,7 @@ def shared_out(
     flat = torch.cat([like.new_empty(0), *(work[k]().reshape(-1) for k in of[split.rank])])
     sizes = [[shapes[k].numel() for k in theirs] for theirs in of]
     found: dict[int, Tensor] = {}
-    for theirs, whole, each in zip(of, split.gathered(flat, [sum(each) for each in sizes]), sizes, strict=True):
+    for theirs, whole, each in zip(of, split.gathered(flat, [sum(each) for each in sizes], what), sizes, strict=True):
         found |= {k: part.view(shapes[k]) for k, part in zip(theirs, whole.split(each), strict=True)}
     return [found[k] for k in range(len(work))]
 
@@ -232,6 +251,6 @@ def everywhere(layers: Sequence[ShardedLayer], vectors: Sequence[Tensor]) -> lis
     """The whole matrix of each layer, in every process; one collective."""
     split, flat = layers[0].split_of, torch.cat(list(vectors))
     counts = [[sum(each.sizes_of(rank)) for each in layers] for rank in range(split.size)]
-    arrived = split.gathered(flat, [sum(each) for each in counts])
+    arrived = split.gathered(flat, [sum(each) for each in counts], "directions")
     pieces = [whole.split(each) for whole, each in zip(arrived, counts, strict=True)]
     return [layer.whole([found[k] for found in pieces]) for k, layer in enumerate(layers)]

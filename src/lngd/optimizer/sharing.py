@@ -56,7 +56,8 @@ def shared_directions(buckets: Sequence[Bucket], averages: Sequence[Averages], s
     for places in alike.values():
         layers, given = [buckets[b].layers[k] for b, k in places], [averages[b].matrices[k] for b, k in places]
         work = [partial(each.direction, average) for each, average in zip(layers, given, strict=True)]
-        results = shared_out(work, [each.step_cost for each in layers], [m.shape for m in given], split, given[0])
+        costs, shapes = [each.step_cost for each in layers], [m.shape for m in given]
+        results = shared_out("directions", work, costs, shapes=shapes, split=split, like=given[0])
         for (b, k), result in zip(places, results, strict=True):
             found[b][k] = result
     for bucket, own in zip(buckets, found, strict=True):
@@ -76,7 +77,8 @@ def refresh(layers: Sequence[CurvedLayer], split: Split | None) -> None:
         like = torch.zeros(0, dtype=kind[0], device=kind[1])
         shapes = [torch.Size([1 + sum(t.numel() for t in own)]) for own in places]
         work, costs = [partial(_inverses, each, like) for each in alike], [each.block.refresh_cost for each in alike]
-        for each, own, result in zip(alike, places, shared_out(work, costs, shapes, split, like), strict=True):
+        results = shared_out("inverses", work, costs, shapes=shapes, split=split, like=like)
+        for each, own, result in zip(alike, places, results, strict=True):
             made, *parts = result.split([1, *(t.numel() for t in own)])
             if made:
                 for name, t, part in zip(each.block.inverses, own, parts, strict=True):
@@ -97,7 +99,7 @@ def _numbers(each: CurvedLayer) -> int:
 
 def rate_numbers(bucket: Bucket) -> Vector:
     """What this process's samples say of the layers' rates. Of sharded layers the whole directions and weights are gathered."""
-    if bucket.split is None:
+    if bucket.split is None or not bucket.step.curved:
         return bucket.step.numbers()
     shards = [_sharded(each.shards) for each in bucket.layers]
     weights = [each.matrix([*parts]) for each, parts in zip(shards, bucket.held(), strict=True)]
