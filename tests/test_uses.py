@@ -512,3 +512,43 @@ def test_a_weight_that_was_found_may_be_replaced() -> None:
     model[2].weight = nn.Parameter(torch.randn(OUTPUTS, INPUTS).double())
     trained(model, optimizer, 3)
     assert optimizer.blocks["2.weight"].ready
+
+
+NAMED: dict[str, Callable[[Tensor, nn.Parameter, Tensor], Tensor]] = {
+    "linear": lambda x, w, b: F.linear(input=x, weight=w, bias=b),
+    "linear, a name": lambda x, w, b: F.linear(x, weight=w),
+    "matmul": lambda x, w, b: torch.matmul(input=x, other=w.T),
+    "mm": lambda x, w, b: torch.mm(x, mat2=w.T),
+    "mm of a tensor": lambda x, w, b: x.mm(mat2=w.T),
+    "addmm": lambda x, w, b: torch.addmm(input=b, mat1=x, mat2=w.T),
+    "addmm of a tensor": lambda x, w, b: b.addmm(mat1=x, mat2=w.T, beta=1.0),
+    "bmm": lambda x, w, b: torch.bmm(x.unsqueeze(0), mat2=w.T.unsqueeze(0))[0],
+    "baddbmm": lambda x, w, b: b.expand(1, len(x), -1).baddbmm(batch1=x.unsqueeze(0), batch2=w.T.unsqueeze(0), alpha=1.0)[0],
+    "conv": lambda x, w, b: F.conv1d(input=x.unsqueeze(2), weight=w.unsqueeze(2), stride=1)[..., 0],
+}
+
+
+SEEN = [name for name in NAMED if "bmm" not in name and name != "conv"]
+"""Not a matrix as one of a batch, nor as a kernel."""
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_operands_may_be_named(name: str) -> None:
+    """As in Bloom's attention, `alibi.baddbmm(batch1=…, batch2=…)`: the call goes through, and the weight's use is seen."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.weight, self.bias = nn.Linear(4, 5), nn.Parameter(torch.randn(3, 5)), torch.randn(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return NAMED[name](torch.tanh(self.first(x)), self.weight, self.bias)
+
+    model = Model()
+    optimizer = LNGD(model)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(16, 4)).square().mean().backward()
+        optimizer.step()
+    assert {o.kind for o in optimizer.summary() if o.name == "weight"} == {"curvature" if name in SEEN else "fallback"}

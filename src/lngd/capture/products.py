@@ -128,14 +128,40 @@ def _permuted(t: Tensor, names: str, wanted: str) -> Tensor:
     return t.permute([names.index(name) for name in wanted])
 
 
+def _reads(read: Callable[..., Product | None], *names: tuple[str, ...]) -> Callable[..., Product | None]:
+    """A reader that is told operands by name, too: of each, in their order, all names that torch's functions have for it.
+
+    A call that it can't read is none: torch decides whether that is an error.
+    """
+
+    def reading(*args: Any, **named: Any) -> Product | None:
+        for own in names[len(args) :] if named else ():
+            if (key := next((name for name in own if name in named), None)) is None:
+                break
+            args = (*args, named.pop(key))
+        try:
+            return read(*args, **named)
+        except TypeError:
+            return None
+
+    return reading
+
+
+_FIRST, _WEIGHTED = ("input", "self"), (("input",), ("weight",), ("bias",))
+_READ_LINEAR, _READ_EINSUM = _reads(_linear, *_WEIGHTED), _reads(_einsum, ("equation",))
+_READ_MATMUL = _reads(_matmul, _FIRST, ("other", "mat2", "tensor2"))
+_READ_ADDMM = _reads(_addmm, _FIRST, ("mat1", "batch1"), ("mat2", "batch2"))
+_READ_GROUPED = _reads(_grouped, (*_FIRST, "mat_a"), ("mat2", "mat_b"))
+_READ_CONVOLUTION = _reads(partial(_convolution, OPTIONS), *_WEIGHTED)
+_READ_TRANSPOSED = _reads(partial(_convolution, TRANSPOSED_OPTIONS), *_WEIGHTED)
 PRODUCTS: dict[Any, Callable[..., Product | None]] = {
-    F.linear: _linear,
-    **dict.fromkeys((torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__), _matmul),
-    **dict.fromkeys((torch.addmm, torch.baddbmm, Tensor.addmm, Tensor.baddbmm), _addmm),
-    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), partial(_convolution, OPTIONS)),
-    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), partial(_convolution, TRANSPOSED_OPTIONS)),
-    **dict.fromkeys([f for f in (getattr(torch, "_grouped_mm", None), getattr(F, "grouped_mm", None)) if f], _grouped),
-    torch.einsum: _einsum,
+    F.linear: _READ_LINEAR,
+    **dict.fromkeys((torch.matmul, torch.mm, torch.bmm, Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.__matmul__), _READ_MATMUL),
+    **dict.fromkeys((torch.addmm, torch.baddbmm, Tensor.addmm, Tensor.baddbmm), _READ_ADDMM),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _READ_CONVOLUTION),
+    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _READ_TRANSPOSED),
+    **dict.fromkeys([f for f in (getattr(torch, "_grouped_mm", None), getattr(F, "grouped_mm", None)) if f], _READ_GROUPED),
+    torch.einsum: _READ_EINSUM,
 }
 """By the function that torch says it calls."""
 
