@@ -248,9 +248,10 @@ def shared_out(
 
 
 def everywhere(layers: Sequence[ShardedLayer], vectors: Sequence[Tensor]) -> list[GradientMatrix]:
-    """The whole matrix of each layer, in every process; one collective."""
+    """The whole matrix of each layer, in every process; one collective, in bfloat16 if they are float32."""
     split, flat = layers[0].split_of, torch.cat(list(vectors))
+    dtype, flat = flat.dtype, flat.to(torch.bfloat16) if flat.dtype == torch.float32 else flat
     counts = [[sum(each.sizes_of(rank)) for each in layers] for rank in range(split.size)]
     arrived = split.gathered(flat, [sum(each) for each in counts], "directions")
-    pieces = [whole.split(each) for whole, each in zip(arrived, counts, strict=True)]
+    pieces = [whole.to(dtype).split(each) for whole, each in zip(arrived, counts, strict=True)]
     return [layer.whole([found[k] for found in pieces]) for k, layer in enumerate(layers)]

@@ -1,6 +1,7 @@
 """One model type: four steps with each optimizer, in a process of its own."""
 
 import multiprocessing
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -53,6 +54,8 @@ def outcome(ways: Ways) -> dict[str, Any]:
             seconds, loss = trained(own, torch.optim.AdamW(own.parameters(), 1e-3), inputs)
         except Exception:  # noqa: S112  the next way to build it may do
             continue
+        if not math.isfinite(loss):
+            continue
         entries = sum(p.numel() for p in own.parameters())
         found: dict[str, Any] = {"outcome": "built", "parameters": entries, "adamw": {"seconds": seconds, "loss": loss}}
         for method, kind in METHODS.items():
@@ -89,11 +92,11 @@ def of_method(kind: Build, model: nn.Module, inputs: dict[str, Tensor]) -> dict[
     sizes = {
         kind: sum(torch.Size(row.shape).numel() for row in matrices if row.kind == kind) for kind in ("curvature", "fallback")
     }
-    wrong = f"{len(still)} stay, {still[0]} among them" if still else "" if loss == loss else "its loss is NaN"
+    wrong = f"{len(still)} stay, {still[0]} among them" if still else "" if math.isfinite(loss) else f"its loss is {loss}"
     return {
         "outcome": wrong or FINE,
         "seconds": seconds,
-        "loss": loss,
+        "loss": loss if math.isfinite(loss) else None,
         "share": sizes["curvature"] / max(1, sum(sizes.values())),
         "lost": sorted({row.reason for row in matrices if row.kind == "fallback"}),
         "warnings": said,
