@@ -41,6 +41,8 @@ MOST_FAILURES = 10
 """Refreshes that may fail in a row before training on old inverses is an error."""
 MORE_DAMPING = (1.0, 10.0, 100.0)
 """What the damping is multiplied with, in turn, until a refresh succeeds."""
+POLAR_PRODUCTS = 15
+"""Square products that a polar factor takes, about."""
 LEAST_DAMPING = 1e-6
 """What counts as damping in the second try if there is none: above the rounding error of a float32 factor."""
 
@@ -162,8 +164,10 @@ class CurvedLayer:
     @property
     def step_cost(self) -> int:
         """How the work of `direction` compares among layers."""
-        layer = self.layer
-        return layer.groups * layer.outputs * layer.inputs * (layer.outputs + layer.inputs)
+        small, large = sorted((self.layer.outputs, self.layer.inputs))
+        if self.recipe.spectral:  # most of it are products of square matrices
+            return self.layer.groups * small**2 * (2 * large + POLAR_PRODUCTS * small)
+        return self.layer.groups * small * large * (small + large)
 
     def has_gradient(self) -> bool:
         """Whether there is anything to do."""

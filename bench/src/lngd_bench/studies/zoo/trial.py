@@ -1,7 +1,7 @@
 """One model type: four steps with each optimizer, in a process of its own."""
 
-import multiprocessing
 import math
+import multiprocessing
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ def trained(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: dict[str
         loss = loss_of(model(**inputs))
         loss.backward()
         optimizer.step()
-    return round((time.process_time() - start) / STEPS, 4), float(loss)
+    return round((time.process_time() - start) / STEPS, 4), float(f"{float(loss):.4g}")
 
 
 def of_method(kind: Build, model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Any]:
