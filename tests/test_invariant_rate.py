@@ -230,3 +230,46 @@ def test_large_targets_are_reached(size):
         optimizer.step()
         losses.append(loss.item() / size**2)
     assert losses[-1] < (0.5 if size < 100 else 0.8 * losses[0])
+
+
+def test_one_exploding_gradient_does_not_stop_a_layer_for_good():
+    """Of the largest gradient and curvature of late a thousand times today's is remembered at most."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+    optimizer, moves = LNGD(model, warmup=0, momentum=0.0), []
+    for step in range(4):
+        x, y = batch(32, 8, seed=step, dtype=torch.float32)
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer.zero_grad()
+        ((1e12 if step == 1 else 1.0) * F.cross_entropy(model(x), y)).backward()
+        optimizer.step()
+        moves.append([float((p.detach() - old).norm()) for p, old in zip(model.parameters(), before, strict=True)])
+    assert all(moved > 1e-6 for moved in moves[2] + moves[3])
+
+
+def test_a_bias_moves_where_inputs_weight_and_bias_are_zero():
+    """As a decoder's queries that begin at zero: the layer's output is zero, and the constant is all that reaches it."""
+    model = nn.Linear(4, 3)
+    nn.init.zeros_(model.weight)
+    nn.init.zeros_(model.bias)
+    optimizer = LNGD(model, warmup=0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.zeros(16, 4)), torch.zeros(16, dtype=torch.long)).backward()
+        optimizer.step()
+    assert model.bias.abs().min() > 1e-3
+    assert not model.weight.any()
+
+
+def test_a_batch_without_any_gradient_leaves_the_rate_as_it_was():
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+    optimizer = LNGD(model, warmup=0)
+    kept = []
+    for step in range(6):
+        x, _ = batch(32, 8, seed=step, dtype=torch.float32)
+        optimizer.zero_grad()
+        (F.relu(1.0 - model(x)).mean() * (step != 4)).backward()
+        optimizer.step()
+        kept.append({key: value for key, value in optimizer.stats().items() if "gradient_norm" in key})
+    assert all(0.98 * kept[3][key] < value < kept[3][key] for key, value in kept[4].items())

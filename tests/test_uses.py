@@ -516,15 +516,15 @@ def test_a_weight_that_was_found_may_be_replaced() -> None:
 
 NAMED: dict[str, Callable[[Tensor, nn.Parameter, Tensor], Tensor]] = {
     "linear": lambda x, w, b: F.linear(input=x, weight=w, bias=b),
-    "linear, a name": lambda x, w, b: F.linear(x, weight=w),
-    "matmul": lambda x, w, b: torch.matmul(input=x, other=w.T),
-    "mm": lambda x, w, b: torch.mm(x, mat2=w.T),
-    "mm of a tensor": lambda x, w, b: x.mm(mat2=w.T),
+    "linear, a name": lambda x, w, _b: F.linear(x, weight=w),
+    "matmul": lambda x, w, _b: torch.matmul(input=x, other=w.T),
+    "mm": lambda x, w, _b: torch.mm(x, mat2=w.T),
+    "mm of a tensor": lambda x, w, _b: x.mm(mat2=w.T),
     "addmm": lambda x, w, b: torch.addmm(input=b, mat1=x, mat2=w.T),
     "addmm of a tensor": lambda x, w, b: b.addmm(mat1=x, mat2=w.T, beta=1.0),
-    "bmm": lambda x, w, b: torch.bmm(x.unsqueeze(0), mat2=w.T.unsqueeze(0))[0],
+    "bmm": lambda x, w, _b: torch.bmm(x.unsqueeze(0), mat2=w.T.unsqueeze(0))[0],
     "baddbmm": lambda x, w, b: b.expand(1, len(x), -1).baddbmm(batch1=x.unsqueeze(0), batch2=w.T.unsqueeze(0), alpha=1.0)[0],
-    "conv": lambda x, w, b: F.conv1d(input=x.unsqueeze(2), weight=w.unsqueeze(2), stride=1)[..., 0],
+    "conv": lambda x, w, _b: F.conv1d(input=x.unsqueeze(2), weight=w.unsqueeze(2), stride=1)[..., 0],
 }
 
 

@@ -25,6 +25,8 @@ TOKENS_FOR = 4
 """Samples that the tokens of one sequence stand for."""
 OF_LATE = 0.99
 """How much of the largest ‖g‖ is left after a step."""
+REMEMBERED = 1e3
+"""How much larger than now a gradient, or a curvature, is remembered: one that exploded once would stop its layer for good."""
 WIDEST = 8.0
 """The largest w/i of `FixedRMS`: without it a layer of four inputs, as LoRA's, moves six times as far an entry as one of 128."""
 LEAST_NORM = 0.1
@@ -286,7 +288,8 @@ class InvariantRate(StepSize):
     dᵀFd goes with the square of a factor on the loss, a curvature with the factor itself: eq. 12 is right for a mean
     log-likelihood and no other loss. Here the loss is quadratic in the layer's output s, and its gradient g there vanishes
     once s has moved by its own length. So F, whose g gᵀ has ‖g‖² where this curvature has ‖g‖/‖s‖, is rescaled:
-    κ = (‖g‖/‖s‖) / ‖g‖² · dᵀFd / ⟨d,∇⟩, with the largest ‖g‖ of late in the ratio, so that steps end where gradients do.
+    κ = (‖g‖/‖s‖) / ‖g‖² · dᵀFd / ⟨d,∇⟩, with the largest ‖g‖ of late in the ratio, so that steps end where gradients do. One that
+    exploded once is remembered as a thousand of today's.
     In addition α_l‖d‖ is at most `max_move` of ‖W‖.
 
     Args:
@@ -308,9 +311,11 @@ class InvariantRate(StepSize):
             keep(cosine := step.memory["cosine"], step.cosines, step.accept)
             if step.measured:
                 keep(output, step.output_norm, step.accept)
-            keep(largest, torch.maximum(step.gradient_norm, OF_LATE * largest), step.accept)
-            new = largest / output * step.length * cosine / (step.slope / step.length)
-            keep(kappa, torch.maximum(new, torch.lerp(new, kappa, self.smoothing)), step.accept)
+            g = step.gradient_norm
+            keep(largest, torch.maximum(g, remembered(OF_LATE * largest, g)), step.accept)
+            now = g / output * step.length * cosine / (step.slope / step.length)
+            new = largest / g * now
+            keep(kappa, torch.maximum(new, remembered(torch.lerp(new, kappa, self.smoothing), now)), step.accept)
         alpha = torch.minimum(kappa.reciprocal(), self._longest(step) / step.length)
         return torch.where(alpha.isfinite() & (kappa > 0), alpha, 0.0)
 
@@ -429,6 +434,11 @@ def size_of(layer: Layer) -> int:
     return layer.groups * layer.outputs * layer.inputs
 
 
+def remembered(before: Vector, now: Vector) -> Vector:
+    """What was, but REMEMBERED times what is at most; a batch that says nothing, by a gradient of zero, changes nothing."""
+    return torch.where(now > 0, torch.minimum(before, REMEMBERED * now), before)
+
+
 def keep(memory: Vector, new: Vector, accept: Flag) -> None:
     """Replaces what is kept of each layer by what is finite."""
     memory.copy_(torch.where(accept & new.isfinite(), new, memory))
@@ -476,7 +486,8 @@ def gradient_norm(layer: Layer, samples: Sequence[RateSample], mean_over: MeanOv
 def output_norm(layer: Layer, samples: Sequence[RateSample], matrix: GradientMatrix, *, mean_over: MeanOver) -> Scalar | None:
     """‖s‖, root mean square over samples or tokens; a tenth of what inputs of their size would give at unit gain if that is more.
 
-    Without that a weight that begins at zero would never leave it. None if no sample was caught.
+    Without that a weight that begins at zero would never leave it. Of inputs that are zero the bias's constant is left. None if
+    no sample was caught.
     """
     if not samples:
         return None
@@ -485,7 +496,10 @@ def output_norm(layer: Layer, samples: Sequence[RateSample], matrix: GradientMat
         s, floor = layer.output(sample.x, matrix), 0.0
         x = layer.multiplied(sample.x)
         if x.is_floating_point() and x.numel():
-            floor = (LEAST_NORM * x.to(s.dtype).norm()) ** 2 * (s.numel() / x.numel())
+            mean = x.to(s.dtype).norm() ** 2 / x.numel()
+            if layer.bias is not None:  # zeros leave the constant that the bias multiplies
+                mean = torch.where(mean > 0, mean, 1 / layer.inputs)
+            floor = LEAST_NORM**2 * s.numel() * mean
         squares.append(s.square().sum().clamp(min=floor))
         entries += s.numel()
     rows = entries / (layer.outputs * layer.groups) if mean_over == "token" else _count(samples)
