@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from lngd_bench.cli.app import app
 from lngd_bench.errors import BenchError
+from lngd_bench.training.records import read_record
 
 TINY = ["digits-mlp", "--optimizers", "sgd,lngd", "--seeds", "1", "--steps", "4", "--train-samples", "128"]
 
@@ -46,6 +47,25 @@ def test_a_race_says_what_it_will_do_and_leaves_records_tables_figures_and_a_pag
     names = {path.name for path in tmp_path.iterdir()}
     assert {"table.md", "digits-mlp.png", "report.html"} <= names
     assert len(list(tmp_path.glob("*.jsonl"))) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_race_as_one(tmp_path: Path) -> None:
+    """Each trains on half of every batch; the records are one race's, and no helper is left."""
+    ends = {}
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        status, printed, errors = ran("race", *TINY, "--nproc", str(count), "--out", str(out))
+        assert status == 0, errors
+        assert "Written:" in printed
+        for name in ("sgd", "lngd"):
+            (path,) = out.glob(f"digits-mlp--{name}--*.jsonl")
+            ends[name, count] = read_record(path).epochs[-1].eval_loss
+    assert ends["sgd", 2] == pytest.approx(ends["sgd", 1], rel=1e-4)
+    assert ends["lngd", 2] == pytest.approx(ends["lngd", 1], rel=0.1)
+    status, said = fails("race", *TINY, "--nproc", "2", "--resume", "--out", str(tmp_path / "2"))
+    assert status == 2
+    assert "--nproc goes with neither --resume nor --device" in said
 
 
 def test_tables_and_figures_are_made_again_from_records(tmp_path: Path) -> None:

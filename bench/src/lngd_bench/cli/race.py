@@ -8,12 +8,13 @@ import typer
 
 from lngd_bench.cli.names import figures_given, refuse_unused, target_given
 from lngd_bench.cli.options import RunOptions, Target, with_run_options
-from lngd_bench.cli.running import announce, command_line, new_directory, run_all
+from lngd_bench.cli.running import announce, command_line, help_with, new_directory, run_all
 from lngd_bench.cli.show import present
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.tasks import DEFAULT_TASKS, TASKS
 from lngd_bench.training.event_logs import check_installed
+from lngd_bench.training.processes import is_helper, together
 from lngd_bench.training.race import Place, plan
 
 DEFAULT_SEEDS = 2  # of --default
@@ -35,6 +36,9 @@ def race(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's logs too, into DIR/tensorboard.")
     ] = False,
+    nproc: Annotated[
+        int, typer.Option(min=1, help="Processes of this machine that share each run's batches, with DistributedDataParallel.")
+    ] = 1,
     options: RunOptions,
 ) -> None:
     """Race optimizers on tasks, taking turns epoch by epoch; write records, run.md, tables, figures and report.html."""
@@ -54,9 +58,15 @@ def race(
         for task in map(options.apply, chosen)
     ]
     specs = plan(chosen, names, range(seeds or (DEFAULT_SEEDS if default else 3)))
-    out = options.out or new_directory([task.name for task in chosen])
-    place = Place(out=out, data_dir=options.data_dir, device=device, command=command_line(), tensorboard=tensorboard)
-    announce(specs, out)
-    notes = run_all(specs, place, resume=options.resume)
+    if nproc > 1 and (options.resume or device.type != "cpu"):
+        raise BenchError("--nproc goes with neither --resume nor --device: several processes race on the CPU, from the beginning")
+    with together(nproc):
+        if is_helper():
+            help_with(specs, options.data_dir)
+            return
+        out = options.out or new_directory([task.name for task in chosen])
+        place = Place(out=out, data_dir=options.data_dir, device=device, command=command_line(), tensorboard=tensorboard)
+        announce(specs, out)
+        notes = run_all(specs, place, resume=options.resume)
     present(out, goal)
     notes.write()

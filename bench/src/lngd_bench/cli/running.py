@@ -2,7 +2,9 @@
 
 import shlex
 import sys
+import tempfile
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from datetime import datetime
@@ -75,6 +77,13 @@ def run_all(specs: Sequence[RunSpec], place: Place, *, resume: bool, again: str 
         console.print(f"\nStopped; {kept}. Go on with:\n  {notes.again}", soft_wrap=True, markup=False)
         raise typer.Exit(INTERRUPTED) from None
     return notes
+
+
+def help_with(specs: Sequence[RunSpec], data_dir: Path | None) -> None:
+    """The same runs in another process than the one that keeps the records."""
+    torch.set_flush_denormal(True)
+    with tempfile.TemporaryDirectory() as folder:
+        deque(race(specs, Place(out=Path(folder), data_dir=data_dir)), maxlen=0)
 
 
 def _run(specs: Sequence[RunSpec], waiting: Sequence[RunSpec], notes: Notes) -> None:

@@ -16,6 +16,7 @@ from lngd_bench.tasks.execution import scaled_step
 from lngd_bench.tasks.schedule import scheduler
 from lngd_bench.tasks.scoring import Score
 from lngd_bench.tasks.task import Task
+from lngd_bench.training.processes import mean_of_all, own_part, wrapped
 from lngd_bench.training.randomness import PrivateRandomness
 from lngd_bench.training.records import Epoch, finite
 
@@ -75,6 +76,7 @@ class Learner:
         self.batches = data.batches(task.batch_size, torch.Generator().manual_seed(spec.seed))
         self.scaler = task.execution.scaler(self.device)
         self.average = task.execution.average(self.model)
+        self.called = wrapped(self.model)
         self.steps_done = 0
 
     def train_epoch(self) -> float:
@@ -118,11 +120,11 @@ class Learner:
 
     def step(self, batch: Batch) -> float:
         """Reading the loss waits for the device, for every competitor alike; it is what ends a diverged run."""
-        x, y = batch
+        x, y = own_part(batch)
         self.optimizer.zero_grad()
         with self.task.execution.autocast(self.device):
-            loss = self.task.loss(self.model(x), y)
-        value = loss.item()
+            loss = self.task.loss(self.called(x), y)
+        value = mean_of_all(loss)
         if not math.isfinite(value):
             raise DivergenceError(f"training loss {value} at step {self.steps_done + 1}")
         scaled_step(loss, self.optimizer, self.scaler)
