@@ -3,10 +3,11 @@
 #
 # What one guesses: a hook that torch runs "after the gradient has been accumulated" finds in `.grad` what the step will find there, the
 # mean over all processes; at the latest, what is called back at the end of the backward pass does.
-# What happens: the hook finds this process's own gradient. So does a callback at the end of the backward pass that the hook has asked for,
-# and with gradient_as_bucket_view=True it finds that over the number of processes, which is no one's gradient: DDP asks for its own
-# callback, in which the means are put in place, later. Only a callback that such a callback asks for finds the mean. An optimizer that steps in such hooks trains each process on its own data, and whoever compares gradients then
-# and now, as to find a loss scale, takes the averaging for a change of scale.
+# What happens: the hook finds this process's own gradient. So does a callback at the end of the backward pass that the hook has asked
+# for, and with gradient_as_bucket_view=True it finds that over the number of processes, which is no one's gradient: DDP asks for its
+# own callback, in which the means are put in place, later. Only a callback that such a callback asks for finds the mean. An optimizer
+# that steps in such hooks trains each process on its own data, and whoever compares gradients then and now, as to find a loss scale,
+# takes the averaging for a change of scale.
 #
 # Seen:
 #   process 0: hook 1, end of the backward pass 1, end of the end 2, after it 2
