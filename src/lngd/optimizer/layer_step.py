@@ -69,8 +69,9 @@ class Bucket:
         self.device, self.low_precision = first.layer.weight.device, first.layer.weight.dtype != self.dtype
         self.numbers = {name: self._joined(name) for name in self.recipe.numbers}
         self.tensors = {name: self._columns(name) for name in self.recipe.tensors}
-        self.alike = torch.tensor([(layer.groups * layer.outputs) ** 0.5 for layer in self.adapters]).to(self.device, self.dtype)
-        self.sizes = [layer.weight.numel() ** 0.5 for layer in self.adapters]
+        own = [each.layer for each in layers]
+        self.alike = torch.tensor([(layer.groups * layer.outputs) ** 0.5 for layer in own]).to(self.device, self.dtype)
+        self.sizes = [layer.weight.numel() ** 0.5 for layer in own]
         whole = [each.average for each in layers if each.average is not None and each.average.is_contiguous()]
         usable = len(whole) == len(layers) and not resting
         self.averages = whole if usable and self.recipe.momentum_on == "gradient" else None

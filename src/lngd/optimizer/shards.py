@@ -141,11 +141,15 @@ class ShardedLayer:
         self.layer, self.split_of = layer, Split.of(layer.weight)
         self.shapes = [here(p).shape for p in layer.parameters]
         self.sizes = [shape.numel() for shape in self.shapes]
-        self.one_hot, self.dtype, self.groups = layer.one_hot, layer.dtype, layer.groups
-        self.outputs, self.inputs, self.parameters, self.weight = layer.outputs, layer.inputs, layer.parameters, layer.weight
-        plain = type(layer) is LinearLayer or (isinstance(layer, ConvLayer) and layer.groups == 1)
+        self.parameters = layer.parameters
+        plain = type(layer) is LinearLayer or (type(layer) is ConvLayer and layer.groups == 1)
         self.own_outputs = self.split_of.own(layer.outputs) if plain else None
         """The outputs whose weights lie here; None where rows of the parameters are none of the matrix."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the state, which a layer whose statistics overflow changes."""
+        return self.layer.dtype
 
     def matrix(self, parts: Sequence[Tensor]) -> Tensor:
         """Rows of each parameter as one vector."""
