@@ -208,6 +208,26 @@ def copies_of_shards() -> None:
         assert_close(found, expected, kind)
 
 
+def two_models() -> None:
+    """Of a mesh whose first dimension is no copy, as a pipeline's stages, the optimizer agrees within the second."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("models", "shards"))
+    own = mesh["shards"]
+    ends = []
+    for seed in (0, distributed.get_rank() // 2):
+        model = sharded(Net().double(), "blocks", mesh=own)
+        optimizer = METHODS["LNGD"](model, **EXACT)
+        for step in range(6):
+            x, y = (t.chunk(2)[own.get_local_rank()] for t in data(100 * seed + step))
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        ends.append(bytes_of(model))
+    assert len(set(everybodys(ends[0]))) == 1
+    assert [len(set(everybodys(ends[1])[k : k + 2])) for k in (0, 2)] == [1, 1]
+    assert len(set(everybodys(ends[1]))) == 2
+    assert everybodys(ends[1])[0] == ends[0]
+
+
 def low_precision() -> None:
     """Weights that compute in bfloat16 go about as far, in the same direction."""
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
@@ -264,8 +284,10 @@ def test_in_two_processes(work: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_copies_of_shards_are_one_process(tmp_path: Path) -> None:
-    in_processes(copies_of_shards, tmp_path, size=4)
+@pytest.mark.parametrize("work", [copies_of_shards, two_models])
+def test_on_a_mesh_of_two_dimensions(work: Callable[[], None], tmp_path: Path) -> None:
+    """See each function above."""
+    in_processes(work, tmp_path, size=4)
 
 
 @pytest.mark.slow

@@ -567,6 +567,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self._structure, self._choices = Structure.of(self._model), [group["curvature"] for group in self.param_groups]
         trained = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         self._sharded = any(map(is_shard, trained))
+        self._ranks.follow(trained)
         self._device_types = {p.device.type for group in self.param_groups for p in group["params"]}
         self._scale.watch(trained)
         layers = {name: each.layer for name, each in self._layers.items()}

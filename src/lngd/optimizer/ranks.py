@@ -15,6 +15,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from lngd.optimizer.shards import Split, agreeing_on
+from lngd.torch_private import is_shard
 
 ProcessGroup: TypeAlias = "dist.ProcessGroup | bool | None"
 """Of the processes that share a model: None for all, False if each trains one of its own."""
@@ -54,6 +55,20 @@ class Ranks:
     def split(self) -> Split | None:
         """The processes among which work is shared out; None if there is only one."""
         return Split(self._group, self.size, self.rank) if self.several else None
+
+    def follow(self, parameters: Iterable[Tensor]) -> None:
+        """Where the user names no group, the processes of a sharded model are those of its mesh.
+
+        Raises:
+            ValueError: the mesh has several dimensions and leaves out some processes, so that no group is known.
+        """
+        mesh: Any = next((p.device_mesh for p in parameters if is_shard(p)), None)  # type: ignore[attr-defined]
+        if self._given is not None or mesh is None or mesh.size() == dist.get_world_size():
+            return
+        if mesh.ndim > 1:
+            raise ValueError(f"{mesh} leaves out some processes: name the group of those that it has by process_group=")
+        self._given = mesh.get_group()
+        self.look()
 
     def look(self) -> None:
         """Asks torch.distributed: a process group is often made, and the model wrapped, after the optimizer."""
