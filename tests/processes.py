@@ -1,5 +1,7 @@
 """Work in several processes, each with a copy of a model or a part of one."""
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,11 @@ def _worker(rank: int, work: Callable[..., None], store: str, size: int, args: t
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     work(*args)
+    distributed.barrier()
     distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # torch's own threads are not always joined at the interpreter's end, which would abort then
 
 
 def everybodys(mine: Any) -> list[Any]:
