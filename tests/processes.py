@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, distributed, nn
+
+from lngd.optimizer.ranks import Ranks
 
 
 def in_processes(work: Callable[..., None], tmp_path: Path, *args: Any, size: int = 2) -> None:
@@ -47,3 +50,19 @@ def whole(p: Tensor) -> Tensor:
 def bytes_of(model: nn.Module) -> bytes:
     """All of a model's parameters."""
     return b"".join(whole(p).numpy().tobytes() for p in model.parameters())
+
+
+class Counted:
+    """The collectives of the optimizer, in their order: what kind, and the shapes of what is sent."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: list[tuple[str, list[torch.Size]]] = []
+        monkeypatch.setattr(Ranks, "sums", self._of(Ranks.sums, "sums", lambda tensors: [t.shape for t in tensors]))
+        monkeypatch.setattr(Ranks, "gather", self._of(Ranks.gather, "gather", lambda _mine: []))
+
+    def _of(self, method: Callable[..., Any], name: str, shapes: Callable[[Any], list[torch.Size]]) -> Callable[..., Any]:
+        def counting(own: Ranks, given: Any, what: str) -> Any:
+            self.seen.append((f"{name} of {what}", shapes(given)))
+            return method(own, given, what)
+
+        return counting

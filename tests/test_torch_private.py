@@ -43,6 +43,7 @@ from lngd.torch_private import (
     inside_transform,
     is_batched,
     is_compiled,
+    is_distributed,
     is_shard,
     is_sharded_module,
     is_tracing,
@@ -513,7 +514,9 @@ def test_a_method_that_is_never_compiled_ends_the_graph_of_who_calls_it():
 
 
 def test_a_tensor_and_a_module_know_that_they_are_sharded(tmp_path: Path):
+    assert not is_distributed()
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    assert is_distributed()
     model = nn.Sequential(nn.Linear(3, 2))
     assert not is_shard(model[0].weight)
     assert not is_sharded_module(model)

@@ -179,6 +179,11 @@ foreach_lerp_: Callable[..., None] = torch._foreach_lerp_
 foreach_addcmul_: Callable[..., None] = torch._foreach_addcmul_
 
 
+def is_distributed() -> bool:
+    """Whether torch.distributed has a process group, without which nothing is sharded."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def is_shard(t: Tensor) -> bool:
     """Whether a process holds a part of a tensor: then a look at its entries tells nothing of the others'."""
     return hasattr(t, "device_mesh")

@@ -19,8 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from every import METHODS
 from lngd import Empirical, Schedule
-from lngd.optimizer.ranks import Ranks
-from processes import bytes_of, everybodys, in_processes, share, whole
+from processes import Counted, bytes_of, everybodys, in_processes, share, whole
 
 EVERY = {"schedule": Schedule(curvature_every=1, inverse_every=1, samples=None)}
 EXACT = {"fisher": Empirical(), **EVERY}
@@ -244,33 +243,26 @@ def low_precision() -> None:
 
 def alike(kind: str) -> None:
     """Default settings; NaN in one process's batch skips the step in all. Equal rates, equal collectives."""
-    seen = []
-    for method in ("sums", "gather"):
-        plain = getattr(Ranks, method)
-
-        def counting(own: Ranks, given: Any, what: str, method: str = method, plain: Any = plain) -> Any:
-            seen.append((what, repr([t.shape for t in given]) if method == "sums" else ""))
-            return plain(own, given, what)
-
-        setattr(Ranks, method, counting)
-    model = sharded(Net(), "blocks")
-    optimizer = METHODS[kind](model)
-    before = b""
-    for step in range(40):
-        x, y = (share(t).clone() for t in data(step))
-        if step == 7:
-            before = bytes_of(model)
-            x[0] = torch.nan if distributed.get_rank() else 0.0
-        optimizer.zero_grad()
-        F.cross_entropy(model(x.float()), y).backward()
-        optimizer.step()
-        if step == 7:
-            assert bytes_of(model) == before
-    numbers = optimizer.stats()
-    assert numbers["skipped"] == 1
-    assert len({repr(each) for each in everybodys(numbers)}) == 1
-    assert len({repr(each) for each in everybodys(seen)}) == 1
-    assert all(whole(p).isfinite().all() for p in model.parameters())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        counted = Counted(monkeypatch)
+        model = sharded(Net(), "blocks")
+        optimizer = METHODS[kind](model)
+        before = b""
+        for step in range(40):
+            x, y = (share(t).clone() for t in data(step))
+            if step == 7:
+                before = bytes_of(model)
+                x[0] = torch.nan if distributed.get_rank() else 0.0
+            optimizer.zero_grad()
+            F.cross_entropy(model(x.float()), y).backward()
+            optimizer.step()
+            if step == 7:
+                assert bytes_of(model) == before
+        numbers = optimizer.stats()
+        assert numbers["skipped"] == 1
+        assert len({repr(each) for each in everybodys(numbers)}) == 1
+        assert len({repr(each) for each in everybodys(counted.seen)}) == 1
+        assert all(whole(p).isfinite().all() for p in model.parameters())
 
 
 WORK = {work.__name__: work for work in (accumulates, low_precision)}
@@ -297,7 +289,7 @@ def test_processes_have_equal_rates_and_collectives(kind: str, tmp_path: Path) -
     in_processes(alike, tmp_path, kind)
 
 
-def go_on(model: nn.Module, optimizer: Any, steps: Iterable[int], size: int) -> None:
+def go_on(model: nn.Module, optimizer: Any, steps: Iterable[int]) -> None:
     """Every process has the same batch, so that their number makes no difference."""
     for step in steps:
         x, y = data(step)
@@ -309,24 +301,23 @@ def go_on(model: nn.Module, optimizer: Any, steps: Iterable[int], size: int) -> 
 def saved(kind: str, folder: str) -> None:
     model = sharded(Net().double(), "blocks")
     optimizer = METHODS[kind](model, **EXACT)
-    go_on(model, optimizer, range(6), 2)
+    go_on(model, optimizer, range(6))
     weights, state = get_state_dict(model, optimizer)
     distributed_checkpoint.save({"model": weights, "optimizer": state}, checkpoint_id=folder)
-    go_on(model, optimizer, range(6, 12), 2)
+    go_on(model, optimizer, range(6, 12))
+    ends = [whole(p) for p in model.parameters()]
     if distributed.get_rank() == 0:
-        torch.save([whole(p) for p in model.parameters()], f"{folder}.pt")
-    else:
-        [whole(p) for p in model.parameters()]
+        torch.save(ends, f"{folder}.pt")
 
 
 def resumed(kind: str, folder: str) -> None:
     model = sharded(Net().double(), "blocks")
     optimizer = METHODS[kind](model, **EXACT)
-    go_on(model, optimizer, range(1), 2)  # shows how weights without modules are used, of which the state depends
+    go_on(model, optimizer, range(1))  # shows how weights without modules are used, of which the state depends
     weights, state = get_state_dict(model, optimizer)
     distributed_checkpoint.load({"model": weights, "optimizer": state}, checkpoint_id=folder)
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state)
-    go_on(model, optimizer, range(6, 12), distributed.get_world_size())
+    go_on(model, optimizer, range(6, 12))
     expected, found = torch.load(f"{folder}.pt"), [whole(p) for p in model.parameters()]
     if distributed.get_world_size() == 2:
         assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))

@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from every import METHODS
 from lngd import LNGD, Empirical, Schedule, SpectralLNGD
-from lngd.optimizer import ranks, sharing
-from processes import bytes_of, everybodys, in_processes, share
+from lngd.optimizer import sharing
+from processes import Counted, bytes_of, everybodys, in_processes, share
 
 EXACT = {"fisher": Empirical(), "schedule": Schedule(samples=None)}
 BATCH = 16
@@ -108,24 +108,6 @@ def test_two_processes_with_half_a_batch_each_are_one_with_the_whole(kinds: list
     in_processes(compare, tmp_path, kinds, expected)
 
 
-class Counted:
-    """The collectives of the optimizer, in their order: what kind, and how many numbers."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seen: list[tuple[str, int]] = []
-        monkeypatch.setattr(
-            ranks.Ranks, "sums", self._of(ranks.Ranks.sums, "sums", lambda tensors: sum(t.numel() for t in tensors))
-        )
-        monkeypatch.setattr(ranks.Ranks, "gather", self._of(ranks.Ranks.gather, "gather", lambda _mine: 1))
-
-    def _of(self, method: Callable[..., Any], name: str, size: Callable[[Any], int]) -> Callable[..., Any]:
-        def counting(own: ranks.Ranks, given: Any, what: str) -> Any:
-            self.seen.append((f"{name} of {what}", size(given)))
-            return method(own, given, what)
-
-        return counting
-
-
 def alike(kind: str, steps: int) -> None:
     """Default settings, a branch that one process takes now and then, an accumulated step: equal bits, equal collectives."""
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -147,7 +129,7 @@ def alike(kind: str, steps: int) -> None:
     assert len({repr(seen) for seen in everybodys(counted.seen)}) == 1
     assert all(p.isfinite().all() for p in model.parameters())
     assert [each & (2**16 - 1) for each in everybodys(optimizer._generator.initial_seed())] == [0, 1]
-    sizes = [size for name, size in counted.seen if name.startswith("sums")]
+    sizes = [sum(shape.numel() for shape in shapes) for name, shapes in counted.seen if name.startswith("sums")]
     rates = 4 * len(optimizer.blocks) if optimizer.recipe.step_size.samples != 0 else 0
     measuring = [size for size in sizes if size > rates]
     assert len(measuring) < steps

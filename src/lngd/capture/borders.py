@@ -9,6 +9,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from lngd.capture.attachment import Attachment
+from lngd.capture.compiled import named_modules
 from lngd.capture.uses import Uses
 from lngd.sampling import Source, pulling
 from lngd.torch_private import NO_PASS, is_sharded_module, running_pass
@@ -31,7 +32,7 @@ class BorderHooks:
 
     def attach(self, model: nn.Module) -> None:
         """To the sharded modules of a model that it does not know yet; those that are gone are forgotten."""
-        sharded = {module: name for name, module in model.named_modules() if is_sharded_module(module)}
+        sharded = {module: name for name, module in named_modules(model) if is_sharded_module(module)}
         for module in self._on.keys() - sharded.keys():
             self._on.pop(module).remove()
         for module, name in sharded.items():

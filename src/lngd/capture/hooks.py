@@ -67,6 +67,7 @@ from lngd.torch_private import (
     forward_hooks,
     inside_transform,
     is_batched,
+    is_distributed,
     is_shard,
     is_sharded_module,
     is_tracing,
@@ -363,8 +364,7 @@ class Capture:
                 self._uncompiled.enter()
         if self._forward_counts:
             if self.measuring:
-                self.refuse()
-                self._borders.attach(self.model)
+                self._look_for_shards()
                 self.forget_dropped()
                 self.source.begins(self.forward_id + 1)
             self._next_forward()
@@ -379,6 +379,12 @@ class Capture:
         if self._forward_counts and (rated or (self.measuring and (uses.any or uses.searching))):
             self._functions.enter()
             self._functions.opens_recurrent = self.measuring
+
+    def _look_for_shards(self) -> None:
+        """The model may have been sharded since the last step."""
+        if is_distributed():
+            self.refuse()
+            self._borders.attach(self.model)
 
     def end_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
         """The model's forward has ended."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lngd.capture.compiled import named_modules
 from lngd.capture.graph import OpenActivation, pre_activation
 from lngd.capture.products import (
     PRODUCTS,
@@ -92,6 +93,7 @@ class Uses:
         self.running: nn.Module | None = None
         """The layer whose own forward runs: what it computes with its weight is its call."""
         self._names: dict[int, tuple[str, nn.Parameter]] = {}
+        self._parameters: Mapping[str, nn.Parameter] = {}
         self._gathered: dict[int, tuple[nn.Parameter, str]] = {}
         self._candidates = set[str]()
         self._layers: dict[str, Layer] = {}
@@ -102,6 +104,7 @@ class Uses:
         """From now on uses of these layers' weights are calls, and those of the candidates are remembered."""
         self._layers = {name: layer for name, layer in layers.items() if layer.found}
         self._candidates = set(candidates)
+        self._parameters = parameters
         self._names = {id(p): (name, p) for name, p in parameters.items()}
         for gathered, name in self._gathered.values():
             if name in parameters:
@@ -116,11 +119,11 @@ class Uses:
 
     def gathered(self, module: nn.Module, prefix: str) -> None:
         """The parameters in a sharded module have been gathered: whole ones stand for them, always the same."""
-        for owner_name, owner in module.named_modules(prefix=prefix):
+        for inner, owner in named_modules(module):
             for key, p in owner._parameters.items():
                 if p is not None and id(p) not in self._names:
-                    name = f"{owner_name}.{key}" if owner_name else key
-                    known = next((own for full, own in self._names.values() if full == name), None)
+                    name = ".".join(filter(None, (prefix, inner, key)))
+                    known = self._parameters.get(name)
                     if known is not None and known.shape == p.shape:
                         self._gathered[id(p)] = p, name
                         self._names[id(p)] = name, known

@@ -116,12 +116,11 @@ class CurvedLayer:
         self.states, self.groups = list(states), list(groups)
         layouts = layout(self.layer, self.block, self.recipe)
         if not all(fits_layout(state, wanted) for state, wanted in zip(states, layouts, strict=True)):
-            for state, wanted in zip(states, layouts, strict=True):
+            for state, wanted, p in zip(states, layouts, self.parameters, strict=True):
+                rows = self.recipe.tensors if is_shard(p) else ()
                 state.clear()
-                state.update({name: zeros(place, self.layer.weight.device) for name, place in wanted.items()})
-            for state, p in zip(states, self.parameters, strict=True):
-                if is_shard(p):
-                    state.update({name: zeros_alike(p, self.layer.dtype) for name in self.recipe.tensors})
+                state.update({name: zeros(place, p.device) for name, place in wanted.items() if name not in rows})
+                state.update({name: zeros_alike(p, self.layer.dtype) for name in rows})
         self.adopt()
 
     def adopt(self) -> None:

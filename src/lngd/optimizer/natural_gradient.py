@@ -45,7 +45,7 @@ from lngd.optimizer.parameters import (
 )
 from lngd.optimizer.ranks import ProcessGroup, Ranks, packed, unpacked
 from lngd.optimizer.shards import here
-from lngd.optimizer.sharing import directions, rate_numbers, refresh, shared_directions
+from lngd.optimizer.sharing import directions, rate_numbers, refresh
 from lngd.sampling import Calls, Fisher, FisherType
 from lngd.step_size import Averages
 from lngd.torch_private import is_shard, never_compiled
@@ -176,18 +176,15 @@ class NaturalGradient(torch.optim.Optimizer):
         self._finish_step(guard)
 
     def _directions(self, active: Sequence[Bucket], guard: Guard) -> Iterator[tuple[Bucket, Averages, GradientMatrices]]:
-        """Of the layers that step: M and d. A process that holds all of a layer has one bucket's directions at a time."""
-        sharded = [bucket for bucket in active if bucket.split is not None]
-        averages = [bucket.average_gradient(guard) for bucket in sharded]
-        yield from zip(sharded, averages, directions(sharded, averages), strict=True)
-        whole = [bucket for bucket in active if bucket.split is None]
-        if self._recipe.spectral and self._ranks.split is not None:
-            averages = [bucket.average_gradient(guard) for bucket in whole]
-            yield from zip(whole, averages, shared_directions(whole, averages, self._ranks.split), strict=True)
-            whole = []
-        for bucket in whole:
-            M = bucket.average_gradient(guard)  # M ← βM + (1−β)∇               line 10
-            yield bucket, M, bucket.precondition(M)  # d = Ψ̂⁻¹ M Φ̂⁻¹           line 11
+        """Of the layers that step: M and d. Where no other process helps, one bucket's directions are held at a time."""
+        split = self._ranks.split if self._recipe.spectral else None
+        shared = [bucket for bucket in active if bucket.split is not None or split is not None]
+        averages = [bucket.average_gradient(guard) for bucket in shared]
+        yield from zip(shared, averages, directions(shared, averages, split), strict=True)
+        for bucket in active:
+            if bucket.split is None and split is None:
+                M = bucket.average_gradient(guard)  # M ← βM + (1−β)∇           line 10
+                yield bucket, M, bucket.precondition(M)  # d = Ψ̂⁻¹ M Φ̂⁻¹       line 11
 
     @never_compiled
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from lngd.optimizer.shards import Split, agreeing_on
-from lngd.torch_private import is_shard
+from lngd.torch_private import is_distributed, is_shard
 
 ProcessGroup: TypeAlias = "dist.ProcessGroup | bool | None"
 """Of the processes that share a model: None for all, False if each trains one of its own."""
@@ -72,7 +72,7 @@ class Ranks:
 
     def look(self) -> None:
         """Asks torch.distributed: a process group is often made, and the model wrapped, after the optimizer."""
-        there = self._given is not False and dist.is_available() and dist.is_initialized()
+        there = self._given is not False and is_distributed()
         size, self.rank = (dist.get_world_size(self._group), dist.get_rank(self._group)) if there else (1, 0)
         self._met = self._met and size == self.size
         self.size = size
@@ -164,4 +164,4 @@ def _half(t: Tensor) -> Tensor:
 
 def several_processes() -> bool:
     """Whether torch.distributed runs with more than one process."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return is_distributed() and dist.get_world_size() > 1

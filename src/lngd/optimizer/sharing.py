@@ -10,58 +10,52 @@ from lngd.optimizer.curved_layer import CurvedLayer
 from lngd.optimizer.layer_step import Bucket
 from lngd.optimizer.shards import ShardedLayer, Split, Work, by_owner, everywhere, shared_out
 from lngd.step_size import Averages
-from lngd.types import GradientMatrices, Vector
+from lngd.types import GradientMatrices, GradientMatrix, Vector
 
 SHARED_FROM = 512
 """Rows of a layer's factors, on average, from which an inverse takes longer to make than to send."""
 
 
-def directions(buckets: Sequence[Bucket], averages: Sequence[Averages]) -> Iterator[GradientMatrices]:
-    """d = F̂⁻¹M of sharded layers, as far as their rows lie here: rows by themselves where F̂⁻¹ mixes none, else by owner.
+def directions(buckets: Sequence[Bucket], averages: Sequence[Averages], split: Split | None) -> Iterator[GradientMatrices]:
+    """d = F̂⁻¹M of layers that several processes have: of sharded ones the rows that lie here.
 
-    All that owners do is one piece of work, shared out by its cost, and one exchange there and back.
+    Rows are computed by themselves where F̂⁻¹ mixes none. All else is one piece of work, shared out by its cost: rows go to a
+    layer's owner and come back; of a layer that all have whole one of them computes d for the others.
+
+    Args:
+        buckets: of layers.
+        averages: M of each bucket.
+        split: the processes that have whole layers.
     """
     found = [[torch.zeros_like(m) for m in own.matrices] for own in averages]
-    for_owners: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+    waiting: dict[tuple[object, ...], list[tuple[int, int]]] = {}
     for b, bucket in enumerate(buckets):
         for k, each in enumerate(bucket.layers):
             shards, average = each.shards, averages[b].matrices[k]
-            assert shards is not None
             if not each.ready:
                 continue
-            if each.by_rows and shards.own_outputs is not None:
+            if shards is not None and each.by_rows and shards.own_outputs is not None:
                 rows = each.block.precondition_rows(shards.as_rows(average), shards.own_outputs)
                 found[b][k] = shards.of_rows(rows)
             else:
-                kind = shards.split_of.name, average.dtype, average.device
-                for_owners.setdefault(kind, []).append((b, k))
-    for places in for_owners.values():
-        layers = [buckets[b].layers[k] for b, k in places]
-        work = [Work(_sharded(each.shards), each.direction, each.step_cost) for each in layers]
-        results = by_owner(work, [averages[b].matrices[k] for b, k in places])
-        for (b, k), vector in zip(places, results, strict=True):
-            found[b][k] = vector
-    for bucket, own in zip(buckets, found, strict=True):
-        yield bucket.without_resting(own)
-
-
-def shared_directions(buckets: Sequence[Bucket], averages: Sequence[Averages], split: Split) -> Iterator[GradientMatrices]:
-    """The spectral step's d of layers that every process has whole: each layer's polar factor is computed by one of them."""
-    found = [[torch.zeros_like(m) for m in own.matrices] for own in averages]
-    alike: dict[tuple[object, ...], list[tuple[int, int]]] = {}
-    for b, bucket in enumerate(buckets):
-        for k, each in enumerate(bucket.layers):
-            if each.ready:
-                alike.setdefault((bucket.dtype, bucket.device), []).append((b, k))
-    for places in alike.values():
-        layers, given = [buckets[b].layers[k] for b, k in places], [averages[b].matrices[k] for b, k in places]
-        work = [partial(each.direction, average) for each, average in zip(layers, given, strict=True)]
-        costs, shapes = [each.step_cost for each in layers], [m.shape for m in given]
-        results = shared_out("directions", work, costs, shapes=shapes, split=split, like=given[0])
-        for (b, k), result in zip(places, results, strict=True):
+                kind = None if shards is None else shards.split_of.name, average.dtype, average.device
+                waiting.setdefault(kind, []).append((b, k))
+    for places in waiting.values():
+        given = [(buckets[b].layers[k], averages[b].matrices[k]) for b, k in places]
+        for (b, k), result in zip(places, _by_others(given, split), strict=True):
             found[b][k] = result
     for bucket, own in zip(buckets, found, strict=True):
         yield bucket.without_resting(own)
+
+
+def _by_others(given: Sequence[tuple[CurvedLayer, GradientMatrix]], split: Split | None) -> list[Tensor]:
+    """d of layers of one kind and M of each: all of them sharded, or all of them whole."""
+    averages = [average for _, average in given]
+    if given[0][0].shards is not None:
+        return by_owner([Work(_sharded(each.shards), each.direction, each.step_cost) for each, _ in given], averages)
+    assert split is not None
+    work, costs = [partial(each.direction, average) for each, average in given], [each.step_cost for each, _ in given]
+    return shared_out("directions", work, costs, shapes=[m.shape for m in averages], split=split, like=averages[0])
 
 
 def refresh(layers: Sequence[CurvedLayer], split: Split | None) -> None:

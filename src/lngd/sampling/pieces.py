@@ -10,21 +10,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from lngd.sampling.pull import alone
+from lngd.sampling.pull import pull_back
 
 Key: TypeAlias = tuple[Node, int]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A tensor crosses a border: `near` is the edge where a pass may end, `far` that where the next one begins."""
+    """A tensor crosses a border: `near` is the edge where a pass may end, `far` that where the next one begins.
+
+    `number` counts the crossings.
+    """
 
     near: GradientEdge
     far: GradientEdge
+    number: int
 
 
 class Borders:
@@ -35,7 +38,7 @@ class Borders:
     """
 
     def __init__(self) -> None:
-        self.cuts: dict[Key, tuple[int, Cut]] = {}
+        self.cuts: dict[Key, Cut] = {}
 
     def __bool__(self) -> bool:
         return bool(self.cuts)
@@ -43,26 +46,24 @@ class Borders:
     def add(self, near: Tensor, far: GradientEdge) -> None:
         """A tensor has crossed one."""
         edge = get_gradient_edge(near)
-        self.cuts[_key(edge)] = len(self.cuts), Cut(edge, far)
+        self.cuts[_key(edge)] = Cut(edge, far, len(self.cuts))
 
     def pull(self, outputs: Tensor, grads: Tensor, edges: Sequence[GradientEdge]) -> list[Tensor | None]:
         """Jᵀ·grads at each edge; None where nothing leads to, or only a way round a border that another way crosses."""
         wanted, floor = {_key(edge): k for k, edge in enumerate(edges)}, _first(edges)
-        start = _key(get_gradient_edge(outputs))
-        arrived, found, lost = {start: grads}, dict[int, Tensor](), set[Key]()
-        begins = {start: get_gradient_edge(outputs)}
+        start = get_gradient_edge(outputs)
+        arrived, found, lost = {_key(start): grads}, dict[int, Tensor](), set[Key]()
         while arrived:
-            here = max(arrived, key=lambda key: self.cuts[key][0] if key in self.cuts else len(self.cuts))
-            edge = self.cuts[here][1].far if here in self.cuts else begins[here]
+            here = max(arrived, key=lambda key: self.cuts[key].number if key in self.cuts else len(self.cuts))
+            edge = self.cuts[here].far if here in self.cuts else start
             reached = self._reached(edge, wanted, floor)
             behind = set[Key]().union(*(self._behind(key, wanted, floor) for key in reached if key in self.cuts))
             twice = reached & behind
             lost |= twice.union(*(self._behind(key, wanted, floor) for key in twice if key in self.cuts))
             targets = sorted(reached - lost, key=lambda key: (key in self.cuts, wanted.get(key, 0)))
-            into = [self.cuts[key][1].near if key in self.cuts else edges[wanted[key]] for key in targets]
+            into = [self.cuts[key].near if key in self.cuts else edges[wanted[key]] for key in targets]
             grad = arrived.pop(here)
-            with alone():
-                gs = torch.autograd.grad([edge], into, [grad], retain_graph=True, allow_unused=True) if into else ()
+            gs = pull_back(edge, grad, into) if into else ()
             for key, g in zip(targets, gs, strict=True):
                 if g is None:
                     continue
@@ -116,14 +117,14 @@ class Borders:
         """What a pass comes to behind a border, and behind the borders there."""
         found, waiting = set[Key](), [border]
         while waiting:
-            new = self._reached(self.cuts[waiting.pop()][1].far, wanted, floor) - found
+            new = self._reached(self.cuts[waiting.pop()].far, wanted, floor) - found
             found |= new
             waiting.extend(key for key in new if key in self.cuts)
         return found
 
     def _across(self, child: Key) -> Key:
         """The edge itself, or the one behind it if it is a border."""
-        return _key(self.cuts[child][1].far) if child in self.cuts else child
+        return _key(self.cuts[child].far) if child in self.cuts else child
 
 
 def _key(edge: GradientEdge) -> Key:

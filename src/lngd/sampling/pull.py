@@ -39,7 +39,7 @@ def alone() -> Iterator[None]:
         mark(MARK)
 
 
-def pull_back(outputs: Tensor, grads: Tensor, edges: Sequence[GradientEdge]) -> tuple[Tensor | None, ...]:
+def pull_back(outputs: Tensor | GradientEdge, grads: Tensor, edges: Sequence[GradientEdge]) -> tuple[Tensor | None, ...]:
     """Jᵀ·grads at each edge, None where nothing leads to; the graph and the `.grad` of every parameter stay as they are.
 
     Hooks that a user has put on tensors inside the graph, `retain_grad` among them, do see this pass.

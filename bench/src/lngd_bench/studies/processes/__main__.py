@@ -2,8 +2,8 @@
 
     python -m lngd_bench.studies.processes --out results
 
-Prints the tables and writes processes.md. Bytes are made of shapes, on no device; that an optimizer's collectives are these,
-`tests/optimizer/test_processes.py` counts. Seconds are those of one, two and four processes on this machine.
+Prints the tables and writes processes.md. Bytes are made of shapes, on no device; `tests/optimizer/test_processes.py` counts
+those of statistics and rates under DistributedDataParallel. Seconds are those of one, two and four processes on this machine.
 """
 
 import argparse

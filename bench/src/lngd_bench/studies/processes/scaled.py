@@ -1,6 +1,6 @@
 """A step of a large model on many GPUs, as arithmetic makes it: operations over stated speeds, bytes over stated links.
 
-Nothing here was run on a GPU. What the same model predicts for processes on this machine is held against them on the page.
+Nothing here was run on a GPU. `timed` has a model of the same kind for processes on this machine, held against them.
 """
 
 import math

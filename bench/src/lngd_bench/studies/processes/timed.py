@@ -4,7 +4,6 @@ A step is what each process computes on its own batch, and its share of the prec
 sends. Processes that share a core take turns.
 """
 
-import os
 import statistics
 import tempfile
 import time
@@ -75,7 +74,6 @@ def model() -> nn.Module:
 
 def _work(rank: int, processes: int, store: str, results: str) -> None:
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
     spent = _Spent()
     for method in ("direction", "has_inverses"):
