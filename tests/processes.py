@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from lngd.optimizer.ranks import Ranks
+from lngd.optimizer.shards import Split
 
 
 def in_processes(work: Callable[..., None], tmp_path: Path, *args: Any, size: int = 2) -> None:
@@ -59,10 +60,14 @@ class Counted:
         self.seen: list[tuple[str, list[torch.Size]]] = []
         monkeypatch.setattr(Ranks, "sums", self._of(Ranks.sums, "sums", lambda tensors: [t.shape for t in tensors]))
         monkeypatch.setattr(Ranks, "gather", self._of(Ranks.gather, "gather", lambda _mine: []))
+        monkeypatch.setattr(Split, "sums", self._of(Split.sums, "sums among rows", lambda t: [t.shape]))
+        monkeypatch.setattr(Split, "gathered", self._of(Split.gathered, "gathered", lambda _flat: []))
+        monkeypatch.setattr(Split, "exchanged", self._of(Split.exchanged, "exchanged", lambda _sent: []))
 
     def _of(self, method: Callable[..., Any], name: str, shapes: Callable[[Any], list[torch.Size]]) -> Callable[..., Any]:
-        def counting(own: Ranks, given: Any, what: str) -> Any:
-            self.seen.append((f"{name} of {what}", shapes(given)))
-            return method(own, given, what)
+        def counting(own: Any, given: Any, *rest: Any) -> Any:
+            what = [each for each in rest if isinstance(each, str)]
+            self.seen.append((" of ".join([name, *what]), shapes(given)))
+            return method(own, given, *rest)
 
         return counting

@@ -29,6 +29,8 @@ REMEMBERED = 1e3
 """How much larger than now a gradient, or a curvature, is remembered: one that exploded once would stop its layer for good."""
 WIDEST = 8.0
 """The largest w/i of `FixedRMS`: without it a layer of four inputs, as LoRA's, moves six times as far an entry as one of 128."""
+OVER_ROWS = "over_rows"
+"""The name of what is kept of a sharded layer: dᵀFd over the sum, over its processes, of that along the rows of each."""
 LEAST_NORM = 0.1
 """Of a weight, or an output, over what it would be at unit gain: one that is shorter counts as that long."""
 Parts: TypeAlias = Sequence[Sequence[Tensor]]
@@ -81,7 +83,7 @@ class Directions:
     measured: bool = True
     """Whether this step measures the curvature, and with it what changes slowly."""
     curved: bool = True
-    """Whether dᵀFd can be measured: not where this process has some rows of d."""
+    """Whether dᵀFd is measured along whole directions: not at every step where this process has some rows of d."""
     matrices: GradientMatrices | None = None
     """Of each layer the weight and the bias as a matrix; None where its parameters are whole."""
     across: Callable[[Tensor], Tensor] | None = None
@@ -100,6 +102,10 @@ class Directions:
         """The same of layers of which this process holds some rows, with all rows; `weights` with their biases."""
         return replace(self, directions=directions, matrices=weights, across=None)
 
+    def of_rows(self, directions: GradientMatrices) -> "Directions":
+        """The same with zeros for the rows that this process does not hold."""
+        return replace(self, directions=directions, across=None, measured=False)
+
     @cached_property
     def seen(self) -> bool:
         """Whether a sample of any layer was caught."""
@@ -117,16 +123,24 @@ class Directions:
         counts = torch.tensor([weight_of(own, layer, self.mean_over) for own, layer in each], dtype=exact, device=device)
         squares = self._scaled_norm.to(exact).square()
         outputs = self.output_norm.to(exact).square() if self.measured else torch.zeros_like(squares)
-        cosines = self.cosines if self.curved else torch.zeros_like(self.length)
-        curvature = cosines.to(exact) * squares * self.length.to(exact).square()
+        curvature = self.cosines.to(exact) * squares * self.length.to(exact).square()
         found = torch.stack([squares, outputs, curvature])
         return torch.cat([counts.unsqueeze(0), torch.where(counts > 0, counts * found, 0.0)])
 
     def take(self, numbers: Tensor) -> None:
-        """Takes what the samples of all processes say, summed, for what those of this process say."""
+        """Takes what the samples of all processes say, summed, for what those of this process say.
+
+        Of sharded layers, `[5, layers]`, there is dᵀFd along whole directions, at steps that gather these, and what is known at
+        every step: the sum over processes of that along each one's rows. Their ratio holds until the next such step.
+        """
         (counts, *sums), dtype = numbers, self.directions[0].dtype
-        squares, outputs, curvature = (total / counts for total in sums)  # NaN where nobody has a sample
-        curvature = curvature if self.curved else curvature * math.nan
+        squares, outputs, curvature, *rows = (total / counts for total in sums)  # NaN where nobody has a sample
+        if rows:
+            ratio = self.memory[OVER_ROWS]  # 0 where nothing is known
+            if self.curved:
+                keep(ratio, (curvature / rows[0]).to(ratio.dtype), self.accept)
+            else:
+                curvature = torch.where(ratio > 0, ratio * rows[0], math.nan)
         scale = 1.0 if self.squared_scale is None else self.squared_scale
         known = {"_scaled_norm": squares.sqrt(), "dFd": curvature * scale, "output_norm": outputs.sqrt()}
         known["cosines"] = curvature / (squares * self.length.to(squares.dtype).square())
@@ -265,7 +279,7 @@ class LayerwiseRate(StepSize):
         samples: how many of a batch measure dᵀFd, a quarter as many sequences with `mean_over="token"`; None for all.
     """
 
-    memory: ClassVar[tuple[str, ...]] = ("kappa",)
+    memory: ClassVar[tuple[str, ...]] = ("kappa", OVER_ROWS)
     lr_range: ClassVar[tuple[float, float]] = (4e-3, 10.0)
     mu: float = 1e-8
     smoothing: float = 0.9
@@ -299,7 +313,7 @@ class InvariantRate(StepSize):
         samples: how many of a batch measure dᵀFd, a quarter as many sequences with `mean_over="token"`; None for all.
     """
 
-    memory: ClassVar[tuple[str, ...]] = ("kappa", "gradient_norm", "output_norm", "cosine")
+    memory: ClassVar[tuple[str, ...]] = ("kappa", "gradient_norm", "output_norm", OVER_ROWS)
     lr_range: ClassVar[tuple[float, float]] = (4e-3, 4.0)
     smoothing: float = 0.9
     max_move: float = 0.2
@@ -308,12 +322,11 @@ class InvariantRate(StepSize):
     def alpha(self, step: Directions) -> Vector:
         kappa, largest, output = step.memory["kappa"], step.memory["gradient_norm"], step.memory["output_norm"]
         if step.seen:
-            keep(cosine := step.memory["cosine"], step.cosines, step.accept)
             if step.measured:
                 keep(output, step.output_norm, step.accept)
             g = step.gradient_norm
             keep(largest, torch.maximum(g, remembered(OF_LATE * largest, g)), step.accept)
-            now = g / output * step.length * cosine / (step.slope / step.length)
+            now = g / output * step.length * step.cosines / (step.slope / step.length)
             new = largest / g * now
             keep(kappa, torch.maximum(new, remembered(torch.lerp(new, kappa, self.smoothing), now)), step.accept)
         alpha = torch.minimum(kappa.reciprocal(), self._longest(step) / step.length)

@@ -194,6 +194,16 @@ def is_sharded_module(module: nn.Module) -> bool:
     return any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)
 
 
+def active_wrapper() -> nn.parallel.DistributedDataParallel | None:
+    """The DistributedDataParallel in whose forward this is. The compiler asks by the same private name."""
+    return nn.parallel.DistributedDataParallel._get_active_ddp_module()
+
+
+def is_joining(joinable: Any) -> bool:
+    """Whether torch's Join surrounds it. No public name tells it to one that is not the first of those that join."""
+    return joinable._join_config.enable
+
+
 def all_gather_flat(found: Tensor, mine: Tensor, *, group: Any) -> None:
     """A flat tensor of each process, in their order; the function got another name in torch 2.13."""
     distributed = torch.distributed

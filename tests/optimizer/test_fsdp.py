@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -120,10 +120,11 @@ def trained(
     *,
     steps: int = 8,
     micro: int = 1,
+    made: Callable[[str], Net] = Net,
     **options: Any,
 ) -> tuple[list[Tensor], Any]:
     """The optimizer is built of the wrapped model."""
-    model = wrap(Net(way).double())
+    model = wrap(made(way).double())
     optimizer = METHODS[kind](model, generator=torch.Generator().manual_seed(7), **options)
     for step in range(steps):
         x, y = (share(t).chunk(micro) for t in data(step))
@@ -265,7 +266,40 @@ def alike(kind: str) -> None:
         assert all(whole(p).isfinite().all() for p in model.parameters())
 
 
-WORK = {work.__name__: work for work in (accumulates, low_precision)}
+def offloaded_and_compiled() -> None:
+    """Weights that wait on the host; a compiled model."""
+    host = CPUOffloadPolicy(pin_memory=False)
+    for kind in ("LNGD", "SpectralLNGD"):
+        expected = trained(kind, wrap=ddp, **EXACT)[0]
+        found = trained(kind, wrap=lambda model: sharded(model, "blocks", offload_policy=host), **EXACT)[0]
+        assert_close(found, expected, f"{kind}, offloaded")
+        found = trained(kind, wrap=lambda model: torch.compile(sharded(model, "blocks"), backend="eager"), **EXACT)[0]
+        assert_close(found, expected, f"{kind}, compiled")
+
+
+class Recurrent(Net):
+    """An LSTM, sharded by itself."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__(way)
+        self.blocks = nn.ModuleList([nn.LSTM(WIDTH, WIDTH, batch_first=True)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inward(torch.tanh(self.grouped(torch.tanh(self.convolution(x)))).flatten(1))
+        return self.head(F.linear(self.blocks[0](torch.stack([x, 1 - x], 1))[0][:, -1], self.raw))
+
+
+def recurrent() -> None:
+    """The weights of a recurrent network, which its module reads by itself."""
+    for kind in ("LNGD", "SpectralLNGD"):
+        expected = trained(kind, wrap=ddp, made=Recurrent, **EXACT)[0]
+        for where in ("root", "blocks"):
+            found, optimizer = trained(kind, wrap=partial(sharded, where=where), made=Recurrent, **EXACT)
+            assert_close(found, expected, f"{kind}, {where}")
+            assert "blocks.0.weight_hh_l0" in {o.name for o in optimizer.summary() if o.kind == "curvature"}
+
+
+WORK = {work.__name__: work for work in (accumulates, low_precision, offloaded_and_compiled, recurrent)}
 
 
 @pytest.mark.slow

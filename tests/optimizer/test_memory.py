@@ -48,7 +48,7 @@ def test_the_report_is_within_five_percent_of_what_is_allocated_before_and_after
     assert optimizer.memory_report() == expected
 
 
-NUMBERS = ("average_weight", "alignment", "observations", "kappa", "gradient_norm", "output_norm", "cosine")
+NUMBERS = ("average_weight", "alignment", "observations", "kappa", "gradient_norm", "output_norm", "over_rows")
 
 
 def test_statistics_of_bfloat16_parameters_count_as_float32_and_adamws_averages_as_bfloat16():

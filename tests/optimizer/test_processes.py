@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
+from torch.distributed.algorithms.join import Join
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
@@ -257,6 +258,87 @@ def without_data() -> None:
     assert len(set(everybodys(bytes_of(model)))) == 1
 
 
+class Random(nn.Module):
+    """Some layers, of which each call uses some."""
+
+    def __init__(self, random: torch.Generator) -> None:
+        super().__init__()
+        depth = int(torch.randint(1, 6, (), generator=random))
+        kinds = torch.randint(0, 4, (depth,), generator=random).tolist()
+        made = [
+            nn.Linear(6, 6),
+            nn.LayerNorm(6),
+            nn.Sequential(nn.Linear(6, 4), nn.GELU(), nn.Linear(4, 6)),
+            nn.Conv1d(1, 1, 3, padding=1),
+        ]
+        self.layers, self.head = nn.ModuleList(copy.deepcopy(made[kind]) for kind in kinds), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, taken: list[bool]) -> Tensor:
+        for layer, takes in zip(self.layers, taken, strict=True):
+            if takes:
+                x = x + (layer(x.unsqueeze(1)).squeeze(1) if isinstance(layer, nn.Conv1d) else layer(x))
+        return self.head(x)
+
+
+def random_models() -> None:
+    """Whatever each process leaves out of a random model, all reach the same collectives in the same order."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        counted = Counted(monkeypatch)
+        for seed in range(12):
+            random = torch.Generator().manual_seed(seed)
+            torch.manual_seed(seed)
+            model = Random(random)
+            kind = list(METHODS)[seed % len(METHODS)]
+            optimizer = METHODS[kind](model)
+            whole = ddp(model)
+            random.manual_seed(100 * seed + distributed.get_rank())
+            for step in range(15):
+                x, y = (share(t) for t in data(step))
+                taken = torch.rand(len(model.layers), generator=random) < 0.5
+                optimizer.zero_grad()
+                F.cross_entropy(whole(x[:, 0, 0].float(), taken.tolist()), y).backward()
+                optimizer.step()
+            assert len(set(everybodys(bytes_of(model)))) == 1, (seed, kind)
+            assert len({repr(seen) for seen in everybodys(counted.seen)}) == 1, (seed, kind)
+            counted.seen.clear()
+
+
+def uneven() -> None:
+    """Under Join one process has fewer batches than the other, and a scheduler that it leaves off: equal bits all the same."""
+    for kind in ("LNGD", "SpectralLNGD", "KFAC"):
+        for batches in ((3, 9), (9, 0)):
+            model = Net()
+            optimizer = METHODS[kind](model)
+            scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+            whole = ddp(model)
+            with Join([whole, optimizer]):
+                for step in range(batches[distributed.get_rank()]):
+                    x, y = (share(t) for t in data(step))
+                    optimizer.zero_grad()
+                    F.cross_entropy(whole(x.float(), step % 2 == 0), y).backward()
+                    optimizer.step()
+                    scheduler.step()
+            assert optimizer.t == max(batches)
+            optimizer.zero_grad()
+            F.cross_entropy(
+                whole(x.float() if batches[distributed.get_rank()] else torch.ones(8, 1, 4, 6)), data(0)[1][:8]
+            ).backward()
+            optimizer.step()  # and go on together
+            assert len(set(everybodys(bytes_of(model)))) == 1
+            assert all(p.isfinite().all() for p in model.parameters())
+
+
+def joined_without_the_optimizer() -> None:
+    """Nobody waits for a process that does not come: the first forward says what to write."""
+    model = Net().float()
+    optimizer = LNGD(model)
+    whole = ddp(model)
+    with Join([whole]), pytest.raises(RuntimeError, match=r"with Join\(\[model, optimizer\]\)"):
+        whole(data(0)[0].float())
+    with Join([whole, optimizer]), whole.no_sync(), pytest.raises(RuntimeError, match="no_sync"):
+        whole(data(0)[0].float())
+
+
 def one_dies(kind: str) -> None:
     """The others say what they were doing."""
     model = Net()
@@ -292,7 +374,10 @@ def test_inverses_that_one_process_makes_are_everybodys(tmp_path: Path) -> None:
     in_processes(shares_refreshes, tmp_path, list(METHODS), expected)
 
 
-WORK = {work.__name__: work for work in (by_hand, resumed, scaled, poisoned, without_data)}
+WORK = {
+    work.__name__: work
+    for work in (by_hand, resumed, scaled, poisoned, without_data, random_models, uneven, joined_without_the_optimizer)
+}
 
 
 @pytest.mark.slow

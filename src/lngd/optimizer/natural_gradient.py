@@ -1,13 +1,14 @@
 """The optimizer itself: a torch.optim.Optimizer whose step is measure → refresh → average → precondition → size → apply."""
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import accumulate
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.join import Joinable
 
 from lngd.capture import Capture, named_modules
 from lngd.curvature import CurvatureBlock
@@ -46,9 +47,10 @@ from lngd.optimizer.parameters import (
 from lngd.optimizer.ranks import ProcessGroup, Ranks, packed, unpacked
 from lngd.optimizer.shards import here
 from lngd.optimizer.sharing import directions, rate_numbers, refresh
+from lngd.optimizer.uneven import StepsAlong, refuse_other_joins, share_gradients, share_options
 from lngd.sampling import Calls, Fisher, FisherType
 from lngd.step_size import Averages
-from lngd.torch_private import is_shard, never_compiled
+from lngd.torch_private import is_joining, is_shard, never_compiled
 from lngd.types import Flag, GradientMatrices
 from lngd.version import __version__
 from lngd.warned import warn
@@ -60,7 +62,7 @@ OVERFLOWS = 3
 """So many measurements in a row have to overflow before a layer goes to float64: one wild batch is skipped instead."""
 
 
-class NaturalGradient(torch.optim.Optimizer):
+class NaturalGradient(torch.optim.Optimizer, Joinable):
     """Natural gradient for the layers that have curvature, AdamW for every other trained parameter.
 
     Args:
@@ -109,6 +111,8 @@ class NaturalGradient(torch.optim.Optimizer):
         self._skips, self._scale, self._adamw = SkipCounter(), GradientScale(), adamw.AdamW()
         self._structure: Structure | None = None
         refuse_shards(self._model)
+        self._data_has_ended = False
+        Joinable.__init__(self)
         super().__init__(user_groups(self._model, params), defaults)
         devices = [p.device for p in self.param_groups[0]["params"] if p.device.type != "meta"]  # which draws nothing
         device = devices[0] if devices else torch.device("cpu")
@@ -197,6 +201,20 @@ class NaturalGradient(torch.optim.Optimizer):
         """Takes the hooks off the model."""
         self._capture.close()
         self._scale.close()
+
+    def join_hook(self, **_kwargs: Any) -> StepsAlong:
+        """For torch's `Join([model, optimizer])`: a process whose data has ended steps along with the others."""
+        return StepsAlong(self._step_along, self._stepped_along)
+
+    @property
+    def join_device(self) -> torch.device:
+        """Where `Join` counts the processes."""
+        return self.param_groups[0]["params"][0].device
+
+    @property
+    def join_process_group(self) -> Any:
+        """The processes that share the model."""
+        return self._ranks.group
 
     @property
     def recipe(self) -> Recipe:
@@ -324,6 +342,9 @@ class NaturalGradient(torch.optim.Optimizer):
         choices = [group["curvature"] for group in self.param_groups]
         if self._structure is None or choices != self._choices or not self._structure.still_holds():
             self._follow_model()
+        self._ranks.look()
+        if is_joining(self) and self._ranks.several:
+            share_gradients(self.param_groups, self.defaults, self._ranks, joined=self._data_has_ended)
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not grads:
             raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
@@ -335,7 +356,6 @@ class NaturalGradient(torch.optim.Optimizer):
             if grad.is_sparse:
                 refuse_sparse_gradients(self._plan.parameters.items())
         self._capture.refuse_hidden_forwards()
-        self._ranks.look()
         if self._ranks.several:
             self._ranks.meet([grad for grad in grads if not is_shard(grad)], self._generator)
         self._take_what_was_seen()
@@ -344,6 +364,22 @@ class NaturalGradient(torch.optim.Optimizer):
             together = (lambda found: self._ranks.sums([found], "the loss's scale")[0]) if self._sharded else None
             guard.squared_scale = self._scale.of_squares(getattr(self, "grad_scale", None), together)
         return guard
+
+    def _step_along(self) -> None:
+        """A step of a process without data, with the gradients of one that has some."""
+        if not self._ranks.several:
+            return
+        self._data_has_ended = True
+        try:
+            self.step()
+        finally:
+            self._data_has_ended = False
+            self.zero_grad()
+
+    def _stepped_along(self, to_the_last: bool) -> None:
+        """All data has ended; whose had before takes the groups' options of those that went on."""
+        if self._ranks.several:
+            share_options(self.param_groups, self.defaults, self._ranks, joined=not to_the_last)
 
     def _asks_for_the_state(self, grads: list[Tensor]) -> bool:
         """Whether no rate and no gradient differs from zero."""
@@ -575,7 +611,11 @@ class NaturalGradient(torch.optim.Optimizer):
 
     def _watch(self) -> None:
         """Hooks on the model, on no layer yet."""
-        layers, step_size = self._layers, self._recipe.step_size
+        layers, step_size, model, optimizer = self._layers, self._recipe.step_size, self._model, weakref.ref(self)
+
+        def refuse() -> None:
+            refuse_shards(model)
+            refuse_other_joins(optimizer)
 
         def deliver(name: str, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> None:
             if name in layers:
@@ -594,7 +634,7 @@ class NaturalGradient(torch.optim.Optimizer):
             mean_over=self._recipe.mean_over,
             batch_dim=self._recipe.batch_dim_of("", self._model),
             dropped=dropped,
-            refuse=partial(refuse_shards, self._model),
+            refuse=refuse,
         )
         self._capture.attach()
 
@@ -758,5 +798,7 @@ COPIED = (
     "_skips",
     "_generator",
     "_ranks",
+    "_join_config",
+    "_data_has_ended",
 )
 """What a copy takes along; the rest is made from it."""

@@ -112,6 +112,17 @@ class Ranks:
             dist.all_gather_object(found, mine, group=self._group)
         return found
 
+    @property
+    def group(self) -> "dist.ProcessGroup":
+        """The processes, as torch.distributed names them."""
+        return self._group or dist.group.WORLD  # type: ignore[return-value]
+
+    def broadcast(self, flat: Tensor, source: int, what: str) -> Tensor:
+        """The flat tensor of one process, by its place in the group, in place of all others'."""
+        with agreeing_on(what):
+            dist.broadcast(flat, dist.get_global_rank(self.group, source), group=self._group)
+        return flat
+
     def sums(self, tensors: Sequence[Tensor], what: str) -> list[Tensor]:
         """The sums of tensors over all processes, which have them in the same shapes; one collective."""
         dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32

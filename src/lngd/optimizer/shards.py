@@ -175,6 +175,12 @@ class ShardedLayer:
         parts = [torch.cat(column).view(p.shape) for column, p in zip(zip(*pieces, strict=True), self.parameters, strict=True)]
         return self.layer.matrix(parts)
 
+    def padded(self, vector: Tensor) -> GradientMatrix:
+        """The layer's matrix with zeros for the rows of other processes."""
+        sizes = [sum(self.sizes_of(rank)) for rank in range(self.split_of.size)]
+        own = self.split_of.rank
+        return self.whole([vector if rank == own else vector.new_zeros(size) for rank, size in enumerate(sizes)])
+
     def vectors(self, matrix: GradientMatrix) -> Parts:
         """The inverse: of a whole matrix the vector of each process."""
         parts = self.layer.split(matrix)

@@ -92,13 +92,21 @@ def _numbers(each: CurvedLayer) -> int:
 
 
 def rate_numbers(bucket: Bucket) -> Vector:
-    """What this process's samples say of the layers' rates. Of sharded layers the whole directions and weights are gathered."""
-    if bucket.split is None or not bucket.step.curved:
-        return bucket.step.numbers()
+    """What this process's samples say of the layers' rates. Of sharded layers they say it of the rows that lie here.
+
+    Where it is measured along whole directions, these and the weights are gathered.
+    """
+    step = bucket.step
+    if bucket.split is None:
+        return step.numbers()
     shards = [_sharded(each.shards) for each in bucket.layers]
-    weights = [each.matrix([*parts]) for each, parts in zip(shards, bucket.held(), strict=True)]
-    whole = bucket.step.of_whole_layers(everywhere(shards, list(bucket.step.directions)), everywhere(shards, weights))
-    return whole.numbers()
+    *found, rows = step.of_rows([each.padded(d) for each, d in zip(shards, step.directions, strict=True)]).numbers()
+    if step.curved:
+        weights = [each.matrix([*parts]) for each, parts in zip(shards, bucket.held(), strict=True)]
+        found = [*step.of_whole_layers(everywhere(shards, list(step.directions)), everywhere(shards, weights)).numbers()]
+    else:
+        found.append(torch.zeros_like(rows))
+    return torch.stack([*found, rows])
 
 
 def _sharded(shards: ShardedLayer | None) -> ShardedLayer:

@@ -88,6 +88,8 @@ class LayerwiseSource(Source):
     def _over_borders(self, x: Tensor, epsilon: Tensor, opened: Sequence[tuple[Call, GradientEdge]]) -> Sequence[Tensor | None]:
         try:
             return self.borders.pull(x, epsilon, [edge for _, edge in opened])
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:  # of a weight that is freed, or a checkpoint that would compute with it once more
             names = {call.name for call, _ in opened}
             self.notes |= dict.fromkeys(names, AT_ITS_OUTPUT_FOR_WEIGHTS)

@@ -73,7 +73,9 @@ def along() -> str:
         rows.append(
             (f"{lr:g}", *(f"{mean:.4f}" for mean in means), " ".join(f"{b - a:+.3f}" for a, b in zip(*both, strict=True)))
         )
-    return markdown(("lr", "every step", "once in 20 steps, sharded", "the latter − the former, by seed"), rows)
+    return markdown(
+        ("lr", "every step", "along whole directions once in 20 steps, sharded", "the latter − the former, by seed"), rows
+    )
 
 
 def many() -> str:
@@ -112,7 +114,8 @@ and the latency and bandwidth of all-reduces as measured with so many processes.
 {timed(given.cores)}
 ## LNGD on the character GPT of 240 steps, its rate measured along whole directions
 
-Validation losses, means of {len(SEEDS)} seeds. Sharded is `fully_shard` in one process.
+Validation losses, means of {len(SEEDS)} seeds. Sharded is `fully_shard` in two processes, which have the same batches. In \
+between dᵀFd is the sum over the processes of that along the rows of each, times the last ratio of the two.
 
 {along()}
 ## {LARGE}, on many GPUs: arithmetic, nothing was run

@@ -26,8 +26,9 @@ METHODS: Mapping[str, Callable[[nn.Module], NaturalGradient]] = {
 }
 FLOAT, HALF, EXACT = 4, 2, 8
 """Bytes of a number: of a gradient, of a direction that a rate is measured along, of a rate's own."""
-NUMBERS, FLAGS, LENGTHS = 4, 3, 5
-"""Of a layer: what a measured rate sends, what comes with its statistics, and its lengths where its rows lie apart."""
+NUMBERS, FLAGS, LENGTHS = 4, 3, 6
+"""Of a layer: what a measured rate sends, what comes with its statistics, and what more where its rows lie apart: its lengths
+and the curvature along rows."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Sizes:
         matrices: those of the layers with curvature.
         statistics: what a process reduces of them, a mean over the steps of an interval.
         rates: the numbers that a measured rate sends.
-        lengths: the numbers of layers whose rows lie apart.
+        lengths: what more is sent of layers whose rows lie apart.
         along: the whole directions and weights that a rate is measured with, a mean over the steps of an interval.
         by_owner: whether a layer's direction takes all of its rows.
         shared: whether one process computes it for all that have them.
