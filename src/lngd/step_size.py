@@ -7,7 +7,7 @@ parameter. Both stand in `optimizer.state`. Where `accept` is false the step is 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import ClassVar, Literal, TypeAlias
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lngd.capture import RateSample
-from lngd.layers import Layer
+from lngd.layers import Layer, LinearLayer
 from lngd.ranges import check
 from lngd.sampling import FisherType, MeanOver, curvature_along, fisher_weight
 from lngd.torch_private import foreach_add, foreach_div, foreach_lerp_, foreach_mul, foreach_norm, foreach_sqrt
@@ -49,6 +49,19 @@ class Averages:
     """M of each layer as the matrix that multiplies the activations."""
     vectors: GradientMatrices
     """The same, flat."""
+    stacked: GradientMatrices = field(default_factory=list)
+    """The same of each stack of layers."""
+
+
+@dataclass
+class Steps:
+    """d of some layers."""
+
+    matrices: GradientMatrices
+    parts: Parts
+    """By parameter."""
+    stacked: GradientMatrices
+    """Of each stack of layers; empty where layers stand alone."""
 
 
 @dataclass
@@ -75,6 +88,10 @@ class Directions:
     mean_over: MeanOver
     lr: float | Tensor
     """What α_l is multiplied with: the larger lr of weight and bias, and the share that the warm-up leaves of it."""
+    parts: Parts = ()
+    """d by parameter."""
+    stacked: GradientMatrices = field(default_factory=list)
+    """d of each stack of layers; empty where layers stand alone."""
     summed: Vector | None = None
     """How many samples the loss is a sum over; None for a mean."""
     weights: Sequence[Tensor] = ()
@@ -216,11 +233,20 @@ class Directions:
     @cached_property
     def _slopes(self) -> Tensor:
         """⟨d, ·⟩ of the samples' gradients, in the usual case; `[layers, samples]`."""
-        slopes = []
-        for layer, d, (sample,) in zip(self.layers, self.directions, self.samples, strict=True):
-            products = layer.output(sample.x, d) * sample.g
-            slopes.append(products.sum(1) if products.dim() == 2 else products.flatten(1).sum(1))
-        return torch.stack(slopes)
+        slopes, each, place = [], list(zip(self.layers, self.directions, self.samples, strict=True)), 0
+        for d in self.stacked or self.directions:
+            count = len(d) if d.dim() > self.directions[place].dim() else 1
+            own = each[place : place + count]
+            place += count
+            samples = [sample for _, _, (sample,) in own]
+            if count > 1 and isinstance(own[0][0], LinearLayer) and all(sample.x.dim() == 2 for sample in samples):
+                together = own[0][0].outputs_of_each(torch.stack([sample.x for sample in samples]), d)
+                slopes.append((together * torch.stack([sample.g for sample in samples])).sum(2))
+                continue
+            for layer, direction, (sample,) in own:
+                products = layer.output(sample.x, direction) * sample.g
+                slopes.append((products.sum(1) if products.dim() == 2 else products.flatten(1).sum(1)).unsqueeze(0))
+        return torch.cat(slopes)
 
     def _of_each(self, values: Iterable[Scalar | None]) -> Vector:
         """What was found of each layer, NaN where nothing was."""

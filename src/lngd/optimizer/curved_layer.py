@@ -150,9 +150,20 @@ class CurvedLayer:
         self.ready = self.block.ready
         self.states[0].update(self.block.tensors(), updates=self.block.updates, ready=int(self.ready))
 
-    def direction(self, average: GradientMatrix) -> GradientMatrix:
-        """d = F̂⁻¹M, for the spectral step with its singular values set to one."""
-        natural = self.block.precondition(average)
+    def move_average(self, matrix: GradientMatrix) -> None:
+        """M has got another place, with the same entries."""
+        self.average = matrix
+        for state, part in zip(self.states, self.layer.split(matrix), strict=True):
+            state["average"] = part
+
+    def direction(self, average: GradientMatrix, block: CurvatureBlock | None = None) -> GradientMatrix:
+        """d = F̂⁻¹M, for the spectral step with its singular values set to one.
+
+        Args:
+            average: M.
+            block: that of several layers like this one, whose M then is `[layers, o, i]`.
+        """
+        natural = (block or self.block).precondition(average)
         return orthogonalised(natural, average) if self.recipe.spectral else natural
 
     @property

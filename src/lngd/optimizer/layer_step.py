@@ -22,7 +22,8 @@ from lngd.layers import Layer
 from lngd.optimizer.curved_layer import CurvedLayer
 from lngd.optimizer.guards import Guard, lr_of
 from lngd.optimizer.shards import ShardedLayer, here
-from lngd.step_size import Averages, Directions, Parts
+from lngd.optimizer.stack import stacks
+from lngd.step_size import Averages, Directions, Parts, Steps
 from lngd.torch_private import (
     foreach_add_,
     foreach_addcmul_,
@@ -58,10 +59,13 @@ class Bucket:
     """
 
     def __init__(self, layers: Sequence[CurvedLayer], resting: tuple[int, ...] = ()) -> None:
-        self.layers, self.resting = list(layers), resting
+        usable = not resting and layers[0].recipe.momentum_on != "update"
+        usable &= all(each.average is not None and each.average.is_contiguous() for each in layers)
+        self.stacks = stacks(layers, averaged=usable)
+        self.layers, self.resting = [each for stack in self.stacks for each in stack.layers], resting
         first = layers[0]
         self.recipe, self.groups, self.dtype = first.recipe, first.groups, first.layer.dtype
-        self.adapters: list[Layer | ShardedLayer] = [each.shards or each.layer for each in layers]
+        self.adapters: list[Layer | ShardedLayer] = [each.shards or each.layer for each in self.layers]
         self.split = first.shards.split_of if first.shards else None
         self.parameters: list[list[nn.Parameter]] = [
             list(p) for p in zip(*(layer.parameters for layer in self.adapters), strict=True)
@@ -69,14 +73,13 @@ class Bucket:
         self.device, self.low_precision = first.layer.weight.device, first.layer.weight.dtype != self.dtype
         self.numbers = {name: self._joined(name) for name in self.recipe.numbers}
         self.tensors = {name: self._columns(name) for name in self.recipe.tensors}
-        own = [each.layer for each in layers]
+        own = [each.layer for each in self.layers]
         self.alike = torch.tensor([(layer.groups * layer.outputs) ** 0.5 for layer in own]).to(self.device, self.dtype)
         self.sizes = [layer.weight.numel() ** 0.5 for layer in own]
-        whole = [each.average for each in layers if each.average is not None and each.average.is_contiguous()]
-        usable = len(whole) == len(layers) and not resting
-        self.averages = whole if usable and self.recipe.momentum_on == "gradient" else None
-        """M of each layer, of which the averages of weight and bias are views; None where that can't be."""
-        self.flat_averages = [m.view(-1) for m in self.averages or ()]
+        self.averages = [stack.average for stack in self.stacks if stack.average is not None]
+        """M of each stack, of which the averages of weights and biases are views; none where that can't be."""
+        self.matrices = [m for stack, M in zip(self.stacks, self.averages, strict=usable) for m in stack.each(M)]
+        self.vectors = [m for stack, M in zip(self.stacks, self.averages, strict=usable) for m in stack.flat(M)]
 
     def _joined(self, name: str) -> Vector:
         """A number of each layer as one vector, of which the layers' states hold the entries from now on."""
@@ -117,25 +120,20 @@ class Bucket:
         if self.resting:
             averages = [gradients[place] if place in self.resting else average for place, average in enumerate(averages)]
         if recipe.momentum_on == "nesterov":
-            ahead = [foreach_lerp(list(g), a, beta) for g, a in zip(gradients, averages, strict=True)]
-            return self._as_matrices(gradients, ahead)
-        if self.averages is None:
+            return self._ahead(gradients, averages, beta)
+        if not self.averages:
             return self._as_matrices(gradients, averages)
-        return Averages(gradients, averages, self.averages, self.flat_averages)
+        return Averages(gradients, averages, self.matrices, self.vectors, self.averages)
 
-    def precondition(self, averages: Averages) -> GradientMatrices:
+    def precondition(self, averages: Averages) -> Steps:
         """d = F̂⁻¹M (line 11), for the spectral step with its singular values set to one. A layer without F̂⁻¹ waits for it."""
-        found = []
-        for each, average in zip(self.layers, averages.matrices, strict=True):
-            if not each.ready:
-                found.append(torch.zeros_like(average))
-                continue
-            found.append(each.direction(average))
-        return self.without_resting(found)
+        found = [stack.direction(M) for stack, M in zip(self.stacks, averages.stacked, strict=True)]
+        matrices = [m for stack, d in zip(self.stacks, found, strict=True) for m in stack.each(d)]
+        return self.without_resting(matrices) if self.resting else Steps(matrices, self._parts(found), found)
 
     def aim(
         self,
-        directions: GradientMatrices,
+        directions: Steps,
         averages: Averages,
         samples: Samples,
         *,
@@ -158,7 +156,9 @@ class Bucket:
         self.step = Directions(
             layers=[each.layer for each in self.layers],
             averages=averages,
-            directions=directions,
+            directions=directions.matrices,
+            parts=directions.parts,
+            stacked=directions.stacked,
             samples=[samples.get(each.name, ()) for each in self.layers],
             memory=self.numbers,
             tensors=self.tensors,
@@ -194,8 +194,7 @@ class Bucket:
         norms = step.weight_norms if self.recipe.keep_norms else None
         if observe and norms is not None:
             self._observe(step, norms)
-        columns = zip(*[layer.split(d) for layer, d in zip(self.adapters, step.directions, strict=True)], strict=True)
-        for place, (directions, group) in enumerate(zip(columns, self.groups, strict=True)):
+        for place, (directions, group) in enumerate(zip(step.parts, self.groups, strict=True)):
             if place in self.resting:
                 continue
             self._move(place, list(directions), -self.warmup * lr_of(group) * alpha, guard)  # lr inside ζ: m keeps its time's
@@ -212,25 +211,50 @@ class Bucket:
             columns.append(grads if guard.readable else guard.kept(grads))
         return columns
 
-    def without_resting(self, directions: GradientMatrices) -> GradientMatrices:
+    def without_resting(self, directions: GradientMatrices) -> Steps:
         """Directions that are zero where nothing moves."""
-        if not self.resting:
-            return directions
-        found = []
-        for layer, direction in zip(self.adapters, directions, strict=True):
-            parts = enumerate(layer.split(direction))
-            found.append(layer.matrix([torch.zeros_like(p) if place in self.resting else p for place, p in parts]))
-        return found
+        parts = [layer.split(direction) for layer, direction in zip(self.adapters, directions, strict=True)]
+        if self.resting:
+            parts = [[torch.zeros_like(p) if place in self.resting else p for place, p in enumerate(own)] for own in parts]
+            directions = [layer.matrix(own) for layer, own in zip(self.adapters, parts, strict=True)]
+        return Steps(directions, [list(column) for column in zip(*parts, strict=True)], [])
+
+    def _ahead(self, gradients: Parts, averages: Parts, beta: float) -> Averages:
+        """(1−β)∇ + βM."""
+        if not self.averages:
+            ahead = [foreach_lerp(list(g), list(a), beta) for g, a in zip(gradients, averages, strict=True)]
+            return self._as_matrices(gradients, ahead)
+        stacked = [M.clone() for M in self.averages]
+        parts = self._parts(stacked)
+        for part, grads in zip(parts, gradients, strict=True):
+            foreach_lerp_(part, list(grads), 1 - beta)
+        return self._of_stacks(gradients, parts, stacked)
 
     def _as_matrices(self, gradients: Parts, parts: Parts) -> Averages:
-        matrices = [layer.matrix(list(own)) for layer, own in zip(self.adapters, zip(*parts, strict=True), strict=True)]
-        return Averages(gradients, parts, matrices, [m.reshape(-1) for m in matrices])
+        stacked, place = [], 0
+        for stack in self.stacks:
+            stacked.append(stack.whole([column[place : place + len(stack.layers)] for column in parts]))
+            place += len(stack.layers)
+        return self._of_stacks(gradients, parts, stacked)
 
-    def _move(self, place: int, directions: list[Tensor], lengths: Vector, guard: Guard) -> None:
+    def _of_stacks(self, gradients: Parts, parts: Parts, stacked: GradientMatrices) -> Averages:
+        own = list(zip(self.stacks, stacked, strict=True))
+        matrices, vectors = [m for stack, M in own for m in stack.each(M)], [m for stack, M in own for m in stack.flat(M)]
+        return Averages(gradients, parts, matrices, vectors, stacked)
+
+    def _parts(self, stacked: GradientMatrices) -> list[list[Tensor]]:
+        """The entries that belong to all weights, and to all biases."""
+        found = [list[Tensor]() for _ in self.parameters]
+        for stack, matrix in zip(self.stacks, stacked, strict=True):
+            for column, parts in zip(found, stack.parts(matrix), strict=True):
+                column += parts
+        return found
+
+    def _move(self, place: int, directions: Sequence[Tensor], lengths: Vector, guard: Guard) -> None:
         """p ← (1 − lr·λ) p + length · d for the weights or the biases, unless that has no room in their dtype."""
         parameters, group = self._here(place), self.groups[place]
         if self.recipe.momentum_on == "update":
-            directions, lengths = self._update_momentum(place, directions, lengths, guard)
+            directions, lengths = self._update_momentum(place, list(directions), lengths, guard)
         shrink = lr_of(group) * group["weight_decay"]
         possible = stay_finite(parameters, directions, lengths, shrink)
         whole = guard.readable and bool(possible.all())
@@ -243,10 +267,10 @@ class Bucket:
             directions = [torch.where(flag, d, 0.0) for flag, d in zip(possible.unbind(), directions, strict=True)]
             lengths = torch.where(possible, lengths, 0.0)
         if self.low_precision:
-            steps = foreach_mul(directions, lengths.unbind())
+            steps = foreach_mul(list(directions), lengths.unbind())
             foreach_add_(parameters, [step.to(p.dtype) for step, p in zip(steps, parameters, strict=True)])
         else:
-            foreach_addcmul_(parameters, directions, lengths.unbind())
+            foreach_addcmul_(parameters, list(directions), lengths.unbind())
 
     def _update_momentum(
         self, place: int, directions: list[Tensor], lengths: Vector, guard: Guard

@@ -49,9 +49,9 @@ from lngd.optimizer.shards import here
 from lngd.optimizer.sharing import directions, rate_numbers, refresh
 from lngd.optimizer.uneven import StepsAlong, refuse_other_joins, share_gradients, share_options
 from lngd.sampling import Calls, Fisher, FisherType
-from lngd.step_size import Averages
+from lngd.step_size import Averages, Steps
 from lngd.torch_private import is_joining, is_shard, never_compiled
-from lngd.types import Flag, GradientMatrices
+from lngd.types import Flag
 from lngd.version import __version__
 from lngd.warned import warn
 
@@ -179,7 +179,7 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
             self._adamw.step(self.state, guard, warmup)
         self._finish_step(guard)
 
-    def _directions(self, active: Sequence[Bucket], guard: Guard) -> Iterator[tuple[Bucket, Averages, GradientMatrices]]:
+    def _directions(self, active: Sequence[Bucket], guard: Guard) -> Iterator[tuple[Bucket, Averages, Steps]]:
         """Of the layers that step: M and d. Where no other process helps, one bucket's directions are held at a time."""
         split = self._ranks.split if self._recipe.spectral else None
         shared = [bucket for bucket in active if bucket.split is not None or split is not None]

@@ -9,14 +9,14 @@ from torch import Tensor
 from lngd.optimizer.curved_layer import CurvedLayer
 from lngd.optimizer.layer_step import Bucket
 from lngd.optimizer.shards import ShardedLayer, Split, Work, by_owner, everywhere, shared_out
-from lngd.step_size import Averages
-from lngd.types import GradientMatrices, GradientMatrix, Vector
+from lngd.step_size import Averages, Steps
+from lngd.types import GradientMatrix, Vector
 
 SHARED_FROM = 512
 """Rows of a layer's factors, on average, from which an inverse takes longer to make than to send."""
 
 
-def directions(buckets: Sequence[Bucket], averages: Sequence[Averages], split: Split | None) -> Iterator[GradientMatrices]:
+def directions(buckets: Sequence[Bucket], averages: Sequence[Averages], split: Split | None) -> Iterator[Steps]:
     """d = F̂⁻¹M of layers that several processes have: of sharded ones the rows that lie here.
 
     Rows are computed by themselves where F̂⁻¹ mixes none. All else is one piece of work, shared out by its cost: rows go to a

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree as pytree
 
@@ -56,8 +57,8 @@ def together(count: int) -> Iterator[None]:
 
 
 def wrapped(model: nn.Module) -> nn.Module:
-    """The model that is called: with several processes its gradients are their average."""
-    return DistributedDataParallel(model) if _size() > 1 else model
+    """The model that is called: with several processes its gradients are their average, as a sharded model's are by itself."""
+    return model if _size() == 1 or isinstance(model, FSDPModule) else DistributedDataParallel(model)
 
 
 def own_part(batch: Batch) -> Batch:

@@ -114,7 +114,7 @@ and the latency and bandwidth of all-reduces as measured with so many processes.
 {timed(given.cores)}
 ## LNGD on the character GPT of 240 steps, its rate measured along whole directions
 
-Validation losses, means of {len(SEEDS)} seeds. Sharded is `fully_shard` in two processes, which have the same batches. In \
+Validation losses, means of {len(SEEDS)} seeds. Sharded is `fully_shard` in two processes, with half a batch each. In \
 between dᵀFd is the sum over the processes of that along the rows of each, times the last ratio of the two.
 
 {along()}

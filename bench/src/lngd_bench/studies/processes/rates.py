@@ -1,7 +1,4 @@
-"""What it costs that a sharded layer's rate is measured along its whole direction once in an interval: LNGD on a GPT.
-
-Two processes train on the same batches, so that nothing differs from one process but which rows of a direction lie where.
-"""
+"""What it costs that a sharded layer's rate is measured along its whole direction once in an interval: LNGD on a GPT."""
 
 import tempfile
 from collections.abc import Sequence
