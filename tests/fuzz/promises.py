@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from fuzz.models import Network
 from fuzz.settings import Case
-from lngd.linalg import orthogonalised
 from lngd.methods import Method
 from lngd.optimizer import Outcome
 from lngd.optimizer.adamw import share_of_rate
@@ -282,8 +281,7 @@ def direction_of(held: CurvedLayer) -> Tensor:
         average = held.layer.matrix([state["average"] for state in held.states])
     if held.recipe.momentum_on == "nesterov":
         average = gradient.lerp(average, held.groups[0]["momentum"])
-    natural = held.block.precondition(average)
-    return orthogonalised(natural, average) if held.recipe.spectral else natural
+    return held.direction(average)
 
 
 def check_resumption(run: Run, step: int) -> None:

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from lngd.linalg import Damping, factor_shape
+from lngd.linalg import Damping, factor_shape, orthogonalised
 from lngd.types import Activations, AnyTensor, Dense, GradientMatrix, Gradients
 
 UNLIMITED = 2**31
@@ -80,6 +80,10 @@ class CurvatureBlock(ABC):
     @abstractmethod
     def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
         """F̂⁻¹ applied to a gradient."""
+
+    def orthogonalise(self, gradient: GradientMatrix) -> GradientMatrix:
+        """F̂⁻¹ applied to a gradient, with all singular values, measured by F̂, set to about one."""
+        return orthogonalised(self.precondition(gradient), gradient)
 
     def precondition_rows(self, rows: GradientMatrix, outputs: slice) -> GradientMatrix:
         """F̂⁻¹ applied to some rows of a gradient, those of these outputs; if `by_rows`."""

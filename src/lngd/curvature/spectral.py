@@ -4,7 +4,11 @@ The step sees F up to a factor only. So each factor is kept with mean eigenvalue
 counts no more than what is measured when the data are nearly fitted, and nothing depends on the scale of the loss.
 """
 
-from typing import ClassVar
+from abc import abstractmethod
+from collections.abc import Callable
+from copy import copy
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,10 +23,13 @@ from lngd.linalg import (
     damped,
     factor_shape,
     inverse,
+    inverse_root_of_symmetric,
     mean_eigenvalue,
+    root,
     second_moments,
     times,
     times_left,
+    transposed,
 )
 from lngd.types import Activations, Dense, GradientMatrix, Gradients, InputFactor, OutputFactor
 
@@ -34,6 +41,8 @@ class WholePsi(LNGDBlock):
     """
 
     damps_last_outputs: ClassVar[bool] = True
+    phi_parts: ClassVar[tuple[str, ...]] = ("phi_inverse",)
+    """What Φ̂⁻¹ is made of."""
     by_rows: ClassVar[bool] = False
 
     def dims(self, inputs: int, outputs: int, *, one_hot: bool = False) -> tuple[int, ...]:
@@ -48,6 +57,38 @@ class WholePsi(LNGDBlock):
 
     def inverse_of_psi(self, damping: Damping) -> OutputFactor:
         return inverse(damped(self.psi, damping.of_outputs, self.shape[0]))
+
+    def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
+        """Ψ̂⁻¹ ∇ Φ̂⁻¹."""
+        return times_left(self.psi_inverse, self.by_phi(gradient))
+
+    def orthogonalise(self, gradient: GradientMatrix) -> GradientMatrix:
+        """Ψ̂⁻¹ ∇ Φ̂⁻¹ with all singular values set to one.
+
+        With Ψ̂⁻¹ = L Lᵀ and S = Lᵀ (∇ Φ̂⁻¹ ∇ᵀ) L it is L S^(−½) Lᵀ ∇ Φ̂⁻¹, and the same from the other side where there are more
+        outputs than inputs. S is symmetric, so that Cholesky factors do, which a CPU makes faster than it multiplies. On a GPU it
+        is the other way round: there it is made of products.
+        """
+        if gradient.device.type != "cpu":
+            return super().orthogonalise(gradient)
+        if gradient.shape[-2] <= gradient.shape[-1]:
+            one, natural = root(self.psi_inverse), self.by_phi(gradient)
+            by, back = partial(times, factor=one), partial(times, factor=transposed(one))
+            return _between(natural @ gradient.mT, by, back) @ natural
+        natural = times_left(self.psi_inverse, gradient)
+        return natural @ _between(gradient.mT @ natural, self.phi_root().by_phi, self.phi_root(upper=True).by_phi)
+
+    @abstractmethod
+    def by_phi(self, gradient: GradientMatrix) -> GradientMatrix:
+        """∇ Φ̂⁻¹."""
+
+    def phi_root(self, *, upper: bool = False) -> "WholePsi":
+        """A copy with R in the place of Φ̂⁻¹ = R Rᵀ, or with Rᵀ."""
+        found = copy(self)
+        for name in self.phi_parts:
+            factor = root(getattr(self, name))
+            setattr(found, name, transposed(factor) if upper else factor)
+        return found
 
     def dense_psi(self, damping: Damping) -> Dense:
         return assembled(damped(self.psi, damping.of_outputs, self.shape[0]), self.shape[0])
@@ -67,15 +108,23 @@ class SpectralBlock(WholePsi):
         o, i = self.shape
         return over(phi, mean_eigenvalue(phi, i)), over(psi, mean_eigenvalue(psi, o))
 
-    def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
-        """Ψ̂⁻¹ ∇ Φ̂⁻¹."""
-        return times_left(self.psi_inverse, times(gradient, self.phi_inverse))
+    def by_phi(self, gradient: GradientMatrix) -> GradientMatrix:
+        return times(gradient, self.phi_inverse)
 
 
 class SpectralKroneckerBlock(WholePsi, LNGDKroneckerBlock):
     """F ∝ (Φ_channels ⊗ Φ_kernel ⊕ φ_bias) ⊗ Ψ of a convolution, every position with the same weight."""
 
     quadratic: ClassVar[tuple[bool, ...]] = (False, False, False, True)
+    phi_parts: ClassVar[tuple[str, ...]] = ("channels_inverse", "kernel_inverse")
+
+    def by_phi(self, gradient: GradientMatrix) -> GradientMatrix:
+        return LNGDKroneckerBlock.by_phi(self, gradient)
+
+    def phi_root(self, *, upper: bool = False) -> "WholePsi":
+        found: Any = super().phi_root(upper=upper)
+        found.bias_inverse = self.bias_inverse.sqrt()
+        return found
 
     def measure(self, a: Patches, g: Gradients) -> tuple[Tensor, ...]:  # type: ignore[override]  # as `takes_patches` says
         return *self.measure_phi(a, torch.ones_like(g[..., 0]), outputs=g.shape[-1]), self.measure_psi(g)
@@ -86,9 +135,11 @@ class SpectralKroneckerBlock(WholePsi, LNGDKroneckerBlock):
         factors = over(channels, mean), over(kernel, self.places * mean_eigenvalue(kernel, self.places)), over(bias, mean)
         return *factors, over(psi, mean_eigenvalue(psi, self.shape[0]))
 
-    def precondition(self, gradient: GradientMatrix) -> GradientMatrix:
-        """Ψ̂⁻¹ ∇ Φ̂⁻¹."""
-        return times_left(self.psi_inverse, self.by_phi(gradient))
+
+def _between(moments: Tensor, by: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
+    """R (Rᵀ X R)^(−½) Rᵀ of a symmetric X, given what multiplies by R and by Rᵀ from the right."""
+    middle = inverse_root_of_symmetric(by(by(moments).mT))
+    return back(back(middle).mT)
 
 
 def over(factor: Tensor, size: Tensor) -> Tensor:

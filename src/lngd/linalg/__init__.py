@@ -20,9 +20,9 @@ from lngd.linalg.factor import (
     transposed,
 )
 from lngd.linalg.finite import HOST, choose, readable
-from lngd.linalg.inverse import LinAlgError, NotPositiveDefiniteError, eigenbasis, inverse, inverse_diagonal
+from lngd.linalg.inverse import LinAlgError, NotPositiveDefiniteError, eigenbasis, inverse, inverse_diagonal, root
 from lngd.linalg.moments import second_moments, squared_norms, sum_by_input
-from lngd.linalg.polar import orthogonalised
+from lngd.linalg.polar import inverse_root_of_symmetric, orthogonalised
 from lngd.linalg.vectors import inner
 
 __all__ = [
@@ -41,11 +41,13 @@ __all__ = [
     "inner",
     "inverse",
     "inverse_diagonal",
+    "inverse_root_of_symmetric",
     "is_diagonal",
     "kronecker",
     "mean_eigenvalue",
     "orthogonalised",
     "readable",
+    "root",
     "second_moments",
     "shifted",
     "squared_norms",

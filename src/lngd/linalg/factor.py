@@ -12,9 +12,14 @@ from lngd.types import InputFactor
 Shape = tuple[int, ...]
 
 
+LARGEST_BLOCK = 512
+"""Rows of a block of a factor that is too large to be kept whole: the work grows with their square, what they say does not."""
+
+
 def factor_shape(dim: int, largest: int) -> Shape:
-    """Of a factor over `dim` inputs, per group: dense, or in the fewest blocks of at most `largest`, all of one size."""
-    count = ceil(dim / largest)
+    """Of a factor over `dim` inputs, per group: dense up to `largest`; of a larger one the fewest blocks, all of one size, of at
+    most `largest` and LARGEST_BLOCK."""
+    count = 1 if dim <= largest else ceil(dim / min(largest, LARGEST_BLOCK))
     block = ceil(dim / count)
     return (dim, dim) if count == 1 else (count, block, block)
 

@@ -35,6 +35,11 @@ def inverse(matrix: InputFactor) -> InputFactor:
     raise NotPositiveDefiniteError(f"a {matrix.shape[-1]}×{matrix.shape[-1]} matrix is not positive definite: raise the damping")
 
 
+def root(matrix: InputFactor) -> InputFactor:
+    """L of M = L Lᵀ, the Cholesky factor of a positive definite matrix; of a diagonal its square root."""
+    return matrix.sqrt() if is_diagonal(matrix) else torch.linalg.cholesky_ex(matrix)[0]
+
+
 def inverse_diagonal(diagonal: Float[Tensor, "*group o"]) -> Float[Tensor, "*group o"]:
     """The inverse of a diagonal matrix.
 

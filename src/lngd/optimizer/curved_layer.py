@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lngd.curvature import CurvatureBlock
 from lngd.layers import ConvLayer, ExpertsLayer, Layer, filled
-from lngd.linalg import Damping, NotPositiveDefiniteError, orthogonalised
+from lngd.linalg import Damping, NotPositiveDefiniteError
 from lngd.optimizer.guards import Guard
 from lngd.optimizer.hyperparameters import Recipe
 from lngd.optimizer.parameters import Group
@@ -41,8 +41,8 @@ MOST_FAILURES = 10
 """Refreshes that may fail in a row before training on old inverses is an error."""
 MORE_DAMPING = (1.0, 10.0, 100.0)
 """What the damping is multiplied with, in turn, until a refresh succeeds."""
-POLAR_PRODUCTS = 15
-"""Square products that a polar factor takes, about."""
+POLAR_PRODUCTS, POLAR_PRODUCTS_CPU = 13, 3
+"""Square products that a polar factor takes, or as long as which, about."""
 LEAST_DAMPING = 1e-6
 """What counts as damping in the second try if there is none: above the rounding error of a float32 factor."""
 
@@ -163,8 +163,8 @@ class CurvedLayer:
             average: M.
             block: that of several layers like this one, whose M then is `[layers, o, i]`.
         """
-        natural = (block or self.block).precondition(average)
-        return orthogonalised(natural, average) if self.recipe.spectral else natural
+        block = block or self.block
+        return block.orthogonalise(average) if self.recipe.spectral else block.precondition(average)
 
     @property
     def by_rows(self) -> bool:
@@ -176,7 +176,8 @@ class CurvedLayer:
         """How the work of `direction` compares among layers."""
         small, large = sorted((self.layer.outputs, self.layer.inputs))
         if self.recipe.spectral:  # most of it are products of square matrices
-            return self.layer.groups * small**2 * (2 * large + POLAR_PRODUCTS * small)
+            products = POLAR_PRODUCTS_CPU if self.layer.weight.device.type == "cpu" else POLAR_PRODUCTS
+            return self.layer.groups * small**2 * (2 * large + products * small)
         return self.layer.groups * small * large * (small + large)
 
     def has_gradient(self) -> bool:

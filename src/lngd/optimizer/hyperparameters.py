@@ -70,7 +70,8 @@ class Factors:
     """How large a Fisher factor is kept, and how it is damped.
 
     Args:
-        max_dim: the largest dense factor: of a larger one only diagonal blocks are kept. EKFAC and NGPlus leave it to AdamW.
+        max_dim: the largest dense factor: of a larger one only diagonal blocks are kept, of at most `max_dim` rows and 512. EKFAC
+            and NGPlus leave it to AdamW.
         convolution: of a convolution with more than `max_dim` inputs: "kronecker" (Φ_channels ⊗ Φ_kernel) or "full" (as any other
             layer's). LNGD's block only.
         damping_bounds: (ν₁, ν₂), absolute bounds of λ.

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar, cast
 
+import torch
+
 from lngd_bench.competitors import peers
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
@@ -80,3 +82,11 @@ def target_given(text: str) -> Target:
         return float(text)
     except ValueError as error:
         raise BenchError(f"--target {text}: give auto, task or a number such as 0.9") from error
+
+
+def device_named(name: str) -> torch.device:
+    """A torch device that is there."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise BenchError(f"--device {name}: {str(error).splitlines()[0]}") from error

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from lngd_bench.cli.names import lookup, optimizers_named, tasks_named
+from lngd_bench.cli.names import device_named, lookup, optimizers_named, tasks_named
 from lngd_bench.competitors.optimizers import DEFAULT_OPTIMIZERS, OPTIMIZERS
-from lngd_bench.errors import BenchError
 from lngd_bench.tasks import SCALES
 from lngd_bench.tasks.datasets.places import check_data_dir
 from lngd_bench.tasks.execution import Precision
@@ -82,10 +81,7 @@ class RunOptions:
             task.look_for_data(self.data_dir)
         if self.threads:
             torch.set_num_threads(self.threads)
-        try:
-            return chosen, names, torch.empty(0, device=self.device).device
-        except (RuntimeError, AssertionError) as error:
-            raise BenchError(f"--device {self.device}: {str(error).splitlines()[0]}") from error
+        return chosen, names, device_named(self.device)
 
     def apply(self, task: Task) -> Task:
         """The task with what was given in the place of its own."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lngd.optimizer import NaturalGradient
-from lngd_bench.clock import clock
+from lngd_bench.clock import CPU, clock
 from lngd_bench.studies.overhead.timing import STATELESS, WARM_UP, Trainee, trainee_of
 from lngd_bench.studies.overhead.workloads import Workload
 
@@ -29,7 +29,7 @@ ANY = ""
 FUNCTIONS = (
     ("lngd_bench.studies.overhead.timing", "forward", "forward"),
     ("lngd_bench.studies.overhead.timing", "backward", "backward"),
-    ("lngd", "orthogonalised", "orthogonalise"),
+    ("lngd.curvature", "orthogonalise", "orthogonalise"),
     ("lngd", "draw", "measure"),
     ("lngd", "sampled_gradient", "measure"),
     ("lngd", "pull_back", "measure"),
@@ -41,8 +41,10 @@ FUNCTIONS = (
     ("lngd.optimizer.natural_gradient", "_measure", "measure"),
     ("lngd.optimizer.natural_gradient", "_refresh", "refresh"),
     ("lngd.curvature", "precondition", "precondition"),
+    ("lngd.curvature.spectral", "by_phi", "precondition"),
     ("lngd.step_size", ANY, "rate"),
     ("lngd.optimizer.layer_step", ANY, "apply"),
+    ("lngd.optimizer.stack", ANY, "apply"),
     ("lngd.optimizer.adamw", ANY, "apply"),
     ("lngd.optimizer.natural_gradient", "step", "other"),
 )
@@ -66,7 +68,7 @@ def state_bytes(trainee: Trainee) -> int:
 
 def peak_bytes(workload: Workload, method: str) -> int | None:
     """The highest resident memory of a few steps, model and batch included, Python and torch not; None where Linux is missing."""
-    if not STATUS.exists():
+    if not (STATUS.exists() or workload.device != "cpu"):
         return None
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
         return processes.submit(_rise, workload, method, torch.get_num_threads()).result()
@@ -76,12 +78,13 @@ def _rise(workload: Workload, method: str, threads: int) -> int:
     """Bytes by which the steps make this process grow."""
     torch.set_num_threads(threads)
     trainee_of(Workload("mlp", 2, 2), method)  # imports what is imported when it is built
-    before = _resident("VmRSS")
+    gpu = torch.device(workload.device).type == "cuda"
+    before = 0 if gpu else _resident("VmRSS")
     trainee = trainee_of(workload, method)
     known = method in STATELESS or isinstance(trainee.optimizer, NaturalGradient)
     for _ in range(WARM_UP.get(method, 2) + 1 if known else PEAK_STEPS):
         trainee.step()
-    return _resident("VmHWM") - before
+    return torch.cuda.max_memory_allocated(workload.device) if gpu else _resident("VmHWM") - before
 
 
 def _resident(kind: str) -> int:
@@ -93,22 +96,26 @@ def _resident(kind: str) -> int:
 
 def breakdown(trainee: Trainee) -> dict[str, float]:
     """Milliseconds of a step by stage, the mean over an interval."""
-    with StageProfile() as profile:
+    with StageProfile(trainee.targets.device) as profile:
         for _ in range(trainee.interval):
             trainee.step()
     return {stage: 1e3 * profile.seconds[stage] / trainee.interval for stage in STAGES}
 
 
 class StageProfile:
-    """Counts seconds by stage while it is entered as a context; what lies in no function with a stage is `other`."""
+    """Counts seconds by stage while it is entered as a context; what lies in no function with a stage is `other`.
 
-    def __init__(self) -> None:
+    Of a GPU, for whose work each change waits, they add up to more than a step takes without it.
+    """
+
+    def __init__(self, device: torch.device = CPU) -> None:
+        self.device = device
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._stack = ["other"]
         self._stage = cache(_stage_of)
 
     def __enter__(self) -> "StageProfile":
-        self._since = clock()
+        self._since = clock(self.device)
         sys.setprofile(self._event)
         return self
 
@@ -130,7 +137,7 @@ class StageProfile:
 
     def _count(self) -> None:
         """What has passed since the last change goes to the stage on top."""
-        now = clock()
+        now = clock(self.device)
         self.seconds[self._stack[-1]] += now - self._since
         self._since = now
 

@@ -12,7 +12,7 @@ import typer
 
 from lngd.optimizer import NaturalGradient
 from lngd_bench import archive
-from lngd_bench.cli.names import names_listed
+from lngd_bench.cli.names import device_named, names_listed
 from lngd_bench.cli.running import command_line, console, make_directory
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.overhead.anatomy import breakdown, peak_bytes, state_bytes
@@ -20,6 +20,7 @@ from lngd_bench.studies.overhead.on_paper import Prediction, Work, calibrated, p
 from lngd_bench.studies.overhead.report import append, as_markdown, conditions, draw, pages, ratios, title
 from lngd_bench.studies.overhead.timing import DEFAULT_METHODS, METHODS, Trainee, interval, trainee_of
 from lngd_bench.studies.overhead.workloads import NETWORKS, Workload
+from lngd_bench.tasks.execution import Precision
 from lngd_bench.studies.results import MISSING, leave, number, records_at, text
 
 STUDY = "overhead"
@@ -34,6 +35,8 @@ def overhead(
     rounds: Annotated[int, typer.Option(min=1, help="Curvature intervals of each method.")] = 2,
     width: Annotated[int | None, typer.Option(min=1, help="Of the model.", show_default="the real one's")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
+    device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
+    precision: Annotated[Precision, typer.Option(help="Of autocast.")] = "float32",
     peak: Annotated[bool, typer.Option(help="Peak memory too, of a process for each method.")] = True,
     predict_only: Annotated[bool, typer.Option("--predict", help="On paper only, without training.")] = False,
     report: Annotated[
@@ -48,13 +51,13 @@ def overhead(
     torch.set_num_threads(threads)
     sizes = _sizes(batch)
     workloads = [
-        Workload(name, width or NETWORKS[name].width, size)
+        Workload(name, width or NETWORKS[name].width, size, device, precision)
         for name in names_listed("model", models, NETWORKS)
         for size in sizes or NETWORKS[name].batches
     ]
     names = names_listed("method", methods, dict.fromkeys(METHODS))
     console.print("calibrating …", markup=False)
-    second = calibrated()
+    second = calibrated(device=device_named(device))
     speeds = "products {:.1f}, convolutions {:.1f}, factorisations {:.1f} Gop/s, memory {:.1f} GB/s"
     console.print(speeds.format(*(1e-9 * part for part in second)), markup=False)
     if predict_only:
@@ -78,7 +81,12 @@ def _sizes(listed: str) -> list[int]:
 def _measure_all(workload: Workload, methods: Sequence[str], second: Work, path: Path, *, rounds: int, peak: bool) -> None:
     """Every method of one model and batch in its turn, built, timed, weighed and freed, into the archive."""
     console.print(f"{workload.title}: {', '.join(methods)}; {rounds} rounds", markup=False)
-    start = {"event": "start", "workload": asdict(workload), "conditions": conditions(), "calibration": second._asdict()}
+    start = {
+        "event": "start",
+        "workload": asdict(workload),
+        "conditions": conditions(torch.device(workload.device)),
+        "calibration": second._asdict(),
+    }
     date = datetime.now(UTC).isoformat(timespec="seconds")
     append(path, workload.file_name, {**start, "rounds": rounds, "command": command_line(), "date": date})
     predictions = predict(workload, methods, second)

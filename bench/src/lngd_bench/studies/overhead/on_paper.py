@@ -19,10 +19,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from lngd.capture import LEAST_ROWS
-from lngd.linalg.polar import QUINTICS
+from lngd.linalg.polar import POLES, QUINTICS
 from lngd.optimizer import NaturalGradient, Recipe
 from lngd.sampling import Sampled
-from lngd_bench.clock import clock
+from lngd_bench.clock import CPU, clock
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.studies.overhead.timing import build
 from lngd_bench.studies.overhead.workloads import Workload
@@ -79,22 +79,25 @@ def total(parts: Iterator[Work]) -> Work:
     return Work(*map(sum, zip(Work(), *parts, strict=True)))
 
 
-def calibrated(repeats: int = REPEATS) -> Work:
-    """What torch's threads do in a second in float32, at sizes that layers have; medians."""
+def calibrated(repeats: int = REPEATS, device: torch.device = CPU) -> Work:
+    """What torch's threads, or a GPU, do in a second in float32, at sizes that layers have; medians."""
     size, channels, image, samples = 1024, 128, 16, 16
     generator = torch.Generator().manual_seed(0)
-    matrix = torch.randn(size, size, generator=generator)
-    x = torch.randn(samples, channels, image, image, generator=generator, requires_grad=True)
-    kernel = torch.randn(channels, channels, 3, 3, generator=generator, requires_grad=True)
-    spd = matrix @ matrix.T + size * torch.eye(size)
-    vector, other = torch.ones(2**22), torch.ones(2**22)  # 16 MiB: no core's cache holds it, and a large layer has so many
+    matrix = torch.randn(size, size, generator=generator).to(device)
+    x = torch.randn(samples, channels, image, image, generator=generator).to(device).requires_grad_()
+    kernel = torch.randn(channels, channels, 3, 3, generator=generator).to(device).requires_grad_()
+    spd = matrix @ matrix.T + size * torch.eye(size, device=device)
+    vector, other = (
+        torch.ones(2**22, device=device),
+        torch.ones(2**22, device=device),
+    )  # 16 MiB: no core's cache holds it, and a large layer has so many
 
     def seconds(work: Callable[[], object]) -> float:
         times = []
         for _ in range(1 + repeats):
-            start = clock()
+            start = clock(device)
             work()
-            times.append(clock() - start)
+            times.append(clock(device) - start)
         return statistics.median(times[1:])
 
     convolved = 3 * 2.0 * samples * image**2 * channels**2 * 9
@@ -268,10 +271,13 @@ class Layer:
         cubes = sum(float(math.prod(shape)) * shape[-1] for shape in self.inverses.values() if _is_dense(shape))
         return Work(factorisations=self.shape.groups * cubes)
 
-    def orthogonalise(self) -> Work:
-        """P Mᵀ, the iterations on what is k×k, and a product with P."""
+    def orthogonalise(self, device: str) -> Work:
+        """What is k×k, its root, by two inverses on a CPU and else by iterations, and a product with P."""
         small, large = sorted((self.shape.inputs, self.shape.outputs))
-        return Work(products=self.shape.groups * (4.0 * small**2 * large + POLAR_PRODUCTS * 2.0 * small**3))
+        both, cube = 4.0 * small**2 * large, float(small) ** 3
+        if device == "cpu":
+            return Work(products=self.shape.groups * both, factorisations=self.shape.groups * len(POLES) * cube)
+        return Work(products=self.shape.groups * (both + POLAR_PRODUCTS * 2.0 * cube))
 
 
 def _is_dense(shape: tuple[int, ...]) -> bool:
@@ -314,7 +320,8 @@ def predict(workload: Workload, methods: Sequence[str], second: Work) -> dict[st
         optimizer = build(method, model, workload.mean_over)
         if isinstance(optimizer, NaturalGradient):
             shapes = layer_shapes(model, workload.network.inputs(1))
-            stages = _stages(layers_of(method, optimizer, shapes, workload.batch), network, optimizer)
+            layers = layers_of(method, optimizer, shapes, workload.batch)
+            stages = _stages(layers, network, optimizer, torch.device(workload.device).type)
             optimizer.close()
             sgd = Work(traffic=passes("sgd") * FLOAT * sum(p.numel() for p in model.parameters()))
             times = {stage: work.milliseconds(second) for stage, work in stages.items()}
@@ -322,7 +329,7 @@ def predict(workload: Workload, methods: Sequence[str], second: Work) -> dict[st
     return found
 
 
-def _stages(layers: Sequence[Layer], network: Work, optimizer: NaturalGradient) -> dict[str, Work]:
+def _stages(layers: Sequence[Layer], network: Work, optimizer: NaturalGradient, device: str) -> dict[str, Work]:
     """Amortised. A pass between layers touches what a backward pass touches; a whole one multiplies as a forward does, too."""
     schedule = optimizer.recipe.schedule
     backward = network.times(1 / 3) if isinstance(optimizer.fisher, Sampled) else Work(traffic=network.traffic / 3)
@@ -334,5 +341,5 @@ def _stages(layers: Sequence[Layer], network: Work, optimizer: NaturalGradient) 
         "apply": total(layer.apply() for layer in layers),
     }
     if optimizer.recipe.spectral:
-        stages["orthogonalise"] = total(layer.orthogonalise() for layer in layers)
+        stages["orthogonalise"] = total(layer.orthogonalise(device) for layer in layers)
     return stages

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lngd_bench import archive
-from lngd_bench.clock import clock_of
+from lngd_bench.clock import CPU, clock_of
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.report.style import colour_of, tidy
 from lngd_bench.studies.overhead.anatomy import STAGES
@@ -58,10 +58,14 @@ class Page:
         return [costs, _stages(profiled)] if profiled else [costs]
 
 
-def conditions() -> dict[str, Any]:
+def conditions(device: torch.device = CPU) -> dict[str, Any]:
     """On what this process runs."""
-    machine = processor(torch.device("cpu"))
-    return {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "machine": machine, "clock": clock_of()}
+    return {
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "machine": processor(device),
+        "clock": clock_of(device),
+    }
 
 
 def conditions_text(found: Line) -> str:

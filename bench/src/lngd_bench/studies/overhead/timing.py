@@ -6,6 +6,8 @@ complete refresh, however that is spread. A step of the reference, SGD, stands a
 neighbours in time.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,8 +46,9 @@ class Trainee:
         *,
         mean_over: MeanOver = "batch",
         first: int | None = None,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self.method, self.model, self.inputs, self.targets = method, model, inputs, targets
+        self.method, self.model, self.inputs, self.targets, self.autocast = method, model, inputs, targets, autocast
         start = PAST_THE_RAMP - WARM_UP.get(method, 2) if first is None else first
         self.optimizer = build(method, model, mean_over, start)
 
@@ -64,15 +67,18 @@ class Trainee:
 
     def step(self) -> float:
         """Milliseconds of forward, backward and optimizer."""
-        start = clock()
+        device = self.targets.device
+        start = clock(device)
         self.optimizer.zero_grad()
         self.backward(self.forward())
         self.optimizer.step()
-        return 1e3 * (clock() - start)
+        return 1e3 * (clock(device) - start)
 
     def forward(self) -> Tensor:
         """The loss."""
-        return mean_cross_entropy(self.model(*self.inputs), self.targets)
+        with self.autocast():
+            outputs = self.model(*self.inputs)
+        return mean_cross_entropy(outputs, self.targets)
 
     def backward(self, loss: Tensor) -> None:
         """Its gradients."""
@@ -80,7 +86,7 @@ class Trainee:
 
 
 def trainee_of(workload: Workload, method: str) -> Trainee:
-    return Trainee(method, workload.model(), *workload.batch_of_data(), mean_over=workload.mean_over)
+    return Trainee(method, workload.model(), *workload.batch_of_data(), mean_over=workload.mean_over, autocast=workload.autocast)
 
 
 def build(method: str, model: nn.Module, mean_over: MeanOver = "batch", first: int = PAST_THE_RAMP) -> Optimizer:
