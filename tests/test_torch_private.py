@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch._dynamo.utils import counters
+from torch.distributed.algorithms.join import Join
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -25,6 +26,7 @@ from lngd.torch_private import (
     LEFT_OPERANDS,
     NO_PASS,
     _is_marked,
+    active_wrapper,
     all_gather_flat,
     compiled_in_place,
     foreach_add,
@@ -44,6 +46,7 @@ from lngd.torch_private import (
     is_batched,
     is_compiled,
     is_distributed,
+    is_joining,
     is_shard,
     is_sharded_module,
     is_tracing,
@@ -528,3 +531,21 @@ def test_a_tensor_and_a_module_know_that_they_are_sharded(tmp_path: Path):
     all_gather_flat(found, torch.tensor([1.0, 2.0]), group=None)
     assert found.tolist() == [1.0, 2.0]
     distributed.destroy_process_group()
+
+
+def test_a_wrapper_is_known_inside_its_forward_and_under_join(tmp_path: Path):
+    seen = []
+
+    class Inner(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((wrapper := active_wrapper(), wrapper is not None and is_joining(wrapper)))
+            return super().forward(x)
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    model = nn.parallel.DistributedDataParallel(Inner(3, 2))
+    model(torch.ones(1, 3))
+    with Join([model]):
+        model(torch.ones(1, 3))
+    distributed.destroy_process_group()
+    assert seen == [(model, False), (model, True)]
+    assert active_wrapper() is None

@@ -214,4 +214,10 @@ def test_calls_and_operations_are_counted(capsys: pytest.CaptureFixture[str]) ->
     counts = {(what, name): int(count) for what, name, count in rows[2:]}
     steps = {name: count for (what, name), count in counts.items() if what.endswith("optimizer's step")}
     assert [*steps] == ["SGD", "AdamW", "Muon with AdamW", "LNGD", "SpectralLNGD"]
-    assert steps["SGD"] < steps["AdamW"] < steps["LNGD"] < steps["SpectralLNGD"]
+    assert steps["SGD"] < steps["LNGD"] < steps["AdamW"] < steps["SpectralLNGD"] < steps["Muon with AdamW"]
+    whole = {name: count for (what, name), count in counts.items() if what.endswith("in all")}
+    assert whole["LNGD"] <= 400
+    assert whole["SpectralLNGD"] <= 420
+    more = {name: count for (what, name), count in counts.items() if what.startswith("operations of 10 layers more")}
+    assert more["LNGD"] <= 60
+    assert more["SpectralLNGD"] <= 20

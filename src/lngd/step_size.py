@@ -166,6 +166,9 @@ class Directions:
     @cached_property
     def slope(self) -> Vector:
         """⟨d, M⟩."""
+        if self.stacked:
+            own = zip(self.stacked, self.averages.stacked, self._counts, strict=True)
+            return torch.cat([torch.linalg.vecdot(d.reshape(count, -1), m.reshape(count, -1)) for d, m, count in own])
         pairs = zip(self.directions, self.averages.vectors, strict=True)
         return self.summed_up(torch.stack([torch.dot(d.reshape(-1), m) for d, m in pairs]))
 
@@ -234,8 +237,7 @@ class Directions:
     def _slopes(self) -> Tensor:
         """⟨d, ·⟩ of the samples' gradients, in the usual case; `[layers, samples]`."""
         slopes, each, place = [], list(zip(self.layers, self.directions, self.samples, strict=True)), 0
-        for d in self.stacked or self.directions:
-            count = len(d) if d.dim() > self.directions[place].dim() else 1
+        for d, count in zip(self.stacked or self.directions, self._counts, strict=True):
             own = each[place : place + count]
             place += count
             samples = [sample for _, _, (sample,) in own]
@@ -247,6 +249,14 @@ class Directions:
                 products = layer.output(sample.x, direction) * sample.g
                 slopes.append((products.sum(1) if products.dim() == 2 else products.flatten(1).sum(1)).unsqueeze(0))
         return torch.cat(slopes)
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        """How many layers each stack has."""
+        found: list[int] = []
+        for d in self.stacked or self.directions:
+            found.append(len(d) if d.dim() > self.directions[sum(found)].dim() else 1)
+        return found
 
     def _of_each(self, values: Iterable[Scalar | None]) -> Vector:
         """What was found of each layer, NaN where nothing was."""

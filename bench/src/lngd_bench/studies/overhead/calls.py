@@ -28,6 +28,8 @@ from lngd_bench.studies.overhead.on_paper import Counter
 ORDINARY = 25
 """Steps before the one that is counted."""
 WIDTH, LAYERS, CLASSES, BATCH = 128, 9, 10, 64
+MORE = 20, 30
+"""Layers of the two nets whose operations are compared."""
 PACKAGE = str(Path(lngd.__file__).parent) + os.sep
 Build = Callable[[nn.Module], Optimizer]
 
@@ -80,6 +82,14 @@ class Training:
         self.optimizer.zero_grad()
         F.cross_entropy(self.model(self.x), self.y).backward()
 
+    def counted(self) -> tuple[int, int]:
+        """Operations of a step: of its forward and backward pass, and of the optimizer."""
+        with Counter() as before:
+            self.forward_and_backward()
+        with Counter() as step:
+            self.optimizer.step()
+        return before.operators, step.operators
+
 
 def python_calls() -> Iterator[tuple[tuple[str, str], int]]:
     """Of a net of two layers: what someone reads who follows a step."""
@@ -94,20 +104,25 @@ def python_calls() -> Iterator[tuple[tuple[str, str], int]]:
 def operations() -> Iterator[tuple[tuple[str, str], int]]:
     """Of a net of nine layers: what a device is asked to do."""
     for name, build in EVERYONE.items():
-        training = Training(LAYERS, build)
-        with Counter() as before:
-            training.forward_and_backward()
-        with Counter() as step:
-            training.optimizer.step()
-        yield (f"operations, {LAYERS} layers, forward and backward", name), before.operators
-        yield (f"operations, {LAYERS} layers, optimizer's step", name), step.operators
-        yield (f"operations, {LAYERS} layers, in all", name), before.operators + step.operators
+        before, step = Training(LAYERS, build).counted()
+        yield (f"operations, {LAYERS} layers, forward and backward", name), before
+        yield (f"operations, {LAYERS} layers, optimizer's step", name), step
+        yield (f"operations, {LAYERS} layers, in all", name), before + step
+
+
+def growth() -> Iterator[tuple[tuple[str, str], int]]:
+    """What layers of one shape add, beyond their forward and backward pass without an optimizer."""
+    bare = [Training(layers, EVERYONE["SGD"]).counted()[0] for layers in MORE]
+    for name, build in EVERYONE.items():
+        found = [sum(Training(layers, build).counted()) for layers in MORE]
+        what = f"operations of {MORE[1] - MORE[0]} layers more, beyond forward and backward"
+        yield (what, name), found[1] - found[0] - (bare[1] - bare[0])
 
 
 def main() -> None:
     """Prints the table."""
     torch.set_num_threads(1)
-    rows = [[*key, count] for key, count in (*python_calls(), *operations())]
+    rows = [[*key, count] for key, count in (*python_calls(), *operations(), *growth())]
     print(tabulate(rows, ["what", "optimizer", "now"], "pipe"))
 
 

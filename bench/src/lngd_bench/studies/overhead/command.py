@@ -20,8 +20,8 @@ from lngd_bench.studies.overhead.on_paper import Prediction, Work, calibrated, p
 from lngd_bench.studies.overhead.report import append, as_markdown, conditions, draw, pages, ratios, title
 from lngd_bench.studies.overhead.timing import DEFAULT_METHODS, METHODS, Trainee, interval, trainee_of
 from lngd_bench.studies.overhead.workloads import NETWORKS, Workload
-from lngd_bench.tasks.execution import Precision
 from lngd_bench.studies.results import MISSING, leave, number, records_at, text
+from lngd_bench.tasks.execution import Precision
 
 STUDY = "overhead"
 PAPER_STAGES = ("measure", "refresh", "precondition", "orthogonalise", "rate", "apply")
