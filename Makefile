@@ -11,9 +11,11 @@ CASES ?= 10000
 SEED ?= 0
 RECORD ?= results/fuzz.json
 
+GPU_METHODS = sgd,adamw,muon,soap,shampoo,lngd,lngd-spectral
+
 FINDINGS = $(wildcard findings/*.sh)
 
-.PHONY: race test test-all compatibility fuzz zoo findings lint format clean
+.PHONY: race gpu test test-all compatibility fuzz zoo findings lint format clean
 
 race: $(READY)
 	$(BIN)/lngd race --default
@@ -26,6 +28,12 @@ test: $(READY)
 test-all: $(READY)
 	$(PYTEST) -m "slow or browser" --ignore=tests/test_compiled.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_compiled.py
+
+# On a machine with a GPU: the numerics on it, launches and waits, then seconds of a step beside other optimizers, and of a run.
+gpu: $(READY)
+	LNGD_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/gpu
+	$(BIN)/lngd overhead --device cuda --precision bfloat16 --models gpt2,resnet50-224,vit --methods $(GPU_METHODS) --out results/gpu
+	$(BIN)/lngd race stdlib-charlm --device cuda --optimizers adamw,muon,lngd,lngd-spectral --out results/gpu/race
 
 compatibility: $(READY)
 	JAXTYPING_DISABLE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/compatibility -k test_cell --write-page docs/compatibility.md

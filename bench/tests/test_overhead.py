@@ -1,6 +1,7 @@
 """`lngd overhead` on tiny networks: what it counts, not how fast it is."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,21 @@ def test_a_wrong_word_is_answered_with_what_is_valid(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BenchError, match=message):
         CliRunner().invoke(APP, list(words), catch_exceptions=False)
+
+
+def test_a_device_and_a_precision_are_the_workloads(tmp_path: Path) -> None:
+    workload = Workload("gpt2", 64, 1, "cpu", "bfloat16")
+    assert workload.title == "GPT-2, 124 M at width 64, batch 1, bfloat16"
+    assert workload.file_name == "gpt2-width64-1-bfloat16.jsonl"
+    assert replace(workload, device="cuda").file_name == "gpt2-width64-1-bfloat16-gpu.jsonl"
+    with workload.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with pytest.raises(BenchError, match="--device hal: "):
+        CliRunner().invoke(APP, ["--device", "hal", "--out", str(tmp_path)], catch_exceptions=False)
+    words = ["--models", "mlp", "--width", "16", "--batch", "4", "--methods", "lngd-spectral", "--no-peak", "--rounds", "1"]
+    CliRunner().invoke(APP, [*words, "--precision", "bfloat16", "--out", str(tmp_path)], catch_exceptions=False)
+    (page,) = pages(tmp_path / "overhead.jsonl.gz")
+    assert page.workload == Workload("mlp", 16, 4, "cpu", "bfloat16")
 
 
 def test_calls_and_operations_are_counted(capsys: pytest.CaptureFixture[str]) -> None:

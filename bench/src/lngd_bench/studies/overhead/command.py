@@ -49,7 +49,7 @@ def overhead(
         _show(records_at(report, STUDY), report if report.is_dir() else report.parent)
         return
     torch.set_num_threads(threads)
-    sizes = _sizes(batch)
+    sizes, found = _sizes(batch), device_named(device)
     workloads = [
         Workload(name, width or NETWORKS[name].width, size, device, precision)
         for name in names_listed("model", models, NETWORKS)
@@ -57,7 +57,7 @@ def overhead(
     ]
     names = names_listed("method", methods, dict.fromkeys(METHODS))
     console.print("calibrating …", markup=False)
-    second = calibrated(device=device_named(device))
+    second = calibrated(device=found)
     speeds = "products {:.1f}, convolutions {:.1f}, factorisations {:.1f} Gop/s, memory {:.1f} GB/s"
     console.print(speeds.format(*(1e-9 * part for part in second)), markup=False)
     if predict_only:
