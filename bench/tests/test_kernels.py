@@ -23,9 +23,9 @@ def test_topics_are_measured_kept_and_shown(
         kernels.main()
     torch.set_num_threads(threads)
     _, *rows = archive.read(tmp_path / "kernels.jsonl.gz")["kernels.jsonl"]
-    assert [row["topic"] for row in rows] == ["moments"] * 2 + ["polar"] * 8
+    assert [row["topic"] for row in rows] == ["moments"] * 2 + ["polar"] * 10
     assert rows[0]["figures"]["difference"] < 1e-5
-    assert rows[-2]["figures"]["error, Gaussian"] < 0.3
+    assert rows[-4]["figures"]["error, Gaussian"] < 0.3
     assert "minimax 4 on the Gram matrix" in capsys.readouterr().out
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lngd.linalg import inverse_root_of_symmetric
+from lngd.linalg.polar import inverse_root
 from lngd_bench.studies.kernels.passes import Record, generator, orthogonal, timed
 
 Quintic = tuple[float, float, float]
@@ -82,13 +84,22 @@ def by_eigenvectors(G: Tensor) -> Tensor:
     return X
 
 
+def by_root(root: Callable[[Tensor], Tensor]) -> Polar:
+    """(GGᵀ)^-½ G with a root of the library's."""
+    return lambda G: root(G @ G.T) @ G
+
+
 def ideas() -> dict[str, Polar]:
     """By name; the first is what the others replace."""
     rows: dict[str, Polar] = {
         "Muon's 5": partial(usual, quintics=(MUON,) * 5),
         "Muon's 5 on the Gram matrix": partial(on_gram, quintics=(MUON,) * 5),
     }
-    return rows | {f"minimax {n} on the Gram matrix": partial(on_gram, quintics=schedule(n, low)[0]) for n, low in LOW.items()}
+    rows |= {f"minimax {n} on the Gram matrix": partial(on_gram, quintics=schedule(n, low)[0]) for n, low in LOW.items()}
+    return rows | {
+        "the library's by products": by_root(inverse_root),
+        "the library's by Cholesky": by_root(inverse_root_of_symmetric),
+    }
 
 
 def cases() -> Iterator[Record]:
