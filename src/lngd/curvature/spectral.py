@@ -5,9 +5,7 @@ counts no more than what is measured when the data are nearly fitted, and nothin
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
 from copy import copy
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -65,18 +63,20 @@ class WholePsi(LNGDBlock):
     def orthogonalise(self, gradient: GradientMatrix) -> GradientMatrix:
         """Ψ̂⁻¹ ∇ Φ̂⁻¹ with all singular values set to one.
 
-        With Ψ̂⁻¹ = L Lᵀ and S = Lᵀ (∇ Φ̂⁻¹ ∇ᵀ) L it is L S^(−½) Lᵀ ∇ Φ̂⁻¹, and the same from the other side where there are more
-        outputs than inputs. S is symmetric, so that Cholesky factors do, which a CPU makes faster than it multiplies. On a GPU it
-        is the other way round: there it is made of products.
+        With Ψ̂⁻¹ = L Lᵀ, H = Lᵀ ∇ and P = H Φ̂⁻¹ it is L (P Hᵀ)^(−½) P; where there are more outputs than inputs, the same from the
+        other side. P Hᵀ is symmetric, so that Cholesky factors do, which a CPU makes faster than it multiplies. On a GPU it is the
+        other way round: there it is made of products.
         """
         if gradient.device.type != "cpu":
             return super().orthogonalise(gradient)
         if gradient.shape[-2] <= gradient.shape[-1]:
-            one, natural = root(self.psi_inverse), self.by_phi(gradient)
-            by, back = partial(times, factor=one), partial(times, factor=transposed(one))
-            return _between(natural @ gradient.mT, by, back) @ natural
-        natural = times_left(self.psi_inverse, gradient)
-        return natural @ _between(gradient.mT @ natural, self.phi_root().by_phi, self.phi_root(upper=True).by_phi)
+            lower = root(self.psi_inverse)
+            half = times(gradient.mT, lower).mT
+            natural = self.by_phi(half)
+            return times((inverse_root_of_symmetric(natural @ half.mT) @ natural).mT, transposed(lower)).mT
+        half = self.phi_root().by_phi(gradient)
+        natural = times_left(self.psi_inverse, half)
+        return self.phi_root(upper=True).by_phi(natural @ inverse_root_of_symmetric(half.mT @ natural))
 
     @abstractmethod
     def by_phi(self, gradient: GradientMatrix) -> GradientMatrix:
@@ -134,12 +134,6 @@ class SpectralKroneckerBlock(WholePsi, LNGDKroneckerBlock):
         mean = mean_eigenvalue(channels, (self.shape[1] - bias.shape[-1]) // self.places)
         factors = over(channels, mean), over(kernel, self.places * mean_eigenvalue(kernel, self.places)), over(bias, mean)
         return *factors, over(psi, mean_eigenvalue(psi, self.shape[0]))
-
-
-def _between(moments: Tensor, by: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
-    """R (Rᵀ X R)^(−½) Rᵀ of a symmetric X, given what multiplies by R and by Rᵀ from the right."""
-    middle = inverse_root_of_symmetric(by(by(moments).mT))
-    return back(back(middle).mT)
 
 
 def over(factor: Tensor, size: Tensor) -> Tensor:
