@@ -64,8 +64,8 @@ class WholePsi(LNGDBlock):
         """Ψ̂⁻¹ ∇ Φ̂⁻¹ with all singular values set to one.
 
         With Ψ̂⁻¹ = L Lᵀ, H = Lᵀ ∇ and P = H Φ̂⁻¹ it is L (P Hᵀ)^(−½) P; where there are more outputs than inputs, the same from the
-        other side. P Hᵀ is symmetric, so that Cholesky factors do, which a CPU makes faster than it multiplies. On a GPU it is the
-        other way round: there it is made of products.
+        other side. P Hᵀ is symmetric, so that Cholesky factors do, which a CPU makes faster than it multiplies. On a GPU it is
+        the other way round: there it is made of products.
         """
         if gradient.device.type != "cpu":
             return super().orthogonalise(gradient)
