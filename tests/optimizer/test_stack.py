@@ -80,6 +80,20 @@ def test_a_checkpoint_and_a_copy_of_stacked_layers_go_on_bit_equal(kind: str) ->
         assert torch.equal(one, three)
 
 
+def test_a_layer_that_leaves_a_stack_keeps_no_other_alive() -> None:
+    model, optimizer = trained("SpectralLNGD", "nesterov", 16)
+    for layer in model.linears[1:]:
+        for p in layer.parameters():
+            p.grad = None
+    model.linears[0].weight.grad = torch.ones(5, 5, dtype=torch.float64)
+    optimizer.step()
+    for name, block in optimizer.blocks.items():
+        if name.startswith("linears"):
+            average = optimizer.state[model.get_parameter(f"{name}.weight")]["average"]
+            assert average.untyped_storage().nbytes() == 8 * 30
+            assert all(t.untyped_storage().nbytes() == t.numel() * 8 for t in block.tensors().values())
+
+
 def test_state_is_what_steps() -> None:
     """A layer's state holds views of what its stack has, also after an inverse was renewed."""
     _, optimizer = trained("SpectralLNGD", "gradient")

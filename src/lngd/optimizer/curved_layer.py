@@ -156,6 +156,16 @@ class CurvedLayer:
         for state, part in zip(self.states, self.layer.split(matrix), strict=True):
             state["average"] = part
 
+    def stand_alone(self) -> None:
+        """Takes what it keeps out of the tensors that it has shared with layers like it, which would last as long as it does."""
+        if self.average is not None and _is_part(self.average):
+            self.move_average(self.average.clone())
+        parts = {name: t for name, t in self.block.tensors().items() if _is_part(t)}
+        for name, t in parts.items():
+            setattr(self.block, name, t.clone())
+        if parts:
+            self.publish()
+
     def direction(self, average: GradientMatrix, block: CurvatureBlock | None = None) -> GradientMatrix:
         """d = F̂⁻¹M, for the spectral step with its singular values set to one.
 
@@ -307,6 +317,11 @@ class CurvedLayer:
                     "give its parameters a group with curvature=False. Weights and averages are as they were before this step"
                 )
         warn(f"layer '{self.name}': Fisher factor not positive definite, {kept}; raise the damping")
+
+
+def _is_part(t: Tensor) -> bool:
+    """Whether its memory is shared with others."""
+    return t.untyped_storage().nbytes() > t.numel() * t.element_size()
 
 
 def layout(layer: Layer, block: CurvatureBlock, recipe: Recipe) -> list[Layout]:

@@ -525,6 +525,10 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
                 active.append((each, resting))
         if active != self._active:
             self._active, self._buckets = active, buckets(active)
+            stepping = {each for each, _ in active}
+            for each in self._layers.values():
+                if each not in stepping:
+                    each.stand_alone()
         return self._buckets
 
     def _finish_step(self, guard: Guard) -> None:

@@ -30,6 +30,8 @@ class Stack:
     def __init__(self, layers: Sequence[CurvedLayer], *, averaged: bool) -> None:
         self.layers, self.several, first = list(layers), len(layers) > 1, layers[0]
         self.adapter: Layer | ShardedLayer = first.shards or first.layer
+        if not self.several:
+            first.stand_alone()
         self.average = first.average if averaged else None
         """M; None where the layers' states have no such view, or nothing is averaged."""
         if self.several and self.average is not None:
