@@ -76,3 +76,15 @@ def test_inverses_take_no_more_memory_than_their_numbers():
     train_step(net, optimizer, x, y)
     tensors: dict[str, Tensor] = optimizer.blocks[""].tensors()
     assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in tensors.values())
+
+
+def test_a_head_of_many_classes_is_kept_in_blocks() -> None:
+    """K-FAC keeps a factor of up to 8,192 rows whole; of 50,000 outputs only blocks of at most 512."""
+    with torch.device("meta"):
+        head = nn.Linear(512, 50_000, bias=False)
+    (layer,) = KFAC(head).memory_report().layers
+    assert layer.statistics == layer.inverses == 4 * (512**2 + 98 * 511**2)
+    with torch.device("meta"):
+        head = nn.Linear(16, 8192, bias=False)
+    (layer,) = KFAC(head).memory_report().layers
+    assert layer.statistics == 4 * (16**2 + 8192**2)
