@@ -7,15 +7,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from lngd_bench.report.curves import FIELDS, Field, curve, focus
-from lngd_bench.report.style import colour_of, tidy
+from lngd_bench.report.style import colour_of, png, tidy
 from lngd_bench.report.summary import REFERENCE, TaskSummary
 
 MARKERS = "osD^vPX*"
-COLOURS = 128
-DOTS_PER_INCH = 120
 
 
 def draw(summaries: Sequence[TaskSummary], path: Path) -> Path:
@@ -36,10 +33,7 @@ def draw(summaries: Sequence[TaskSummary], path: Path) -> Path:
     shown = [handles[label] for label in labels]
     columns = len(labels) if len(labels) < 6 else 5 if alone else 9
     figure.legend(shown, list(labels), loc="outside lower center", ncols=columns, frameon=False)
-    figure.savefig(path, dpi=DOTS_PER_INCH, facecolor="white")
-    with Image.open(path) as picture:  # lines on white need few colours, and so a third of the bytes
-        few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
+    path.write_bytes(png(figure))
     return path
 
 

@@ -1,6 +1,5 @@
 """What a study leaves in a directory: STUDY.md, STUDY.png and its records, STUDY.jsonl.gz; and how its tables are written."""
 
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from lngd_bench import archive
+from lngd_bench.report.style import png
 
 MISSING = "–"
 NARROW = 13
@@ -26,13 +26,11 @@ def records_at(place: Path, study: str) -> Path:
 def leave(directory: Path, study: str, records: Mapping[str, archive.Lines], page: str, figure: Figure) -> str:
     """Writes the three files. Returns a line that names them."""
     directory.mkdir(parents=True, exist_ok=True)
-    md, png, packed = (directory / f"{study}{ending}" for ending in (".md", ".png", archive.ENDING))
+    md, picture, packed = (directory / f"{study}{ending}" for ending in (".md", ".png", archive.ENDING))
     archive.write(packed, records)
     archive.put(md, page.encode())
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120, facecolor="white")
-    archive.put(png, picture.getvalue())
-    return f"Written: {md}, {png}, {packed}"
+    archive.put(picture, png(figure))
+    return f"Written: {md}, {picture}, {packed}"
 
 
 def number(value: float) -> str:

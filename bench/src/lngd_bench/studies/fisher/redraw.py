@@ -1,6 +1,5 @@
 """The paper's Figs. 1, 5 and 6 from what `lngd fisher` and `lngd gaussian` have recorded, without training anything again."""
 
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -8,11 +7,11 @@ from matplotlib.figure import Figure
 
 from lngd_bench import archive
 from lngd_bench.errors import BenchError
+from lngd_bench.report.style import png
 from lngd_bench.studies.fisher import drawing as fisher
 from lngd_bench.studies.gaussian import drawing as gaussian
 from lngd_bench.studies.results import records_at
 
-DOTS_PER_INCH = 110
 REDRAWN: Mapping[str, tuple[str, Callable[[archive.Lines], Figure]]] = {
     "1": ("fisher", fisher.figure_1),
     "5": ("fisher", fisher.figure_5),
@@ -37,11 +36,10 @@ def redraw(number: str, source: Path | None, out: Path | None = None) -> Path:
     lines = archive.read(records_at(place, study)).get(f"{study}.jsonl")
     if not lines:
         raise BenchError(f"{place} has no {study}.jsonl; lngd {study} makes one")
-    picture = io.BytesIO()
     try:
-        draw(lines).savefig(picture, format="png", dpi=DOTS_PER_INCH, facecolor="white")
+        picture = png(draw(lines))
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise BenchError(f"{place} lacks what the figure shows ({error}); lngd {study} makes a new one") from error
     path = out or (place if place.is_dir() else place.parent) / f"figure-{number}.png"
-    archive.put(path, picture.getvalue())
+    archive.put(path, picture)
     return path

@@ -1,13 +1,12 @@
 """The picture: the mean loss over seeds against steps and against seconds of training, a row a task."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lngd_bench.report.style import COLOURS, tidy
+from lngd_bench.report.style import COLOURS, png, tidy
 from lngd_bench.studies.language.page import Row
 from lngd_bench.studies.language.runs import OURS
 
@@ -39,9 +38,7 @@ def draw(tasks: Mapping[str, Sequence[Row]]) -> bytes:
         part.suptitle(title, fontsize=12)
         handles, labels = steps.get_legend_handles_labels()
         part.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120, facecolor="white")
-    return picture.getvalue()
+    return png(figure)
 
 
 def _lines(axes: Axes, rows: Sequence[Row], column: int) -> None:

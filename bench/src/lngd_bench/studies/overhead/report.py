@@ -165,7 +165,7 @@ def _bars(axes: Axes, page: Page) -> None:
     axes.set_xlim(min(0.9, 0.95 * min(every)), right_edge)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_title(page.workload.title.replace(", batch", ",\nbatch"), fontsize=9)
+    axes.set_title(page.workload.title.replace(", batch", ",\nbatch"), fontsize=8)
     axes.set_xlabel("step / SGD's", fontsize=8)
     axes.tick_params(labelsize=8)
     tidy(axes, grid=False)

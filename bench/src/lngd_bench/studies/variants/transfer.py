@@ -4,7 +4,6 @@ Rates are in units of the optimizer's own: its default, or what is customary.
 """
 
 import argparse
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.ledger import Line
-from lngd_bench.report.style import label
+from lngd_bench.report.style import label, png
 from lngd_bench.studies.results import markdown
 from lngd_bench.studies.variants.changes import Wanted, last_epoch
 from lngd_bench.tasks import TASKS
@@ -95,9 +94,7 @@ def draw(lines: Sequence[Line]) -> bytes:
             label(axes, OPTIMIZERS[name].title, "rate over its own", "training loss" if name == METHODS[0] else "")
             axes.set_ylim(*_limits(lines, what))
         row[-1].legend(frameon=False, fontsize=7)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110, facecolor="white")
-    return picture.getvalue()
+    return png(figure)
 
 
 def _limits(lines: Sequence[Line], what: str) -> tuple[float, float]:
