@@ -46,11 +46,12 @@ from lngd.torch_private import (
     is_batched,
     is_compiled,
     is_distributed,
-    is_joining,
     is_shard,
     is_sharded_module,
     is_tracing,
+    joining,
     leave_compiled_call,
+    leave_join,
     left_operand,
     mark,
     marked,
@@ -538,7 +539,7 @@ def test_a_wrapper_is_known_inside_its_forward_and_under_join(tmp_path: Path):
 
     class Inner(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
-            seen.append((wrapper := active_wrapper(), wrapper is not None and is_joining(wrapper)))
+            seen.append((wrapper := active_wrapper(), wrapper is not None and joining(wrapper) is not None))
             return super().forward(x)
 
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
@@ -546,6 +547,11 @@ def test_a_wrapper_is_known_inside_its_forward_and_under_join(tmp_path: Path):
     model(torch.ones(1, 3))
     with Join([model]):
         model(torch.ones(1, 3))
+    first = joining(model)
+    Join([model])
+    assert joining(model) is not first
+    leave_join(model)
+    assert joining(model) is None
     distributed.destroy_process_group()
     assert seen == [(model, False), (model, True)]
     assert active_wrapper() is None

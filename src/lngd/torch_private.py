@@ -199,9 +199,17 @@ def active_wrapper() -> nn.parallel.DistributedDataParallel | None:
     return nn.parallel.DistributedDataParallel._get_active_ddp_module()
 
 
-def is_joining(joinable: Any) -> bool:
-    """Whether torch's Join surrounds it. No public name tells it to one that is not the first of those that join."""
-    return joinable._join_config.enable
+def joining(joinable: Any) -> object | None:
+    """What stands for the Join that surrounds it, another object for each; None if there is none.
+
+    No public name tells it to one that is not the first of those that join. It stays when the context has ended.
+    """
+    return joinable._join_config if joinable._join_config.enable else None
+
+
+def leave_join(joinable: Any) -> None:
+    """The Join has ended, which torch tells its members by no name."""
+    joinable._join_config = joinable._join_config._replace(enable=False)
 
 
 def all_gather_flat(found: Tensor, mine: Tensor, *, group: Any) -> None:

@@ -324,6 +324,14 @@ def uneven() -> None:
                 whole(x.float() if batches[distributed.get_rank()] else torch.ones(8, 1, 4, 6)), data(0)[1][:8]
             ).backward()
             optimizer.step()  # and go on together
+            before = optimizer.t
+            with whole.no_sync():
+                F.cross_entropy(whole(torch.ones(8, 1, 4, 6)), data(0)[1][:8]).backward()
+            F.cross_entropy(whole(torch.ones(8, 1, 4, 6)), data(0)[1][:8]).backward()
+            optimizer.step()
+            assert optimizer.t == before + 1
+            with Join([whole]), pytest.raises(RuntimeError, match=r"with Join\(\[model, optimizer\]\)"):
+                whole(torch.ones(8, 1, 4, 6))
             assert len(set(everybodys(bytes_of(model)))) == 1
             assert all(p.isfinite().all() for p in model.parameters())
 

@@ -99,6 +99,7 @@ class Capture:
         mean_over: what the loss is said to average over, which its first gradient may contradict.
         batch_dim: of the samples in what the model is called with.
         refuse: raises if the model has become one of which nothing can be measured.
+        refuse_forward: raises if a process would wait in the step that follows a forward.
     """
 
     model: nn.Module
@@ -113,6 +114,7 @@ class Capture:
     dropped: Callable[[str], None] = lambda _name: None
     """Told a layer whose gradient was dropped after what belongs to it had been handed on."""
     refuse: Callable[[], None] = lambda: None
+    refuse_forward: Callable[[], None] = lambda: None
     measuring: bool = True
     called: set[str] = field(default_factory=set)
     rates: dict[str, list[RateSample]] = field(default_factory=dict)
@@ -363,8 +365,8 @@ class Capture:
             if parts or not left:
                 self._uncompiled.enter()
         if self._forward_counts:
+            self._look_at_processes()
             if self.measuring:
-                self._look_for_shards()
                 self.forget_dropped()
                 self.source.begins(self.forward_id + 1)
             self._next_forward()
@@ -380,11 +382,13 @@ class Capture:
             self._functions.enter()
             self._functions.opens_recurrent = self.measuring
 
-    def _look_for_shards(self) -> None:
+    def _look_at_processes(self) -> None:
         """The model may have been sharded since the last step."""
         if is_distributed():
-            self.refuse()
-            self._borders.attach(self.model)
+            self.refuse_forward()
+            if self.measuring:
+                self.refuse()
+                self._borders.attach(self.model)
 
     def end_forward(self, _module: nn.Module, _args: tuple, output: Any) -> None:
         """The model's forward has ended."""

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from typing import Any, overload
 
@@ -47,10 +48,10 @@ from lngd.optimizer.parameters import (
 from lngd.optimizer.ranks import ProcessGroup, Ranks, packed, unpacked
 from lngd.optimizer.shards import here
 from lngd.optimizer.sharing import directions, rate_numbers, refresh
-from lngd.optimizer.uneven import StepsAlong, refuse_other_joins, share_gradients, share_options
+from lngd.optimizer.uneven import ANY, StepsAlong, refuse_other_joins, share_gradients, share_options
 from lngd.sampling import Calls, Fisher, FisherType
 from lngd.step_size import Averages, Steps
-from lngd.torch_private import is_joining, is_shard, never_compiled
+from lngd.torch_private import is_shard, joining, leave_join, never_compiled
 from lngd.types import Flag
 from lngd.version import __version__
 from lngd.warned import warn
@@ -112,6 +113,8 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
         self._structure: Structure | None = None
         refuse_shards(self._model)
         self._data_has_ended = False
+        self.joined: object | None = None
+        """The Join that the last forward saw, of this optimizer and the model's wrapper."""
         Joinable.__init__(self)
         super().__init__(user_groups(self._model, params), defaults)
         devices = [p.device for p in self.param_groups[0]["params"] if p.device.type != "meta"]  # which draws nothing
@@ -204,6 +207,7 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
 
     def join_hook(self, **_kwargs: Any) -> StepsAlong:
         """For torch's `Join([model, optimizer])`: a process whose data has ended steps along with the others."""
+        self.joined = None
         return StepsAlong(self._step_along, self._stepped_along)
 
     @property
@@ -343,7 +347,7 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
         if self._structure is None or choices != self._choices or not self._structure.still_holds():
             self._follow_model()
         self._ranks.look()
-        if is_joining(self) and self._ranks.several:
+        if joining(self) is not None and self._ranks.several:
             share_gradients(self.param_groups, self.defaults, self._ranks, joined=self._data_has_ended)
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not grads:
@@ -380,6 +384,8 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
         """All data has ended; whose had before takes the groups' options of those that went on."""
         if self._ranks.several:
             share_options(self.param_groups, self.defaults, self._ranks, joined=not to_the_last)
+        leave_join(self)
+        self.joined = self.joined or ANY
 
     def _asks_for_the_state(self, grads: list[Tensor]) -> bool:
         """Whether no rate and no gradient differs from zero."""
@@ -615,11 +621,7 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
 
     def _watch(self) -> None:
         """Hooks on the model, on no layer yet."""
-        layers, step_size, model, optimizer = self._layers, self._recipe.step_size, self._model, weakref.ref(self)
-
-        def refuse() -> None:
-            refuse_shards(model)
-            refuse_other_joins(optimizer)
+        layers, step_size = self._layers, self._recipe.step_size
 
         def deliver(name: str, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> None:
             if name in layers:
@@ -638,7 +640,8 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
             mean_over=self._recipe.mean_over,
             batch_dim=self._recipe.batch_dim_of("", self._model),
             dropped=dropped,
-            refuse=refuse,
+            refuse=partial(refuse_shards, self._model),
+            refuse_forward=partial(refuse_other_joins, weakref.ref(self)),
         )
         self._capture.attach()
 
@@ -804,5 +807,6 @@ COPIED = (
     "_ranks",
     "_join_config",
     "_data_has_ended",
+    "joined",
 )
 """What a copy takes along; the rest is made from it."""

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.join import JoinHook
 
 from lngd.optimizer.ranks import Ranks
-from lngd.torch_private import active_wrapper, is_joining
+from lngd.torch_private import active_wrapper, joining
 
 Groups: TypeAlias = Sequence[dict[str, Any]]
 Shared: TypeAlias = tuple[int, Any, bool]
+ANY = object()
+"""Stands for the Join that has ended just now, in a process that saw no forward in it: the model's wrapper goes on naming it."""
 WITHOUT_THE_OPTIMIZER = (
     "Join has the model and not the optimizer, whose steps the processes take together: write `with Join([model, optimizer]):`"
 )
@@ -45,13 +47,14 @@ class StepsAlong(JoinHook):
 
 def refuse_other_joins(optimizer: "weakref.ref[Any]") -> None:
     """Raises RuntimeError in a forward pass under a Join in which a process would wait for one that does not come."""
-    wrapper = active_wrapper()
-    if wrapper is None or not is_joining(wrapper):
+    wrapper, found = active_wrapper(), optimizer()
+    if wrapper is None or found is None or (now := joining(wrapper)) is None:
         return
-    if (found := optimizer()) is not None and not is_joining(found):
+    if joining(found) is None and now is not found.joined and found.joined is not ANY:
         raise RuntimeError(WITHOUT_THE_OPTIMIZER)
-    if not wrapper.require_backward_grad_sync:
+    if joining(found) is not None and not wrapper.require_backward_grad_sync:
         raise RuntimeError(WITHOUT_A_STEP)
+    found.joined = now
 
 
 def share_options(groups: Groups, options: Iterable[str], ranks: Ranks, *, joined: bool, besides: Any = None) -> Shared:
