@@ -14,6 +14,7 @@ from lngd.linalg import (
     damped_diagonal,
     eigenbasis,
     inner,
+    inner_of_each,
     inverse,
     inverse_diagonal,
     kronecker,
@@ -85,9 +86,10 @@ def test_a_matrix_that_is_not_positive_definite_raises():
         inverse(-torch.eye(3))
 
 
-def test_inner_is_each_row_s_sum_of_products_for_any_layout():
+def test_inner_is_the_sum_of_products_for_any_layout():
     x, y = torch.randn(3, 4).T, torch.randn(4, 3)
-    torch.testing.assert_close(inner(x, y), (x * y).sum(1))
+    torch.testing.assert_close(inner(x, y), (x * y).sum())
+    torch.testing.assert_close(inner_of_each(x, y), (x * y).sum(1))
 
 
 @pytest.mark.parametrize("group", [(), (3,)])

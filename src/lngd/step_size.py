@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lngd.capture import RateSample
 from lngd.layers import Layer, LinearLayer
-from lngd.linalg import inner
+from lngd.linalg import inner_of_each
 from lngd.ranges import check
 from lngd.sampling import FisherType, MeanOver, curvature_along, fisher_weight
 from lngd.torch_private import foreach_add, foreach_div, foreach_lerp_, foreach_mul, foreach_norm, foreach_sqrt
@@ -169,7 +169,7 @@ class Directions:
         """⟨d, M⟩."""
         if self.stacked:
             own = zip(self.stacked, self.averages.stacked, self._counts, strict=True)
-            return torch.cat([inner(d.reshape(count, -1), m.reshape(count, -1)) for d, m, count in own])
+            return torch.cat([inner_of_each(d.reshape(count, -1), m.reshape(count, -1)) for d, m, count in own])
         pairs = zip(self.directions, self.averages.vectors, strict=True)
         return self.summed_up(torch.stack([torch.dot(d.reshape(-1), m) for d, m in pairs]))
 

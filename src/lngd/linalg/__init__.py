@@ -23,7 +23,7 @@ from lngd.linalg.finite import HOST, choose, readable
 from lngd.linalg.inverse import LinAlgError, NotPositiveDefiniteError, eigenbasis, inverse, inverse_diagonal, root
 from lngd.linalg.moments import second_moments, squared_norms, sum_by_input
 from lngd.linalg.polar import inverse_root_of_symmetric, orthogonalised
-from lngd.linalg.vectors import inner
+from lngd.linalg.vectors import inner, inner_of_each
 
 __all__ = [
     "HOST",
@@ -39,6 +39,7 @@ __all__ = [
     "eigenbasis",
     "factor_shape",
     "inner",
+    "inner_of_each",
     "inverse",
     "inverse_diagonal",
     "inverse_root_of_symmetric",
