@@ -12,7 +12,8 @@ from lngd.optimizer.parameters import GROUP_OPTIONS, Group
 
 FORMAT = 8
 """Counts up when a checkpoint of before can't be read any more. 1 to 4 had an entry `lngd` beside torch's two; 5 did not say
-which weights were found in use, 6 not how a layer's direction lay to its gradients."""
+which weights were found in use, 6 not how a layer's direction lay to its gradients, 7 not
+how a whole direction's curvature compares with its rows'."""
 PROGRESS: dict[str, type] = {
     "version": str,
     "method": str,
