@@ -1,5 +1,7 @@
 """A capture without an optimizer: what it hands on is kept, to be looked at."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -42,8 +44,11 @@ class Recorded:
         self.capture = Capture(model, layers_of(model), source, rate_samples, **options)
         self.capture.attach()
 
-    def keep(self, name: str, calls: list[tuple[Tensor, Tensor]], batch: int, forward_id: int, fisher: FisherType) -> None:
-        self.handed.append(Handed(name, [x for x, _ in calls], [g for _, g in calls], batch, forward_id, fisher))
+    def keep(
+        self, name: str, calls: list[tuple[Tensor, Tensor]], batch: int, forward_id: int, fisher: FisherType
+    ) -> Callable[[], None]:
+        handed = Handed(name, [x.clone() for x, _ in calls], [g.clone() for _, g in calls], batch, forward_id, fisher)
+        return partial(self.handed.append, handed)
 
     def zero_grad(self) -> None:
         """As an optimizer does: whoever has received measurements drops them."""

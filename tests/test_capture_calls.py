@@ -4,6 +4,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from lngd import KFAC, LNGD, FisherType, NGPlus, Schedule, SpectralLNGD
 from lngd.optimizer.curved_layer import MEETS_TARGETS, SEES_DATA
 from lngd.sampling import Call
+from lngd.torch_private import is_alias
 from recorded import Recorded, layers_of, same
 from reference import batch, differences, mlp, snapshot, train_step
 from threads import run_together
@@ -262,24 +264,81 @@ def storage(t: Tensor) -> int:
     return t.untyped_storage().nbytes()
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
 @every_fisher
-def test_between_forward_and_backward_no_more_than_the_sub_batch_is_held(fisher):
+def test_between_forward_and_backward_nothing_is_held_of_inputs_that_autograd_does_not_hold(fisher, elsewhere):
+    """Where it holds them elsewhere, no more than the sub-batch."""
     model, (x, y), before = mlp(4, 50, 3), batch(64, 4), {id(call) for call in waiting_calls()}
     recorded = Recorded(model, fisher, rate_samples=2, curvature_samples=8, least_rows=0)
-    loss = F.cross_entropy(model(x), y)
-    waiting = [call for call in waiting_calls() if id(call) not in before]
-    assert len(waiting) == 2
-    for call in waiting:
-        assert storage(call.x) == 8 * call.x[0].numel() * 8
-        assert call.g is None if fisher is FisherType.EMPIRICAL else storage(call.g) == 8 * call.g[0].numel() * 8
+    with torch.autograd.graph.save_on_cpu() if elsewhere else nullcontext():
+        loss = F.cross_entropy(model(x), y)
+    waiting = {call.name: call for call in waiting_calls() if id(call) not in before}
+    assert waiting.keys() == {"0", "2"}
+    for call in waiting.values():
+        if fisher is FisherType.LAYERWISE:  # it is measured
+            assert call.x.numel() == 0
+            assert call.g is None
+        else:
+            assert storage(call.x) == (8 if elsewhere else 64) * call.x[0].numel() * 8
+            assert call.g is None if fisher is FisherType.EMPIRICAL else storage(call.g) == 8 * call.g[0].numel() * 8
+    if fisher is not FisherType.LAYERWISE:
+        assert is_alias(waiting["0"].x, x) is not elsewhere
     del waiting, call
     loss.backward()
-    if fisher is not FisherType.EMPIRICAL:
-        assert len(waiting_calls()) == len(before)
+    assert len(waiting_calls()) == len(before)
     for each in recorded.step():
         assert (each.batch, len(each.x[0]), len(each.g[0])) == (64, 8, 8)
-        assert storage(each.x[0]) == storage(each.x[0].clone())
-        assert storage(each.g[0]) == storage(each.g[0].clone())
+
+
+@every_fisher
+def test_an_input_that_autograd_does_not_keep_may_be_written_to(fisher):
+    torch.manual_seed(3)
+    model, x = (
+        nn.Sequential(nn.Conv1d(4, 3, 3, padding=1, padding_mode="circular")).double(),
+        torch.randn(5, 4, 6, dtype=torch.float64),
+    )
+    recorded, before = Recorded(model, fisher, rate_samples=2), x.clone()
+    loss = model(x).square().sum()
+    x.zero_()
+    loss.backward()
+    assert torch.equal(recorded.capture.gather()["0"][0].x, before[::3])
+    assert torch.equal(recorded.step()[0].x[0], before)
+
+
+def test_under_autocast_what_the_layer_multiplies_is_measured_and_its_input_may_be_written_to():
+    torch.manual_seed(3)
+    model, x = nn.Sequential(nn.Linear(4, 3)), torch.randn(5, 4)
+    recorded, before = Recorded(model, "empirical", rate_samples=2), x.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(x).square().sum()
+    x.zero_()
+    loss.backward()
+    assert torch.equal(recorded.step()[0].x[0], before)
+
+
+@every_fisher
+def test_once_the_backward_pass_is_over_the_batch_may_be_written_to(fisher):
+    """A layer's other call, whose gradient never comes, makes the first one wait for the step."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(3)
+            self.layer = nn.Linear(4, 3).double()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.layer(x), self.layer(x.cos())
+
+    model, (x, y) = Twice(), batch(8, 4)
+    recorded, before = Recorded(model, fisher, rate_samples=2), x.clone()
+    one, other = model(x)
+    F.cross_entropy(one, y).backward()
+    if fisher is not FisherType.SAMPLED:  # which has looked whether the output depends on it
+        assert not recorded.handed
+    x.zero_()
+    (found,) = recorded.step()
+    assert torch.equal(found.x[0], before)
+    assert other.requires_grad
 
 
 @pytest.mark.parametrize(("positions", "taken"), [(1, 32), (4, 16), (16, 8)])
@@ -520,7 +579,7 @@ def test_what_was_captured_of_layers_that_stay_is_kept_when_others_come():
     model, (x, y) = mlp(4, 5, 6, 3), batch(8, 4)
     layers = layers_of(model)
     recorded = Recorded(model, "empirical")
-    F.cross_entropy(model(x), y).backward()
+    F.cross_entropy(model(x), y).backward(retain_graph=True)  # another pass may come, so nothing is handed on yet
     model[4] = nn.Linear(6, 3).double()
     recorded.capture.watch({"0": layers["0"], "4": layers_of(model)["4"]})
     assert recorded.capture.gather().keys() == {"0"}
@@ -600,13 +659,18 @@ def test_every_layer_of_a_checkpointed_part_is_measured_in_every_micro_batch(ree
     model = CheckpointedMiddle(reentrant=reentrant)
     optimizer, samples = LNGD(model, schedule=1, fisher=fisher), dict.fromkeys(("layers.0", "layers.2", "layers.4"), 0)
     for name, each in optimizer._layers.items():
-        measure = each.measure
+        measured = each.measured
 
-        def counted(calls, n, *rest, name=name, measure=measure):
-            samples[name] += n
-            measure(calls, n, *rest)
+        def counted(calls, n, *rest, name=name, measured=measured):
+            add = measured(calls, n, *rest)
 
-        each.measure = counted
+            def count() -> None:
+                samples[name] += n
+                add()
+
+            return count
+
+        each.measured = counted
     for n in (3, 4):
         x, y = batch(n, 4)
         F.cross_entropy(model(x), y).backward()

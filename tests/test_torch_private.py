@@ -43,6 +43,7 @@ from lngd.torch_private import (
     graph_is_kept,
     has_been_traced,
     inside_transform,
+    is_alias,
     is_batched,
     is_compiled,
     is_distributed,
@@ -61,6 +62,7 @@ from lngd.torch_private import (
     remove_global_hook,
     running_pass,
     saved_indices,
+    saved_input,
     saves_elsewhere,
     view_base,
     when_backward_ends,
@@ -271,6 +273,26 @@ def test_a_matrix_product_keeps_its_left_operand():
         assert torch.equal(left_operand(product.grad_fn), a)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("kind", "shape"), [(nn.Linear, (5, 3)), (nn.Linear, (2, 5, 3)), (nn.Conv1d, (2, 3, 5))])
+def test_a_layers_node_keeps_its_input_and_torch_guards_it(kind, shape, bias):
+    layer, x = (kind(3, 4, bias=bias) if kind is nn.Linear else kind(3, 4, 2, bias=bias)), torch.randn(shape)
+    output = layer(x)
+    assert is_alias(saved_input(output.grad_fn), x)
+    assert not is_alias(saved_input(output.grad_fn), x.clone())
+    with torch.autograd.graph.save_on_cpu():
+        assert saved_input(layer(x).grad_fn) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert saved_input(layer(x).grad_fn).dtype == torch.bfloat16
+    assert saved_input(output.sin().grad_fn) is None
+    assert saved_input(None) is None
+    if kind is nn.Linear:
+        assert saved_input(layer.requires_grad_(False)(x.requires_grad_()).grad_fn) is None
+    x.detach().zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
 def test_picked_entries_know_their_indices():
     weight, places = torch.randn(4, 3, 2, requires_grad=True), torch.tensor([2, 0, 2])
     assert torch.equal(saved_indices(weight[places].grad_fn), places)
@@ -290,8 +312,8 @@ def test_what_a_backward_pass_needs_is_known_to_be_kept_elsewhere():
     checkpoint(ask, x, use_reentrant=False).sum().backward()
     with torch.autograd.graph.save_on_cpu():
         ask(x)
-    assert found == [False, True, True, True]
-    assert not saves_elsewhere()
+    assert [one is not None for one in found] == [False, True, True, True]
+    assert saves_elsewhere() is None
 
 
 def test_a_module_knows_that_it_was_compiled_in_place():

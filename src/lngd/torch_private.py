@@ -16,6 +16,10 @@ from torch.autograd.graph import Node
 C = TypeVar("C", bound=Callable)
 LEFT_OPERANDS = {"AddmmBackward0": "_saved_mat1", "MmBackward0": "_saved_self"}
 """Nodes of a matrix product, and under which name they keep what stands left of the weight."""
+INPUTS = {**LEFT_OPERANDS, "ConvolutionBackward0": "_saved_input"}
+"""Nodes of a layer, and under which name they keep its input."""
+RESHAPES = {"ViewBackward0", "UnsafeViewBackward0"}
+"""What may stand behind such a node and change no entry."""
 
 
 running_pass: Callable[[], int] = torch._C._current_graph_task_id
@@ -24,12 +28,9 @@ checkpointing asks this one."""
 NO_PASS = -1
 
 
-def graph_is_kept() -> bool:
-    """Whether the running backward pass leaves its graph for another one (`retain_graph`, `create_graph`).
-
-    No public name says so to a hook; what torch.compile makes of a backward pass asks this one.
-    """
-    return torch._C._autograd._get_current_graph_task_keep_graph()
+graph_is_kept: Callable[[], bool] = torch._C._autograd._get_current_graph_task_keep_graph
+"""Whether the running backward pass leaves its graph for another one (`retain_graph`, `create_graph`). No public name says so to
+a hook; what torch.compile makes of a backward pass asks this one."""
 
 
 inside_transform: Callable[[], bool] = torch._C._are_functorch_transforms_active
@@ -43,12 +44,12 @@ records_operations: Callable[[], object] = partial(torch._C._get_dispatch_mode, 
 """What records the operations that run, as of make_fx and of AOTAutograd; None where nothing does. No public name says so."""
 
 
-def saves_elsewhere() -> bool:
-    """Whether somebody keeps what a backward pass will need, as activation checkpointing does, which computes it once more.
+saves_elsewhere: Callable[[], object] = partial(torch._C._autograd._top_saved_tensors_default_hooks, True)
+"""Who keeps what a backward pass will need, as activation checkpointing does, which computes it once more; None if nobody does.
+torch.autograd.graph.saved_tensors_hooks puts one there; no public name says that there is one."""
 
-    torch.autograd.graph.saved_tensors_hooks puts one there; no public name says that there is one.
-    """
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+is_alias: Callable[[Tensor, Tensor], bool] = torch._C._is_alias_of  # type: ignore[attr-defined]  # torch's stubs lack it
+"""Whether two tensors lie in the same memory. Tensors that stand for others, as in a compiler, have no memory to compare."""
 
 
 is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
@@ -111,6 +112,18 @@ def left_operand(product: Node) -> Tensor:
     computes the operand anew.
     """
     return getattr(product, LEFT_OPERANDS[product.name()])
+
+
+def saved_input(node: Node | None) -> Tensor | None:
+    """The input of a layer as its node keeps it for the backward pass, be it cast by autocast; None where it keeps none.
+
+    Torch refuses a backward pass after somebody has written to it. The attributes are described in torch's notes on autograd, and
+    private by their names.
+    """
+    if node is not None and node.name() in RESHAPES:
+        node = node.next_functions[0][0]
+    attribute = None if node is None else INPUTS.get(node.name())
+    return None if attribute is None or saves_elsewhere() else getattr(node, attribute)
 
 
 def compiled_in_place(module: nn.Module) -> bool:

@@ -15,7 +15,8 @@ At each step, in this order:
     capture.reset()                   # all of it counts no more
     capture.measuring = True          # whether the next step measures
 
-`deliver(name, calls, batch, forward_id, fisher)` is called in the user's backward pass, where the gradient of a call arrives.
+`deliver(name, calls, batch, forward_id, fisher)` is called as soon as the calls' g is known, and what it returns in the user's
+backward pass, where the gradient of a call arrives.
 Between two steps: `forget_arrived()` when gradients are zeroed (who has received measurements drops them), `watch(layers)` when
 other layers are to be watched. `memory()` and `recall()` carry over to a copy; `called`, `refused`, `rates`, `forward_id` and
 `source.notes` are there to be read.

@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from lngd.capture.graph import OpenActivation
 from lngd.layers import AttentionInput, in_groups
-from lngd.torch_private import LEFT_OPERANDS
+from lngd.torch_private import LEFT_OPERANDS, saves_elsewhere
 
 ALL_ROWS = slice(0, 3)
 PIECES = {"SplitWithSizesBackward0": (slice(0, 1), slice(1, 3)), "SplitBackward0": (slice(0, 1), slice(1, 2), slice(2, 3))}
@@ -70,7 +70,9 @@ def open_output_projection(name: str, module: nn.Module, product: Product, x: Te
         return t.reshape(rows // batch, batch, -1).transpose(0, 1)
 
     edge = GradientEdge(product.node, 0)
-    return OpenActivation(name, module, batch_first(x.detach()), edge, batch_first, shape=x.shape, dtype=x.dtype)
+    return OpenActivation(
+        name, module, batch_first(x.detach()), edge, batch_first, shape=x.shape, dtype=x.dtype, lent=not saves_elsewhere()
+    )
 
 
 def _search(weight: nn.Parameter, start: Node | None, stops: set[Node | None]) -> Iterator[Product]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from lngd.sampling import Call
-from lngd.torch_private import graph_is_kept, view_base
+from lngd.torch_private import graph_is_kept, is_alias, saved_input, view_base
 
 WHOLE = slice(None)
 
@@ -38,10 +38,15 @@ class OpenActivation:
     """Whether `x` is rows of data, which nothing that is trained has made."""
     batch: int | None = None
     """The samples of which `x` is rows, if it has not one a row."""
+    lent: bool = False
+    """Whether `x` is what autograd keeps for the backward pass, which nobody may write to until then."""
 
     def samples(self, chosen: slice) -> Tensor:
-        """A copy of the layer's input: the rest of the batch can be freed, and the user may write to the buffer again."""
-        x = self.x[chosen].clone()
+        """Some samples of the layer's input: lent until the backward pass has come, or a copy.
+
+        Of a copy the rest of the batch can be freed, and the user may write to the buffer again.
+        """
+        x = self.x[chosen] if self.lent else self.x[chosen].clone()
         return x if self.as_input is None else self.as_input(x)
 
 
@@ -95,15 +100,21 @@ class Arrival:
     """The rate's samples."""
     x: Tensor | None
     """The input of those; None if the rate wants none."""
+    lent: bool
+    """Whether autograd keeps `x`."""
     call: Call | None = None
     """At a measuring step, what the curvature wants."""
 
-    def take_call(self) -> Call | None:
-        """The call that the curvature waits for, which is let go unless the graph is kept for another backward pass."""
-        call = self.call
+    def take(self) -> tuple[Tensor | None, Call | None]:
+        """The rate's input and the curvature's call, which are let go unless the graph is kept for another backward pass."""
+        x, call = self.x, self.call
+        if x is not None and self.lent:
+            x = x.clone()
         if not graph_is_kept():
-            self.call = None
-        return call
+            self.x = self.call = None
+            if call is not None:
+                call.final = True
+        return x, call
 
 
 def layer_input(args: tuple, kwargs: dict[str, Any]) -> Tensor:
@@ -119,6 +130,20 @@ def shaped(shape: torch.Size, gradient: Tensor) -> Tensor:
 def folded(fold: Callable[[Tensor], Tensor], shape: torch.Size, gradient: Tensor) -> Tensor:
     """The same with its samples in the first dimension."""
     return fold(shaped(shape, gradient))
+
+
+def lent(edge: GradientEdge, x: Tensor, module: nn.Module | None = None) -> Tensor | None:
+    """A layer's input as autograd keeps it until the gradient arrives at the edge, which costs no memory; None if it doesn't.
+
+    Autocast makes a copy, in half the memory. Of torch's own modules it is known that it is one of their input.
+    """
+    saved = saved_input(edge.node)
+    if saved is None or saved.numel() != x.numel():
+        return None
+    if is_alias(saved, x):
+        return x.detach()
+    cast = saved.dtype != x.dtype and type(module).__module__.startswith("torch.nn.modules.")
+    return saved.detach().reshape(x.shape) if cast else None
 
 
 def pre_activation(output: Tensor) -> tuple[Tensor, GradientEdge]:

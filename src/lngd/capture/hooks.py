@@ -49,6 +49,7 @@ from lngd.capture.graph import (
     folded,
     joined_samples,
     layer_input,
+    lent,
     pre_activation,
     shaped,
     spread,
@@ -447,13 +448,16 @@ class Capture:
         if self._wanted(name, x.shape[layer.batch_dim] if moved else len(x)):
             output, edge = pre_activation(output)
             raw = self.measuring and self._is_data(x)
-            shape, x = output.shape, x.detach() if x.requires_grad else x
+            shape, kept = output.shape, lent(edge, x, module)
+            x = (x.detach() if x.requires_grad else x) if kept is None else kept
             as_output = partial(shaped, torch.Size((1, *shape)) if alone else shape)
             if moved or (layer.folds and not alone and len(x) != self._samples):
                 n, batch_dim = self._rows_of(x, layer.batch_dim)
                 fold = folding(x.dim(), n, batch_dim)
                 x, as_output = fold(x), partial(folded, fold, shape)
-            self._open(OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype, raw=raw))
+            made = OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype, raw=raw)
+            made.lent = kept is not None
+            self._open(made)
         return output
 
     def _rows_of(self, x: Tensor, batch_dim: int) -> tuple[int | None, int]:
@@ -532,12 +536,11 @@ class Capture:
             if ledger.owners and (gone := ledger.take_dropped({} if capture.measuring else capture.rates)):
                 capture._forget(gone)
         gradient = gradient.detach() if gradient.requires_grad else gradient
-        sample = call = None
-        if arrival.x is not None:
+        sample = None
+        x, call = arrival.take()
+        if x is not None:
             g = arrival.as_output(gradient)[arrival.chosen].clone()
-            sample = RateSample(arrival.x, g, arrival.batch, arrival.forward_id)
-        if arrival.call is not None:
-            call = arrival.take_call()
+            sample = RateSample(x, g, arrival.batch, arrival.forward_id)
         guess = Guess(sample, call, None if call is None else capture.source.kept(call, gradient))
         if call is not None:
             guess.last = capture._comes_first(call, number) and call.shape.numel() == call.batch * layer.outputs * layer.groups
@@ -660,6 +663,7 @@ class Capture:
             forward_id=self.forward_id,
             chosen=chosen,
             x=made.samples(chosen) if rated else None,
+            lent=made.lent,
         )
         if rated and self._compiled.found:
             output, call = made.as_output(made.x.new_zeros(()).expand(made.shape)), max(0, self._called_now[made.name] - 1)
@@ -683,6 +687,7 @@ class Capture:
             shape=made.shape,
             dtype=made.dtype,
             raw=made.raw,
+            lent=made.lent,
             rerun=self._part_runs_again(),
         )
 

@@ -40,7 +40,16 @@ def second_moments(rows: Rows, weights: Float[Tensor, "*group n"] | None = None,
     shape = factor_shape(rows.shape[-1], largest or rows.shape[-1])
     if len(shape) == 2:
         return _dense_moments(rows, weights)
-    return _dense_moments(cut(rows, shape), None if weights is None else weights.unsqueeze(-2))
+    count, block = shape[:2]
+    last = (count - 1) * block
+    for_blocks = None if weights is None else weights.unsqueeze(-2)
+    if count * block == rows.shape[-1]:
+        return _dense_moments(cut(rows, shape), for_blocks)
+    rest = rows.shape[-1] - last  # of the last block; the rows are not copied to be filled up
+    moments = rows.new_zeros(*rows.shape[:-2], *shape)
+    moments[..., :-1, :, :] = _dense_moments(cut(rows[..., :last], (count - 1, block, block)), for_blocks)
+    moments[..., -1, :rest, :rest] = _dense_moments(rows[..., last:], weights)
+    return moments
 
 
 def _dense_moments(rows: Float[Tensor, "*group n i"], weights: Float[Tensor, "*#group n"] | None) -> Float[Tensor, "*group i i"]:

@@ -7,7 +7,7 @@ the layout before the first step.
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -195,28 +195,35 @@ class CurvedLayer:
         return any(p.grad is not None for p in self.parameters)
 
     @torch.no_grad()
-    def measure(self, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> None:
-        """Measures the calls of one forward on the same samples, `batch` of them: further calls are further positions."""
-        self.pending.fisher = fisher
-        if isinstance(self.layer, ExpertsLayer):
-            self._measure_experts(self.layer, calls, batch, forward_id)
-            return
-        with torch.autocast(calls[0][0].device.type, enabled=False):
-            positions = max(g[0].numel() for _, g in calls) // (self.layer.outputs * self.layer.groups)
-            for a, g in self._operands(calls):
-                self.pending.add(self.block.measure(a, g), batch, positions, forward_id)
+    def measured(self, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> Callable[[], None]:
+        """Measures the calls of one forward on the same samples, `batch` of them: further calls are further positions.
 
-    def _measure_experts(self, layer: ExpertsLayer, calls: Calls, batch: int, forward_id: int) -> None:
+        Returns what adds it to `pending`.
+        """
+        with torch.autocast(calls[0][0].device.type, enabled=False):
+            if isinstance(self.layer, ExpertsLayer):
+                found, positions = self._measure_experts(self.layer, calls, batch)
+            else:
+                found = [self.block.measure(a, g) for a, g in self._operands(calls)]
+                positions = max(g[0].numel() for _, g in calls) // (self.layer.outputs * self.layer.groups)
+
+        def add() -> None:
+            self.pending.fisher = fisher
+            for means in found:
+                self.pending.add(means, batch, positions, forward_id)
+
+        return add
+
+    def _measure_experts(self, layer: ExpertsLayer, calls: Calls, batch: int) -> tuple[list[tuple[Tensor, ...]], int]:
         """Rows of all experts; a row is a sample, and all rows together are positions of the batch's samples."""
         x, g = torch.cat([x for x, _ in calls]), torch.cat([g for _, g in calls])
         if not layer.multiplied(x).any():
-            return
-        with torch.autocast(g.device.type, enabled=False):
-            a, grads, experts, counts = layer.by_expert(x, g)
-            found, most = [], a.shape[1]
-            for mean, squares in zip(self.block.measure(a, grads), self.block.quadratic, strict=True):
-                found.append(layer.placed(mean, experts, most / batch if squares else most / counts))
-        self.pending.add(tuple(found), batch, math.ceil(int(counts.sum()) / batch), forward_id)
+            return [], 0
+        a, grads, experts, counts = layer.by_expert(x, g)
+        found, most = [], a.shape[1]
+        for mean, squares in zip(self.block.measure(a, grads), self.block.quadratic, strict=True):
+            found.append(layer.placed(mean, experts, most / batch if squares else most / counts))
+        return [tuple(found)], math.ceil(int(counts.sum()) / batch)
 
     def _operands(self, calls: Calls) -> Iterator[tuple[Any, Gradients]]:
         """What the block measures: all calls as one, or each call's patches."""

@@ -623,9 +623,10 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
         """Hooks on the model, on no layer yet."""
         layers, step_size = self._layers, self._recipe.step_size
 
-        def deliver(name: str, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> None:
-            if name in layers:
-                layers[name].measure(calls, batch, forward_id, fisher)
+        def deliver(name: str, calls: Calls, batch: int, forward_id: int, fisher: FisherType) -> Callable[[], None]:
+            each = layers.get(name)
+            add = each and each.measured(calls, batch, forward_id, fisher)
+            return lambda: add() if add and layers.get(name) is each else None
 
         def dropped(name: str) -> None:
             if name in layers:

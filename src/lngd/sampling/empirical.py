@@ -34,7 +34,7 @@ class EmpiricalSource(Source):
 
     def kept(self, call: Call, gradient: Tensor) -> Tensor:
         """The gradient itself is g."""
-        return call.taken(gradient)
+        return call.taken(gradient).clone()
 
     def arrived(self, call: Call, gradient: Tensor | None) -> None:
         """Adds the gradient of one more backward pass."""
@@ -44,4 +44,7 @@ class EmpiricalSource(Source):
         super().arrived(call, gradient)
 
     def _hand_on_if_complete(self, key: Key) -> None:
-        """Another backward pass may come: at the step."""
+        """Once no other backward pass can come; else at the step."""
+        alive = [call for ref in self._called.get(key, ()) if (call := ref()) is not None]
+        if key in self._arrived and all(call.era == self._era and call.final and not call.rerun for call in alive):
+            self._hand_on(key)

@@ -105,6 +105,14 @@ class LayerwiseSource(Source):
         self._close()
         super().part_finished()
 
+    def waits(self, call: Call) -> None:
+        """A layer's first call is measured at once: x and g of all layers, kept until the backward pass, are larger."""
+        if len(self._called[call.key]) > 1:
+            super().waits(call)
+        else:
+            call.count = self.measured([call])
+            call.let_go()
+
     def together(self, calls: list[Call]) -> list[list[Call]]:
         """Each call has noise of its own."""
         return [[call] for call in calls]

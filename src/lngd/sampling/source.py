@@ -23,9 +23,9 @@ from lngd.sampling.pieces import Borders
 
 Calls: TypeAlias = list[tuple[Tensor, Tensor]]
 """Calls of a layer on the same samples in one forward: of a sub-batch, the input x, and g shaped like the layer's output."""
-OnSample: TypeAlias = Callable[[str, Calls, int, int, FisherType], None]
-"""Receives a layer's name, calls whose gradients add up to one sample's, the samples of their whole batch, the forward_id, and
-where g came from."""
+OnSample: TypeAlias = Callable[[str, Calls, int, int, FisherType], Callable[[], None]]
+"""Measures a layer's name, calls whose gradients add up to one sample's, the samples of their whole batch, the forward_id, and
+where g came from. What it returns makes that count."""
 Key: TypeAlias = tuple[str, int]
 """A layer's name and a forward_id."""
 
@@ -48,21 +48,41 @@ class Call:
     dtype: torch.dtype
     raw: bool = False
     """Whether the input is rows of data, which nothing that is trained has made."""
+    lent: bool = False
+    """Whether autograd keeps `x`, which it lets go as the gradient arrives."""
     rerun: bool = False
     """Whether activation checkpointing ran this call inside a backward pass, as a part of its forward."""
     g: Tensor | None = None
     """Of the chosen samples, as soon as it is known."""
     era: int = -1
     """The source's, when the gradient of the user's own backward pass arrived."""
+    final: bool = False
+    """Whether no other backward pass will bring a gradient."""
+    count: Callable[[], None] | None = None
+    """Of a call that was measured as soon as its g was known: adds what was found. Then it holds neither x nor g."""
 
     @property
     def key(self) -> Key:
         """With which calls it is handed on."""
         return self.name, self.forward_id
 
+    @property
+    def known(self) -> bool:
+        """Whether g is, or was."""
+        return self.g is not None or self.count is not None
+
     def taken(self, gradient: Tensor) -> Tensor:
-        """The chosen samples of a gradient at the call's edge, as g; a copy."""
-        return self.as_output(gradient.detach())[self.chosen].clone()
+        """The chosen samples of a gradient at the call's edge, as g."""
+        return self.as_output(gradient.detach())[self.chosen]
+
+    def let_go(self) -> None:
+        """It was measured, and holds nothing more."""
+        self.x, self.g, self.lent = self.x.new_empty(0), None, False
+
+    def keep(self) -> None:
+        """It waits longer than autograd keeps its input."""
+        if self.lent:
+            self.x, self.lent = self.x.clone(), False
 
 
 class Source(ABC):
@@ -135,14 +155,23 @@ class Source(ABC):
         call.era = self._era
         if self.draws is not None:
             self.draws.count(call.forward_id)
-        self.waiting |= call.g is None
+        self.waiting |= not call.known
         self._arrived.setdefault(call.key, []).append(call)
         self._hand_on_if_complete(call.key)
+        if call.key in self._arrived:
+            call.keep()
 
     def give(self, call: Call, gradient: Tensor) -> None:
         """The source has found g, as it arrives at the call's edge."""
         call.g = call.taken(gradient)
+        if call.era != self._era:
+            self.waits(call)
         self._hand_on_if_complete(call.key)
+
+    def waits(self, call: Call) -> None:
+        """It has g, and the gradient of the user's own backward pass is still to come."""
+        if call.g is not None:
+            call.g = call.g.clone()
 
     def forget(self) -> None:
         """What is open will never be closed."""
@@ -199,12 +228,17 @@ class Source(ABC):
         if key not in self._arrived:
             return
         alive = [call for ref in self._called[key] if (call := ref()) is not None]
-        if all(call.era == self._era and call.g is not None for call in alive):
+        if all(call.era == self._era and call.known for call in alive):
             self._hand_on(key)
 
     def _hand_on(self, key: Key) -> None:
-        (name, forward_id), arrived = key, self._arrived.pop(key)
+        arrived = self._arrived.pop(key)
         in_order = [call for ref in self._called[key] if (call := ref()) in arrived and call is not None]
-        for alike in self.together([call for call in in_order if call.g is not None]):
-            found = [(call.x, call.g) for call in alike if call.g is not None]
-            self.deliver(name, found, alike[0].batch, forward_id, self.fisher)
+        for alike in self.together([call for call in in_order if call.known]):
+            count = alike[0].count or self.measured(alike)
+            count()
+
+    def measured(self, calls: Sequence[Call]) -> Callable[[], None]:
+        """Calls that add up are measured; what is returned makes that count."""
+        found = [(call.x, call.g) for call in calls if call.g is not None]
+        return self.deliver(calls[0].name, found, calls[0].batch, calls[0].forward_id, self.fisher)
