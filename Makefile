@@ -15,7 +15,7 @@ GPU_METHODS = sgd,adamw,muon,soap,shampoo,lngd,lngd-spectral
 
 FINDINGS = $(wildcard findings/*.sh)
 
-.PHONY: race gpu test test-all compatibility fuzz zoo findings lint format clean
+.PHONY: race gpu test test-all docs compatibility fuzz zoo findings lint format clean
 
 race: $(READY)
 	$(BIN)/lngd race --default
@@ -28,6 +28,10 @@ test: $(READY)
 test-all: $(READY)
 	$(PYTEST) -m "slow or browser" --ignore=tests/test_compiled.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_compiled.py
+
+# The documentation site, in .site/index.html. A warning, such as a link that leads nowhere, is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 
 # On a machine with a GPU: the numerics on it, launches and waits, then seconds of a step beside other optimizers, and of a run.
 gpu: $(READY)

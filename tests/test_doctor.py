@@ -1,10 +1,13 @@
 """`python -m lngd doctor` on models of a user's own."""
 
+import platform
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import lngd
 from lngd.__main__ import main
 from lngd.doctor import DoctorError, load_model, sample_input
 
@@ -118,3 +121,13 @@ def test_help_says_what_the_command_is_for(doctor):
     status, output, _ = doctor("--help")
     assert status == 0
     assert "MODULE:FACTORY" in output
+
+
+def test_without_a_command_its_help_is_printed_and_version_tells_what_a_report_needs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lngd"])
+    main()
+    assert "doctor" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["lngd", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert capsys.readouterr().out == f"lngd {lngd.__version__}, torch {torch.__version__}, Python {platform.python_version()}\n"

@@ -38,13 +38,16 @@ def test_the_bar_goes_by_the_cost_of_steps_and_counts_what_an_earlier_race_has_d
     assert "100%" in shown(progress)
 
 
-def test_a_pipe_has_a_line_for_each_run_that_ends() -> None:
+def test_a_pipe_has_a_line_for_each_epoch_of_a_task_and_for_each_run_that_ends() -> None:
     spec, file = RunSpec(TOY, "sgd", 0.1, 0), io.StringIO()
     with Progress([spec], Console(file=file), {}) as progress:
         progress.epoch(spec, replace(LAST, epoch=1))
+        progress.epoch(replace(spec, optimizer="adamw"), replace(LAST, epoch=1))
         progress.epoch(spec, LAST)
         progress.epoch(spec, replace(LAST, train_loss=None, metric=None, diverged=True, reason="training loss nan " * 9))
-    first, second = file.getvalue().splitlines()
+    epoch, last, first, second = file.getvalue().splitlines()
+    assert epoch == f"toy  epoch 1/{LAST.epoch}"
+    assert last == f"toy  epoch {LAST.epoch}/{LAST.epoch}"
     assert first == "toy  sgd 0.1  seed 0  train loss 0.5000  accuracy 75.00 %"
     assert second.startswith("toy  sgd 0.1  seed 0  diverged: training loss nan")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,8 @@ from lngd.types import Flag
 from lngd.version import __version__
 from lngd.warned import warn
 
+Loss = TypeVar("Loss")
+"""What a closure returns: a tensor, or a number."""
 NOT_REACHED = "no forward and backward pass has reached it so far, so it stays as it is"
 NOT_USED_YET = "the first forward shows how it is used"
 NO_PRODUCT = "no product with it was seen"
@@ -135,7 +137,7 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
     def step(self, closure: None = None) -> None: ...
 
     @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], Loss]) -> Loss: ...
 
     @never_compiled
     @torch.no_grad()

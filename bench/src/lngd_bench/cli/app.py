@@ -2,10 +2,12 @@
 
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from lngd.version import versions
 from lngd_bench.cli.data import data
 from lngd_bench.cli.race import race
 from lngd_bench.cli.show import figure, report, table
@@ -19,12 +21,22 @@ from lngd_bench.studies.scaling.command import scaling
 from lngd_bench.studies.theory.command import theory
 
 app = typer.Typer(
-    help="Races optimizers on real tasks and prints the tables and figures.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,  # boxes cut words in a narrow terminal
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def lngd(*, version: Annotated[bool, typer.Option("--version", help="Versions of lngd, torch and Python.")] = False) -> None:
+    """Races optimizers on real tasks and prints the tables and figures."""
+    if version:
+        typer.echo(versions())
+        raise typer.Exit
+
+
 for command in (race, tune, quality, table, figure, report, overhead, scaling, fisher, gaussian, theory):
     app.command()(command)
 app.add_typer(data, name="data")

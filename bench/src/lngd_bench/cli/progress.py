@@ -1,4 +1,4 @@
-"""How far a race is: a bar on a terminal, a line for each run that ends everywhere.
+"""How far a race is: a bar on a terminal, a line for each epoch of a task elsewhere, and one for each run that ends everywhere.
 
 A thread draws the bar twice a second; a step only leaves its number here, since its seconds are measured.
 """
@@ -27,6 +27,8 @@ class Progress(progress.Progress):
     def __init__(self, specs: Sequence[RunSpec], console: Console, done: Mapping[str, int]) -> None:
         self.done = {spec.file_name: done.get(spec.file_name, 0) for spec in specs}
         self.specs, self.said = specs, "loading data"
+        self.begun: set[tuple[str, int]] = set()
+        """Tasks and their epochs that a line has told."""
         super().__init__(
             progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(bar_width=None),
@@ -48,6 +50,9 @@ class Progress(progress.Progress):
     def epoch(self, spec: RunSpec, epoch: Epoch) -> None:
         """After each epoch; a run that ends leaves a line."""
         self.said = f"{spec.optimizer} {spec.lr:g} seed {spec.seed}, epoch {epoch.epoch}/{spec.task.total_epochs}"
+        if self.disable and (told := (spec.task.name, epoch.epoch)) not in self.begun:
+            self.begun.add(told)
+            self.console.print(f"{spec.task.name}  epoch {epoch.epoch}/{spec.task.total_epochs}", markup=False)
         if not spec.ended_by(epoch):
             return
         self.done[spec.file_name] = spec.task.total_steps

@@ -8,7 +8,7 @@ import typer
 
 from lngd_bench.cli.names import figures_given, refuse_unused, target_given
 from lngd_bench.cli.options import RunOptions, Target, with_run_options
-from lngd_bench.cli.running import announce, command_line, help_with, new_directory, run_all
+from lngd_bench.cli.running import announce, command_line, console, help_with, new_directory, run_all
 from lngd_bench.cli.show import present
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
@@ -67,6 +67,7 @@ def race(
         out = options.out or new_directory([task.name for task in chosen])
         place = Place(out=out, data_dir=options.data_dir, device=device, command=command_line(), tensorboard=tensorboard)
         announce(specs, out)
+        console.print("They take an epoch in turn; at the end tables are printed here, and figures and report.html drawn there.")
         notes = run_all(specs, place, resume=options.resume)
     present(out, goal)
     notes.write()
