@@ -1,8 +1,9 @@
 """What the examples train: a small network on noisy patterns, made here."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 
 class Patterns(TensorDataset):
@@ -21,3 +22,17 @@ def block(width):
 
 def classifier(width=32):
     return nn.Sequential(nn.Linear(64, width), block(width), block(width), nn.Linear(width, 10))
+
+
+def train(model, optimizer, epochs=4):
+    """The usual loop, in one process."""
+    device = next(model.parameters()).device
+    for epoch in range(epochs):
+        losses = []
+        for x, y in DataLoader(Patterns(), 64, shuffle=True):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x.to(device)), y.to(device))
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        print(f"epoch {epoch}: loss {sum(losses) / len(losses):.3f}")
