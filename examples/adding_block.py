@@ -45,7 +45,7 @@ class RankOneDiagonal(CurvatureBlock):
 class DiagonalLNGD(lngd.LNGD):
     """LNGD with that block: its Fisher type, step size and arguments stay."""
 
-    block, convolution_block = RankOneDiagonal, None  # or large convolutions would keep LNGD's
+    block = RankOneDiagonal
 
 
 torch.manual_seed(0)

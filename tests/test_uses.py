@@ -552,3 +552,73 @@ def test_operands_may_be_named(name: str) -> None:
         model(torch.randn(16, 4)).square().mean().backward()
         optimizer.step()
     assert {o.kind for o in optimizer.summary() if o.name == "weight"} == {"curvature" if name in SEEN else "fallback"}
+
+
+class Placed(nn.Module):
+    """Rows of a batch with places added to them, of a parameter or of an embedding."""
+
+    def __init__(self, *, bare: bool) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.first, self.head = nn.Linear(5, 6), nn.Linear(6, 3)
+        table = nn.Embedding(7, 6)
+        self.places = nn.Parameter(table.weight.detach().clone().unsqueeze(0)) if bare else table
+        self.bare = bare
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.places[:, : x.shape[1]] if self.bare else self.places.weight[: x.shape[1]]
+        return self.head((self.first(x) + places).tanh())
+
+
+@pytest.mark.parametrize("kind", [LNGD, SpectralLNGD])
+def test_a_parameter_that_is_added_to_activations_trains_as_the_weight_of_an_embedding(kind: type) -> None:
+    found = []
+    for bare in (True, False):
+        model, x = Placed(bare=bare), torch.randn(4, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        optimizer = kind(model, schedule=2, generator=torch.Generator().manual_seed(0))
+        for step in range(4):
+            optimizer.zero_grad()
+            model(x * (1 + step)).square().mean().backward()
+            optimizer.step()
+        found.append([p.detach().reshape(-1) for p in sorted(model.parameters(), key=torch.Tensor.numel)])
+        reason = {o.name: o.reason for o in optimizer.summary()}["places" if bare else "places.weight"]
+        assert ("added to activations" in reason) is bare
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_checkpoint_knows_a_table() -> None:
+    model, x = Placed(bare=True), torch.randn(4, 7, 5, dtype=torch.float64)
+    optimizer = SpectralLNGD(model)
+
+    def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+
+    train(model, optimizer)
+    other = Placed(bare=True)
+    other.load_state_dict(model.state_dict())
+    resumed = SpectralLNGD(other)
+    resumed.load_state_dict(optimizer.state_dict())
+    train(model, optimizer)
+    train(other, resumed)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_a_weight_to_which_a_change_is_added_is_no_table() -> None:
+    class Merged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.down, self.up = (nn.Parameter(torch.randn(shape)) for shape in ((4, 5), (2, 5), (4, 2)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight + self.up @ self.down)
+
+    model = Merged()
+    optimizer = SpectralLNGD(model)
+    model(torch.randn(8, 5)).square().mean().backward()
+    with pytest.warns(UserWarning, match="no curvature for Merged"):
+        optimizer.step()
+    assert not any("added to activations" in o.reason for o in optimizer.summary())

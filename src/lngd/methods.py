@@ -174,7 +174,10 @@ class Method(NaturalGradient):
         )
 
     def __init_subclass__(cls) -> None:
+        """A block of one's own takes the place of the parent's for convolutions too, unless the class names one for those."""
         super().__init_subclass__()
+        if "block" in vars(cls) and "convolution_block" not in vars(cls):
+            cls.convolution_block = None
         if "__init__" in vars(cls):
             setattr(cls, "__init__", _refusing_unknown(cls.__init__))  # noqa: B010  mypy takes no assignment to a method
 
@@ -203,7 +206,10 @@ class Method(NaturalGradient):
 
 def _refusing_unknown(init: Callable[..., None]) -> Callable[..., None]:
     """A constructor that says what to write for an argument that does not exist."""
-    known = set(inspect.signature(init).parameters)
+    parameters = inspect.signature(init).parameters
+    known = set(parameters)
+    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+        return init  # it hands on what it does not know, and whoever gets that refuses
 
     @functools.wraps(init)
     def explained(self: Any, *args: Any, **options: Any) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import lngd
 from lngd import EKFAC, KFAC, LNGD, THOR, TKFAC, Factors, FisherType, KLClip, LNGDLr, LNGDSample, NGPlus, Schedule, SpectralLNGD
+from lngd.curvature import KFACBlock
 from lngd.optimizer import NaturalGradient
 from reference import batch, convolutional, differences, mlp, snapshot, through_a_file, train, train_step, with_ones
 from syncs import UNTIL_ORDINARY, CountSyncs
@@ -478,3 +479,18 @@ def test_kfac_is_its_own_transcription(fisher, kl, weight_decay):
             torch.testing.assert_close(weight, layer.weight, rtol=1e-9, atol=1e-9, msg=f"after step {step}")
     assert any(clipped)
     assert all(clipped) is (kl == 1e-3)
+
+
+def test_a_method_of_ones_own_changes_a_block_and_a_default_in_three_lines():
+    class Own(LNGD):
+        block = KFACBlock
+
+        def __init__(self, model, **options):
+            super().__init__(model, **{"lr": 0.1, **options})
+
+    model = nn.Sequential(nn.Conv2d(40, 3, 3), nn.Flatten(), nn.Linear(3, 2))
+    optimizer = Own(model, damping=0.5, factors=Factors(64))
+    assert {type(block) for block in optimizer.blocks.values()} == {KFACBlock}
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["damping"]) == (0.1, 0.5)
+    with pytest.raises(TypeError, match="has no argument 'betas'; momentum= is"):
+        Own(model, betas=(0.9, 0.99))

@@ -137,7 +137,8 @@ class Capture:
         self._begin_outside_graphs = outside_graphs(Capture._begin)
         self._leave_call = outside_graphs(leave_compiled_call, recursive=False)
         self._loss = LossForm(self.source, self.mean_over)
-        self._uses, self._functions = Uses(), WatchedFunctions(self.sees_use)
+        self._uses = Uses()
+        self._functions = WatchedFunctions(self.sees_use, self._uses.sees_sum)
         owner = weakref.ref(self)
         self._borders = BorderHooks(self.source, self._uses, lambda: bool((own := owner()) and own.measuring))
         self._samples: int | None = None

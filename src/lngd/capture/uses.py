@@ -37,6 +37,8 @@ from lngd.layers import ExpertsLayer, Found, Layer
 from lngd.layers.used import Form, Used
 from lngd.torch_private import saves_elsewhere
 
+SUMS = (torch.add, Tensor.add, Tensor.add_)
+
 
 class WatchedFunctions(TorchFunctionMode):
     """Tells its owner, as long as there is one, of each product that torch computes in this thread while it is entered.
@@ -45,10 +47,10 @@ class WatchedFunctions(TorchFunctionMode):
         opens_recurrent: whether recurrent networks are computed product by product.
     """
 
-    def __init__(self, told: Callable[[Product], Change | None]) -> None:
-        """`told`: a method, which gives what the product's output becomes, or None for one of no interest."""
+    def __init__(self, told: Callable[[Product], Change | None], told_sum: Callable[[Tensor, Tensor], None]) -> None:
+        """Methods: `told` gives what a product's output becomes, or None for one of no interest; `told_sum` sees two terms."""
         super().__init__()
-        self._told = weakref.WeakMethod(told)
+        self._told, self._told_sum = weakref.WeakMethod(told), weakref.WeakMethod(told_sum)
         self.entered = self.opens_recurrent = False
 
     def enter(self) -> None:
@@ -68,6 +70,8 @@ class WatchedFunctions(TorchFunctionMode):
             return function(*args, **kwargs)
         if self.opens_recurrent and function in RECURRENT and torch.is_grad_enabled() and not (kwargs or saves_elsewhere()):
             return RECURRENT[function](self._linear, *args)  # a checkpoint would not compute the same once more
+        if function in SUMS and len(args) == 2 and (told_sum := self._told_sum()) is not None:
+            told_sum(*args)
         read = PRODUCTS.get(function)
         told = self._told() if read is not None and "out" not in kwargs else None
         if read is None or told is None or not torch.is_grad_enabled():
@@ -158,6 +162,15 @@ class Uses:
             if form is not None and (whole is base or keeps_places(base, leaf)):
                 self.found[name] = self._made(parameter, form, product)
         return None
+
+    def sees_sum(self, one: Any, other: Any) -> None:
+        """A candidate that is added to more entries than it has, those of a batch, is a table of them."""
+        for term, rest in ((one, other), (other, one)) if self._candidates else ():
+            if not isinstance(term, Tensor) or not isinstance(rest, Tensor):
+                return
+            name, parameter = self._names.get(id(origin(term)[0]), ("", None))
+            if parameter is not None and name in self._candidates and name not in self.found and rest.numel() > term.numel():
+                self.found[name] = Found(parameter, Form(table=True))
 
     def _made(self, parameter: nn.Parameter, form: Form, product: Product) -> Found:
         bias_name, bias = self._names.get(id(product.bias), ("", None))

@@ -36,6 +36,7 @@ class Form:
         outputs_first: the dimensions of the outputs stand before those of the inputs, as in nn.Linear.
         split: so many dimensions, after the experts', belong to the side that stands first.
         experts: the first dimension counts matrices, one for each expert.
+        table: no matrix at all: entries that are added to activations, as embeddings of places are.
         convolution: stride, padding, dilation and groups, and the output padding of a transposed one; None for a matrix product.
     """
 
@@ -43,6 +44,7 @@ class Form:
     split: int = 1
     experts: bool = False
     convolution: tuple[Any, ...] | None = None
+    table: bool = False
 
     @property
     def is_transposed(self) -> bool:

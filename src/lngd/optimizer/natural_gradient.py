@@ -655,11 +655,12 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
             warn_of_missing_curvature(self._planner.plan(self._model, self.param_groups, {}, self._found))
 
     def _take_found(self, found: Mapping[str, Found]) -> None:
-        """Weights that were used outside any module have curvature from the next step on.
+        """Weights that were used outside any module have curvature from the next step on; tables are AdamW's at once.
 
         In this step they are no layers yet, so what comes before them is not the last one.
         """
-        self._capture.last.clear()
+        if not all(each.form.table for each in found.values()):
+            self._capture.last.clear()
         self._found |= found
         self._plan = self._planned()
         self._take_plan(self.t + 1)

@@ -44,6 +44,7 @@ WHOLE_OPTIMIZERS = ("fisher", "step_size", "schedule", "factors", "learning_rate
 """What belongs to the optimizer and not to a group, or to none."""
 
 
+TABLE = "added to activations, as an embedding of places is"
 LEFT_OUT = "left out of params"
 FSDP1 = "FullyShardedDataParallel"
 """The name of its class; torch.distributed.fsdp is not imported."""
@@ -106,7 +107,11 @@ class Plan:
 
     def has_nothing_behind_its_layers(self) -> bool:
         """Whether all matrices of the model are its layers' or its embeddings': then the loss reads the last layer's outputs."""
-        return all(o.kind == "curvature" or "curvature=True" in o.reason for o in self.outcomes.values() if len(o.shape) > 1)
+        return all(
+            o.kind == "curvature" or o.reason == TABLE or "curvature=True" in o.reason
+            for o in self.outcomes.values()
+            if len(o.shape) > 1
+        )
 
 
 def unwrapped(model: object) -> tuple[nn.Module, nn.Module]:
@@ -337,6 +342,8 @@ class Planner:
         """A weight that is used without a module as a layer, or why it is none."""
         if (reason := _why_not_trained(found.weight, choices)) is not None:
             return reason
+        if found.form.table:
+            return TABLE
         layer = found.adapter(found.module, with_bias=_is_trained(found.bias, choices))
         return _why_shared(layer, users) or self._why_not(layer) or layer
 
@@ -482,4 +489,4 @@ def warn_of_missing_curvature(plan: Plan) -> None:
 
 def is_a_choice(outcome: Outcome) -> bool:
     """Whether AdamW is what the user or the documentation wants for it."""
-    return "curvature=" in outcome.reason
+    return "curvature=" in outcome.reason or outcome.reason == TABLE
