@@ -122,7 +122,7 @@ def test_a_convolution_multiplies_by_its_factor_from_the_right() -> None:
     block.refresh(Damping(0.5))
     torch.manual_seed(1)
     gradient = torch.randn(*block.shape, dtype=DOUBLE)
-    lower, upper = block.phi_root(), block.phi_root(upper=True)
+    lower, upper = block.phi_roots()
     torch.testing.assert_close(
         lower.by_phi(gradient) @ upper.by_phi(torch.eye(block.shape[1], dtype=DOUBLE)), block.by_phi(gradient)
     )

@@ -74,21 +74,23 @@ class WholePsi(LNGDBlock):
             half = times(gradient.mT, lower).mT
             natural = self.by_phi(half)
             return times((inverse_root_of_symmetric(natural @ half.mT) @ natural).mT, transposed(lower)).mT
-        half = self.phi_root().by_phi(gradient)
+        lower_phi, upper_phi = self.phi_roots()
+        half = lower_phi.by_phi(gradient)
         natural = times_left(self.psi_inverse, half)
-        return self.phi_root(upper=True).by_phi(natural @ inverse_root_of_symmetric(half.mT @ natural))
+        return upper_phi.by_phi(natural @ inverse_root_of_symmetric(half.mT @ natural))
 
     @abstractmethod
     def by_phi(self, gradient: GradientMatrix) -> GradientMatrix:
         """∇ Φ̂⁻¹."""
 
-    def phi_root(self, *, upper: bool = False) -> "WholePsi":
-        """A copy with R in the place of Φ̂⁻¹ = R Rᵀ, or with Rᵀ."""
-        found = copy(self)
+    def phi_roots(self) -> tuple["WholePsi", "WholePsi"]:
+        """Copies with R and with Rᵀ in the place of Φ̂⁻¹ = R Rᵀ."""
+        lower, upper = copy(self), copy(self)
         for name in self.phi_parts:
             factor = root(getattr(self, name))
-            setattr(found, name, transposed(factor) if upper else factor)
-        return found
+            setattr(lower, name, factor)
+            setattr(upper, name, transposed(factor))
+        return lower, upper
 
     def dense_psi(self, damping: Damping) -> Dense:
         return assembled(damped(self.psi, damping.of_outputs, self.shape[0]), self.shape[0])
@@ -121,9 +123,10 @@ class SpectralKroneckerBlock(WholePsi, LNGDKroneckerBlock):
     def by_phi(self, gradient: GradientMatrix) -> GradientMatrix:
         return LNGDKroneckerBlock.by_phi(self, gradient)
 
-    def phi_root(self, *, upper: bool = False) -> "WholePsi":
-        found: Any = super().phi_root(upper=upper)
-        found.bias_inverse = self.bias_inverse.sqrt()
+    def phi_roots(self) -> tuple["WholePsi", "WholePsi"]:
+        found: Any = super().phi_roots()
+        for each in found:
+            each.bias_inverse = self.bias_inverse.sqrt()
         return found
 
     def measure(self, a: Patches, g: Gradients) -> tuple[Tensor, ...]:  # type: ignore[override]  # as `takes_patches` says
