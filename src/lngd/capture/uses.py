@@ -164,12 +164,15 @@ class Uses:
         return None
 
     def sees_sum(self, one: Any, other: Any) -> None:
-        """A candidate that is added to more entries than it has, those of a batch, is a table of them."""
+        """A candidate that is added to more entries than it has, those of a batch, is a table; one whose rows are picked, too."""
         for term, rest in ((one, other), (other, one)) if self._candidates else ():
             if not isinstance(term, Tensor) or not isinstance(rest, Tensor):
                 return
-            name, parameter = self._names.get(id(origin(term)[0]), ("", None))
-            if parameter is not None and name in self._candidates and name not in self.found and rest.numel() > term.numel():
+            base, indices = origin(term)
+            name, parameter = self._names.get(id(base), ("", None))
+            if parameter is None or name not in self._candidates or name in self.found:
+                continue
+            if rest.numel() > term.numel() or (indices is not None and parameter.dim() == 2):
                 self.found[name] = Found(parameter, Form(table=True))
 
     def _made(self, parameter: nn.Parameter, form: Form, product: Product) -> Found:
