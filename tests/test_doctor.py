@@ -9,7 +9,7 @@ import torch
 
 import lngd
 from lngd.__main__ import main
-from lngd.doctor import DoctorError, load_model, sample_input
+from lngd.doctor import METHODS, DoctorError, load_model, sample_input
 
 MODULE = """
 from torch import nn
@@ -35,6 +35,10 @@ def broken():
     return [][1]
 
 
+def stumbling():
+    return nn.nothing
+
+
 def frozen():
     return nn.Linear(3, 3).requires_grad_(False)
 """
@@ -43,6 +47,7 @@ def frozen():
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "users_model.py").write_text(MODULE)
+    (tmp_path / "lacking.py").write_text("import absent_package")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
@@ -71,6 +76,14 @@ def test_doctor_lists_every_parameter_and_times_a_step(project: Path, doctor):
         assert expected in output
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_doctor_takes_any_optimizer_and_times_it_beside_adamw(project: Path, doctor, name: str):
+    status, output, error = doctor("users_model:image", "--input", "4x3x8x8", "--optimizer", name)
+    assert status == 0, error
+    assert f"; {name} " in output
+    assert "; AdamW " in output
+
+
 def test_doctor_times_a_model_that_reads_tokens(project: Path, doctor):
     status, output, error = doctor("users_model:words", "--input", "4x7", "--tokens", "50")
     assert status == 0, error
@@ -81,11 +94,14 @@ def test_doctor_times_a_model_that_reads_tokens(project: Path, doctor):
     ("spec", "message"),
     [
         ("users_model", "no MODULE:FACTORY"),
-        ("absent_module:build", "no module 'absent_module'"),
+        ("absent_module:build", "no module 'absent_module' here: call it in your project's folder"),
+        ("users_model.py:image", "write the module without .py"),
+        ("lacking:build", "lacking can't be imported: ModuleNotFoundError: No module named 'absent_package'"),
+        ("users_model:stumbling", "users_model:stumbling failed: AttributeError"),
         ("users_model:absent", "has no 'absent'"),
         (".users_model:image", "no MODULE:FACTORY"),
         ("users_model:number", "gave a int"),
-        ("users_model:with_arguments", "without arguments: TypeError"),
+        ("users_model:with_arguments", "without arguments: missing a required argument: 'width'"),
         ("users_model:broken", "IndexError"),
         ("users_model:frozen", "without a parameter that requires a gradient"),
     ],
@@ -106,6 +122,8 @@ def test_a_wrong_shape_is_refused_with_an_example(shape: str):
     [
         (["users_model:image", "--input", "4x1x8x8"], "does not take an input of shape (4, 1, 8, 8)"),
         (["users_model:absent"], "has no 'absent'"),
+        (["users_model:words", "--input", "4x7"], "its embedding reads --tokens N"),
+        (["users_model:words", "--tokens", "5"], "give --input"),
         (["users_model:words", "--input", "4x7", "--tokens", "0"], "--tokens 0"),
     ],
 )

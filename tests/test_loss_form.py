@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lngd import KFAC, LNGD, Empirical, FisherType, Layerwise, Sampled, Schedule
+from lngd import KFAC, LNGD, Empirical, FisherType, Layerwise, Sampled, Schedule, SpectralLNGD
 from lngd.sampling import Fisher
 from recorded import Recorded
 from reference import batch, mlp, train_step
@@ -312,7 +312,7 @@ def test_a_regression_with_the_usual_labels_is_warned_of_in_training_once(likeli
 @pytest.mark.parametrize("fisher", FisherType)
 def test_a_sum_where_a_mean_was_promised_is_warned_of_in_training_once(fisher, reduction):
     model, (x, labels_) = mlp(4, 5, 3), batch(8, 4)
-    optimizer = LNGD(model, fisher=fisher, lr=1e-2)
+    optimizer = LNGD(model, fisher=fisher, lr=1e-2, step_size="layerwise")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(4):
@@ -320,6 +320,20 @@ def test_a_sum_where_a_mean_was_promised_is_warned_of_in_training_once(fisher, r
             F.cross_entropy(model(x), labels_, reduction=reduction).backward()
             optimizer.step()
     assert [AS_A_SUM in str(warning.message) for warning in caught] == ([True] if reduction == "sum" else [])
+
+
+@pytest.mark.parametrize("method", [LNGD, SpectralLNGD])
+def test_a_sum_trains_as_its_mean_does_at_the_defaults_and_nothing_is_said(method):
+    runs = []
+    for reduction in ("sum", "mean"):
+        model, (x, labels_) = mlp(4, 5, 3), batch(8, 4)
+        optimizer = method(model, generator=torch.Generator().manual_seed(0))
+        for _ in range(6):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), labels_, reduction=reduction).backward()
+            optimizer.step()
+        runs.append([p.detach() for p in model.parameters()])
+    torch.testing.assert_close(*runs)
 
 
 def test_a_grad_scaler_with_a_factor_of_the_number_of_samples_is_not_taken_for_a_sum():

@@ -1,10 +1,10 @@
-"""`python -m lngd doctor module:factory`: what LNGD will do with a model of yours, and what it will cost, before any training."""
+"""`python -m lngd doctor module:factory`: what will become of a model of yours, and what it will cost, before any training."""
 
 import argparse
 import sys
 import warnings
 
-from lngd.doctor import DoctorError, examine
+from lngd.doctor import METHODS, DoctorError, examine
 from lngd.version import versions
 
 
@@ -18,13 +18,14 @@ def main() -> None:
     doctor.add_argument("factory", metavar="MODULE:FACTORY", help="a function without arguments that gives the model")
     doctor.add_argument("--input", metavar="SHAPE", help="times a step on it: 32x3x224x224, batch first")
     doctor.add_argument("--tokens", metavar="N", type=int, help="the input holds whole numbers from 0 to N - 1")
+    doctor.add_argument("--optimizer", choices=METHODS, default="SpectralLNGD", help="default: %(default)s")
     arguments = parser.parse_args()
     if arguments.command is None:
         parser.print_help()
         return
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
-        for line in examine(arguments.factory, arguments.input, arguments.tokens):
+        for line in examine(arguments.factory, arguments.input, arguments.tokens, METHODS[arguments.optimizer]):
             print(line, flush=True)
     except DoctorError as error:
         print(f"lngd: {error}", file=sys.stderr)

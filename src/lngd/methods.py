@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, TypeAlias
@@ -161,7 +162,6 @@ class Method(NaturalGradient):
             factors=factors,
             warmup=warmup,
         )
-        self._warn_of_lr(lr, recipe)
         super().__init__(
             model,
             params,
@@ -172,6 +172,8 @@ class Method(NaturalGradient):
             generator=generator,
             process_group=process_group,
         )
+        for rate in dict.fromkeys(group["lr"] for group in self.param_groups if group["curvature"] is not False):
+            self._warn_of_lr(rate)
 
     def __init_subclass__(cls) -> None:
         """A block of one's own takes the place of the parent's for convolutions too, unless the class names one for those."""
@@ -189,19 +191,16 @@ class Method(NaturalGradient):
             return cls.convolution_block(factors.max_dim, layer.kernel_places)
         return cls.block(factors.max_dim)
 
-    def _warn_of_lr(self, lr: float | Tensor, recipe: Recipe) -> None:
+    def _warn_of_lr(self, lr: float | Tensor) -> None:
         """An lr that looks like another kind of optimizer's, as far as the host can see."""
-        least, most = recipe.step_size.lr_range
-        if isinstance(lr, Tensor) or lr == 0 or least <= lr <= most or recipe.momentum_on == "update":
+        step_size = self.recipe.step_size
+        least, most = step_size.lr_range
+        if isinstance(lr, Tensor) or lr == 0 or least <= lr <= most or self.recipe.momentum_on == "update":
             return
-        default = inspect.signature(type(self)).parameters["lr"].default
-        said = (
-            "AdamW's size, but here it is a share of each layer's Newton step"
-            if lr < least
-            else "a Newton step's size, but here it is an Adam rate"
-        )
+        parameter = inspect.signature(type(self)).parameters.get("lr")
+        default = math.nan if parameter is None else parameter.default
         right = f"the default of {type(self).__name__} is {default}" if least <= default <= most else f"{most:g} would be much"
-        warn(f"lr={lr:g} is of {said}: {right}")
+        warn(f"lr={lr:g} is of another optimizer's size: here it is {step_size.lr_is}; {right}")
 
 
 def _refusing_unknown(init: Callable[..., None]) -> Callable[..., None]:

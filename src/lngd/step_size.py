@@ -272,6 +272,10 @@ class StepSize(ABC):
     """Samples of a batch that it wants to see the gradients of; None for all."""
     lr_range: ClassVar[tuple[float, float]] = (0.0, math.inf)
     """Between which an lr is of this step size's kind: outside it is a warning."""
+    lr_is: ClassVar[str] = "a factor on the step"
+    """What it multiplies."""
+    of_scale: ClassVar[bool] = True
+    """Whether the run depends on the scale of the loss, so that a sum has to be told from a mean."""
     joint: ClassVar[bool] = False
     """Whether `common` has a factor."""
     memory: ClassVar[tuple[str, ...]] = ()
@@ -318,6 +322,7 @@ class LayerwiseRate(StepSize):
 
     memory: ClassVar[tuple[str, ...]] = ("kappa", OVER_ROWS)
     lr_range: ClassVar[tuple[float, float]] = (4e-3, 10.0)
+    lr_is: ClassVar[str] = "a share of each layer's Newton step"
     mu: float = 1e-8
     smoothing: float = 0.9
     samples: int | None = 16
@@ -352,6 +357,8 @@ class InvariantRate(StepSize):
 
     memory: ClassVar[tuple[str, ...]] = ("kappa", "gradient_norm", "output_norm", OVER_ROWS)
     lr_range: ClassVar[tuple[float, float]] = (4e-3, 4.0)
+    lr_is: ClassVar[str] = "a share of each layer's Newton step"
+    of_scale: ClassVar[bool] = False
     smoothing: float = 0.9
     max_move: float = 0.2
     samples: int | None = 16
@@ -389,7 +396,9 @@ class FixedRMS(StepSize):
         base_width: w, 1 or more; None for a factor of 1.
     """
 
-    lr_range: ClassVar[tuple[float, float]] = (0.0, 0.2)
+    lr_range: ClassVar[tuple[float, float]] = (2e-3, 0.2)
+    lr_is: ClassVar[str] = "a length of which a weight's entry moves by a fifth, or less where a layer is wide"
+    of_scale: ClassVar[bool] = False
     rms: float = 0.2
     base_width: int | None = 128
 
@@ -415,6 +424,8 @@ class Graft(StepSize):
     memory: ClassVar[tuple[str, ...]] = ("square_weight",)
     tensors: ClassVar[tuple[str, ...]] = ("square",)
     lr_range: ClassVar[tuple[float, float]] = (0.0, 0.2)
+    lr_is: ClassVar[str] = "a rate of Adam's"
+    of_scale: ClassVar[bool] = False
     decay: float = 0.999
     eps: float = 1e-8
 

@@ -28,8 +28,7 @@ LACKING, STRANGE_LR, FALLEN = "of the entries of the model's matrices get curvat
 """Warnings whose occasion is a promise of its own."""
 WARNINGS = (
     LACKING,
-    f"{STRANGE_LR} AdamW's size, but here it is a share of each layer's Newton step",
-    f"{STRANGE_LR} a Newton step's size, but here it is an Adam rate",
+    f"{STRANGE_LR} another optimizer's size: here it is",
     FALLEN,
     "a gradient or a statistic was not finite: that step was skipped",
     "Fisher factor not positive definite",

@@ -122,14 +122,17 @@ def one_warning(match: str) -> Iterator[None]:
         warnings.warn(caught[0].message, stacklevel=1)
 
 
-OF_ADAMW = "is of AdamW's size, but here it is a share of each layer's Newton step: the default of LNGD is 0.25"
-OF_NEWTON = "is of a Newton step's size, but here it is an Adam rate"
+OTHER = "is of another optimizer's size: here it is"
+A_SHARE = f"{OTHER} a share of each layer's Newton step; the default of LNGD is 0.25"
+A_LENGTH = f"{OTHER} a length of which a weight's entry moves by a fifth, or less where a layer is wide"
 ODD: dict[str, tuple[type, dict[str, Any], str]] = {
-    "LNGD at AdamW's rate": (LNGD, {"lr": 1e-3}, f"lr=0.001 {OF_ADAMW}"),
-    "LNGD at a smaller one": (LNGD, {"lr": 3e-4}, f"lr=0.0003 {OF_ADAMW}"),
-    "SpectralLNGD at LNGD's rate": (SpectralLNGD, {"lr": 0.5}, f"lr=0.5 {OF_NEWTON}: the default of SpectralLNGD is 0.02"),
-    "grafted at LNGD's rate": (LNGD, {"step_size": "graft"}, f"lr=0.25 {OF_NEWTON}: 0.2 would be much"),
-    "grafted by an object": (KFAC, {"step_size": Graft(), "lr": 1}, f"lr=1 {OF_NEWTON}: the default of KFAC is 0.1"),
+    "LNGD at AdamW's rate": (LNGD, {"lr": 1e-3}, f"lr=0.001 {A_SHARE}"),
+    "LNGD at a smaller one": (LNGD, {"lr": 3e-4}, f"lr=0.0003 {A_SHARE}"),
+    "LNGD at a large one": (LNGD, {"lr": 10}, f"lr=10 {A_SHARE}"),
+    "SpectralLNGD at AdamW's rate": (SpectralLNGD, {"lr": 1e-3}, f"lr=0.001 {A_LENGTH}; the default of SpectralLNGD is 0.02"),
+    "SpectralLNGD at LNGD's rate": (SpectralLNGD, {"lr": 0.5}, f"lr=0.5 {A_LENGTH}; the default of SpectralLNGD is 0.02"),
+    "grafted at LNGD's rate": (LNGD, {"step_size": "graft"}, f"lr=0.25 {OTHER} a rate of Adam's; 0.2 would be much"),
+    "grafted by an object": (KFAC, {"step_size": Graft(), "lr": 1}, f"lr=1 {OTHER} a rate of Adam's; the default of KFAC is 0.1"),
 }
 
 
@@ -147,7 +150,7 @@ USUAL: list[tuple[type, dict[str, Any]]] = [
     (LNGD, {"lr": 1e-3, "step_size": "constant"}),
     (LNGD, {"lr": 1e-3, "step_size": "graft"}),
     (LNGD, {"lr": 1e-4, **lngd.PAPER}),
-    (SpectralLNGD, {"lr": 1e-3}),
+    (SpectralLNGD, {"lr": 2e-3}),
     (KFAC, {"lr": 1e-3}),
     (NGPlus, {"lr": 1e-3}),
     (LNGDSample, {"lr": 1e-4}),
@@ -158,6 +161,14 @@ USUAL: list[tuple[type, dict[str, Any]]] = [
 @pytest.mark.parametrize(("method", "options"), USUAL, ids=str)
 def test_an_lr_of_its_own_size_is_not_warned_of(method, options):
     method(mlp(4, 3), **options)
+
+
+def test_a_groups_lr_is_looked_at_too_unless_it_is_adamws():
+    model = mlp(4, 3, 2)
+    first, last = ({"params": list(model[place].parameters()), "lr": 1e-3} for place in (0, 2))
+    with one_warning(f"lr=0.001 {OTHER}"):
+        LNGD(model, [first, last])
+    LNGD(model, [{"params": first["params"]}, {**last, "curvature": False}])
 
 
 @every_method
@@ -283,7 +294,7 @@ def backward(poison=0.0):
 
 warnings.simplefilter("always")
 with warnings.catch_warnings(record=True) as caught:
-    odd = LNGD(nn.Linear(2, 2), lr=1e-3)  # lr=0.001 is of AdamW's size
+    odd = LNGD(nn.Linear(2, 2), lr=1e-3)  # lr=0.001 is of another optimizer's size
     weight = torch.nn.utils.parametrizations.orthogonal(nn.Linear(4, 4))
     few = LNGD(weight)
     weight(torch.randn(8, 4)).square().mean().backward()
@@ -334,7 +345,7 @@ def test_the_optimizer_prints_its_groups_and_their_options():
 
 
 def test_a_step_before_any_backward_says_so():
-    with pytest.raises(RuntimeError, match=r"step\(\) before any backward"):
+    with pytest.raises(RuntimeError, match=r"step\(\) without a gradient"):
         LNGD(mlp(4, 3)).step()
 
 

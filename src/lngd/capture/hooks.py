@@ -98,6 +98,7 @@ class Capture:
         rate_samples: how many samples of a batch are kept for the rate; None for all, 0 for none.
         curvature_samples: how many measure the curvature, more if they make less than `least_rows` rows; None for all.
         mean_over: what the loss is said to average over, which its first gradient may contradict.
+        of_scale: whether it matters if the loss is a sum where a mean was said.
         batch_dim: of the samples in what the model is called with.
         refuse: raises if the model has become one of which nothing can be measured.
         refuse_forward: raises if a process would wait in the step that follows a forward.
@@ -111,6 +112,7 @@ class Capture:
     curvature_samples: int | None = None
     least_rows: int = LEAST_ROWS
     mean_over: MeanOver = "batch"
+    of_scale: bool = True
     batch_dim: int = 0
     dropped: Callable[[str], None] = lambda _name: None
     """Told a layer whose gradient was dropped after what belongs to it had been handed on."""
@@ -136,7 +138,7 @@ class Capture:
         self._compiled, self._uncompiled = CompiledRates(self.rate_samples), Uncompiled()
         self._begin_outside_graphs = outside_graphs(Capture._begin)
         self._leave_call = outside_graphs(leave_compiled_call, recursive=False)
-        self._loss = LossForm(self.source, self.mean_over)
+        self._loss = LossForm(self.source, self.mean_over, of_scale=self.of_scale)
         self._uses = Uses()
         self._functions = WatchedFunctions(self.sees_use, self._uses.sees_sum)
         owner = weakref.ref(self)

@@ -30,9 +30,9 @@ AS_A_SUM = 0.02
 class LossForm:
     """Looks at the model's output and its gradient once, and says at the step what it has seen."""
 
-    def __init__(self, source: Source, mean_over: MeanOver) -> None:
+    def __init__(self, source: Source, mean_over: MeanOver, *, of_scale: bool) -> None:
         self.of_classes = isinstance(source, SampledSource) and source.likelihood == "categorical"
-        self.of_a_sum = mean_over == "none"
+        self.of_a_sum, self.of_scale = mean_over == "none", of_scale
         self.known = False
         self._seen: Tensor | None = None
         self._shape, self._rows, self._far = torch.Size(), 0, 0.0
@@ -69,7 +69,7 @@ class LossForm:
         if off_zero >= self._far or min(rows, self._shape[0]) <= 1 or scaled:
             return
         samples = self._shape[0]
-        if not self.of_a_sum and abs(weight - 1) < AS_A_SUM:
+        if self.of_scale and not self.of_a_sum and abs(weight - 1) < AS_A_SUM:
             warn(
                 f"the loss looks like a sum over the {samples} samples of the batch, not like a mean: "
                 "give mean_over='none', or divide the loss by their number",

@@ -156,12 +156,15 @@ class Uses:
             if part is None:
                 return None
             return name, layer, part if whole is base else replace(part, computed=base)
-        own = self.running is not None and any(leaf is p for p in self.running._parameters.values())
-        if name in self._candidates and name not in self.found and not own:
+        if name in self._candidates and name not in self.found and not self._is_own(leaf):
             form = form_of(whole, product, indices)
             if form is not None and (whole is base or keeps_places(base, leaf)):
                 self.found[name] = self._made(parameter, form, product)
         return None
+
+    def _is_own(self, leaf: Tensor) -> bool:
+        """Whether it is a parameter of the layer whose forward runs."""
+        return self.running is not None and any(leaf is p for p in self.running._parameters.values())
 
     def sees_sum(self, one: Any, other: Any) -> None:
         """A candidate that is added to more entries than it has, those of a batch, is a table; one whose rows are picked, too."""
@@ -170,7 +173,7 @@ class Uses:
                 return
             base, indices = origin(term)
             name, parameter = self._names.get(id(base), ("", None))
-            if parameter is None or name not in self._candidates or name in self.found:
+            if parameter is None or name not in self._candidates or name in self.found or self._is_own(base):
                 continue
             if rest.numel() > term.numel() or (indices is not None and parameter.dim() == 2):
                 self.found[name] = Found(parameter, Form(table=True))

@@ -353,7 +353,10 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
             share_gradients(self.param_groups, self.defaults, self._ranks, joined=self._data_has_ended)
         grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not grads:
-            raise RuntimeError("step() before any backward: no parameter has a gradient; call loss.backward() first")
+            raise RuntimeError(
+                "step() without a gradient: call loss.backward() after zero_grad() and before step(), with the model that this "
+                "optimizer was given"
+            )
         if not isinstance(lr := lr_of(self.param_groups[0]), Tensor) and lr == 0 and self._asks_for_the_state(grads):
             self._scale.forget()
             self._forget_arrived()
@@ -641,6 +644,7 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
             step_size.sequences() if self._recipe.mean_over == "token" else step_size.samples,
             curvature_samples=self._recipe.schedule.samples,
             mean_over=self._recipe.mean_over,
+            of_scale=step_size.of_scale,
             batch_dim=self._recipe.batch_dim_of("", self._model),
             dropped=dropped,
             refuse=partial(refuse_shards, self._model),
