@@ -15,7 +15,10 @@ SHOWN = ("results/*.md", "results/*.png", "results/*.gz", "examples/*.py", "find
 HOME = {"README.md": "docs/index.md"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 HEADING = re.compile(r"^# ", re.MULTILINE)
-WIDE = ".md-grid { max-width: 84rem; }\n.md-typeset table:not([class]) { font-size: .62rem; }\n"
+WIDE = """.md-grid { max-width: 84rem; }
+.md-typeset table:not([class]) { font-size: .62rem; }
+.md-typeset table:not([class]) :is(th, td) { min-width: 0; padding: .5em .6em; }
+"""
 """Tables of nine optimizers fit beside the menu."""
 COMMENT = re.compile(r"^#(?!!) ?(.*)\n", re.MULTILINE)
 
@@ -45,6 +48,8 @@ def on_page_markdown(markdown: str, *, page: Any, files: Files, **_: Any) -> str
             return words
         return f"{image}[{words}]({posixpath.relpath(found, posixpath.dirname(place) or '.')}{anchor})"
 
+    if place.startswith("results/"):
+        page.meta["hide"] = ["toc"]  # the tables are wide
     title = "" if HEADING.search(markdown) else f"# {posixpath.basename(place).removesuffix('.md').capitalize()}\n\n"
     return title + LINK.sub(led, markdown)
 
