@@ -123,8 +123,8 @@ def unwrapped(model: object) -> tuple[nn.Module, nn.Module]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"the first argument has to be the model, not {_described(model)}: its layers are watched, so write LNGD(model), "
-            "or LNGD(model, params) with parameters or groups of it"
+            f"the first argument has to be the model, not {_described(model)}: its layers are watched, so give the "
+            "model itself, and params= with parameters or groups of it if not all are to be trained"
         )
     layers: list[nn.Module] = [model]
     while (inner := _inside(layers[-1])) is not None:

@@ -15,7 +15,7 @@ from lngd_bench.errors import BenchError
 from lngd_bench.tasks import DEFAULT_TASKS, TASKS
 from lngd_bench.training.event_logs import check_installed
 from lngd_bench.training.processes import is_helper, together
-from lngd_bench.training.race import Place, plan
+from lngd_bench.training.race import Place, plan, unfinished
 
 DEFAULT_SEEDS = 2  # of --default
 DEFAULT_THREADS = 1  # of --default: its steps are so small that a second thread mostly waits, above all on a busy machine
@@ -66,6 +66,7 @@ def race(
             return
         out = options.out or new_directory([task.name for task in chosen])
         place = Place(out=out, data_dir=options.data_dir, device=device, command=command_line(), tensorboard=tensorboard)
+        unfinished(specs, out, resume=options.resume)  # refuses a directory that has records before anything is promised
         announce(specs, out)
         console.print("They take an epoch in turn; at the end tables are printed here, and figures and report.html drawn there.")
         notes = run_all(specs, place, resume=options.resume)

@@ -14,6 +14,7 @@ import torch
 import typer
 from rich.console import Console
 
+from lngd_bench.cli import INTERRUPTED
 from lngd_bench.cli.progress import Progress
 from lngd_bench.errors import BenchError
 from lngd_bench.report.run_notes import Notes
@@ -23,7 +24,6 @@ from lngd_bench.training.recorded import checkpoint_of
 from lngd_bench.training.records import read_run
 from lngd_bench.training.train import RunSpec
 
-INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 NOTES_EVERY = 10.0  # seconds between two writings of the notes while no run ends
 
 console = Console(highlight=False)

@@ -44,7 +44,9 @@ def figure(what: What, source: Records = None, *, target: options.Target = "auto
 def report(
     sources: Sources,
     *,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The page. [report.html in the one directory given, else in this one]")
+    ] = None,
     into: Annotated[
         Path | None, typer.Option(metavar="STUDY", help="Write STUDY.md, STUDY.png and STUDY.jsonl.gz instead of a page.")
     ] = None,
@@ -54,6 +56,7 @@ def report(
 
     Runs that differ in settings, machine, threads or clock get tables of their own.
     """
+    out = out or (sources[0] if len(sources) == 1 and sources[0].is_dir() else Path()) / "report.html"
     if out.is_dir():
         raise BenchError(f"--out {out}: that is a directory; name a file, such as {out / 'report.html'}")
     make_directory((into or out).parent)
