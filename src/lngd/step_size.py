@@ -396,7 +396,7 @@ class FixedRMS(StepSize):
         base_width: w, 1 or more; None for a factor of 1.
     """
 
-    lr_range: ClassVar[tuple[float, float]] = (2e-3, 0.2)
+    lr_range: ClassVar[tuple[float, float]] = (1.2e-3, 0.2)  # AdamW's customary 1e-3 is below
     lr_is: ClassVar[str] = "a length of which a weight's entry moves by a fifth, or less where a layer is wide"
     of_scale: ClassVar[bool] = False
     rms: float = 0.2
