@@ -18,6 +18,7 @@ HEADING = re.compile(r"^# ", re.MULTILINE)
 WIDE = """.md-grid { max-width: 84rem; }
 .md-typeset table:not([class]) { font-size: .62rem; }
 .md-typeset table:not([class]) :is(th, td) { min-width: 0; padding: .5em .6em; }
+.md-typeset td code { word-break: normal; }
 """
 """Tables of nine optimizers fit beside the menu."""
 COMMENT = re.compile(r"^#(?!!) ?(.*)\n", re.MULTILINE)
