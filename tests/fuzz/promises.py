@@ -156,7 +156,7 @@ def check_summary(run: Run) -> None:
 
 
 def check_warnings_of_construction(run: Run) -> None:
-    """One if less than half of the entries of all matrices have curvature, unless that is asked for; one if lr is no such lr.
+    """One if less than half of the entries of all matrices have curvature, unless that is asked for; one for each group's odd lr.
 
     Where the first forward has to show how a weight is used, the first one comes later.
     """
@@ -167,10 +167,11 @@ def check_warnings_of_construction(run: Run) -> None:
     undecided = any(outcome.reason == NOT_USED_YET for outcome in run.optimizer.summary())
     assert run.warnings(LACKING) == (entries["curvature"] < entries["fallback"] and not undecided)
     settings = run.case.settings
-    lr, step_size = settings.argument("lr"), "constant" if settings.method == "LNGDSample" else settings.argument("step_size")
-    least, most = as_step_size(step_size).lr_range
-    strange = lr > 0 and not least <= lr <= most and settings.argument("momentum_on") != "update"
-    assert run.warnings(f"lr={lr:g} {STRANGE_LR} ") == run.warnings(f" {STRANGE_LR} ") == strange
+    least, most = as_step_size("constant" if settings.method == "LNGDSample" else settings.argument("step_size")).lr_range
+    rates = {group["lr"] for group in run.optimizer.param_groups if group["curvature"] is not False}
+    strange = {lr for lr in rates if lr > 0 and not least <= lr <= most and settings.argument("momentum_on") != "update"}
+    assert run.warnings(f" {STRANGE_LR} ") == len(strange)
+    assert all(run.warnings(f"lr={lr:g} {STRANGE_LR} ") == 1 for lr in strange)
 
 
 def check_fallbacks(run: Run, before: set[str]) -> None:
