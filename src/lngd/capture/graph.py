@@ -132,18 +132,17 @@ def folded(fold: Callable[[Tensor], Tensor], shape: torch.Size, gradient: Tensor
     return fold(shaped(shape, gradient))
 
 
-def lent(edge: GradientEdge, x: Tensor, module: nn.Module | None = None) -> Tensor | None:
-    """A layer's input as autograd keeps it until the gradient arrives at the edge, which costs no memory; None if it doesn't.
+def borrowed(edge: GradientEdge, x: Tensor, module: nn.Module | None = None) -> tuple[Tensor, bool]:
+    """A layer's input without history, and whether autograd keeps it until the gradient arrives at the edge: it costs no memory.
 
     Autocast makes a copy, in half the memory. Of torch's own modules it is known that it is one of their input.
     """
-    saved = saved_input(edge.node)
-    if saved is None or saved.numel() != x.numel():
-        return None
-    if is_alias(saved, x):
-        return x.detach()
-    cast = saved.dtype != x.dtype and type(module).__module__.startswith("torch.nn.modules.")
-    return saved.detach().reshape(x.shape) if cast else None
+    saved, kept = saved_input(edge.node), False
+    if saved is not None and saved.numel() == x.numel():
+        same = is_alias(saved, x)
+        kept = same or (saved.dtype != x.dtype and type(module).__module__.startswith("torch.nn.modules."))
+        x = saved.reshape(x.shape) if kept and not same else x
+    return x.detach() if x.requires_grad else x, kept
 
 
 def pre_activation(output: Tensor) -> tuple[Tensor, GradientEdge]:

@@ -46,10 +46,10 @@ from lngd.capture.graph import (
     Guess,
     OpenActivation,
     RateSample,
+    borrowed,
     folded,
     joined_samples,
     layer_input,
-    lent,
     pre_activation,
     shaped,
     spread,
@@ -451,15 +451,13 @@ class Capture:
         if self._wanted(name, x.shape[layer.batch_dim] if moved else len(x)):
             output, edge = pre_activation(output)
             raw = self.measuring and self._is_data(x)
-            shape, kept = output.shape, lent(edge, x, module)
-            x = (x.detach() if x.requires_grad else x) if kept is None else kept
+            shape, (x, lent) = output.shape, borrowed(edge, x, module)
             as_output = partial(shaped, torch.Size((1, *shape)) if alone else shape)
             if moved or (layer.folds and not alone and len(x) != self._samples):
                 n, batch_dim = self._rows_of(x, layer.batch_dim)
                 fold = folding(x.dim(), n, batch_dim)
                 x, as_output = fold(x), partial(folded, fold, shape)
-            made = OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype, raw=raw)
-            made.lent = kept is not None
+            made = OpenActivation(name, layer.module, x, edge, as_output, shape=shape, dtype=output.dtype, raw=raw, lent=lent)
             self._open(made)
         return output
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lngd.capture.compiled import named_modules
-from lngd.capture.graph import OpenActivation, lent, pre_activation
+from lngd.capture.graph import OpenActivation, borrowed, pre_activation
 from lngd.capture.products import (
     PRODUCTS,
     Change,
@@ -191,8 +191,7 @@ def opened_use(
 ) -> tuple[Tensor, OpenActivation]:
     """What stands for a product's output, and the call that it is. `n` and `batch_dim` are of experts' rows and of `folding`."""
     output, edge = pre_activation(output)
-    kept = lent(edge, product.x)
-    x = product.x.detach() if kept is None else kept
+    x, lent = borrowed(edge, product.x)
     shape = output.shape
     to_rows = product.to_rows
 
@@ -208,9 +207,7 @@ def opened_use(
         return gradient * lengths[part.outputs[0] :][: gradient.shape[-1]]
 
     if product.convolution is not None:
-        made = OpenActivation(name, layer.module, x, edge, rows, shape=shape, dtype=output.dtype)
-        made.lent = kept is not None
-        return output, made
+        return output, OpenActivation(name, layer.module, x, edge, rows, shape=shape, dtype=output.dtype, lent=lent)
     if isinstance(layer, ExpertsLayer):
 
         def as_expert_rows(gradient: Tensor) -> Tensor:
@@ -225,8 +222,7 @@ def opened_use(
     def as_output(gradient: Tensor) -> Tensor:
         return padded(fold(rows(gradient)), part.outputs)
 
-    made = OpenActivation(name, layer.module, fold(x), edge, as_output, shape=shape, dtype=output.dtype)
-    made.lent = kept is not None
+    made = OpenActivation(name, layer.module, fold(x), edge, as_output, shape=shape, dtype=output.dtype, lent=lent)
     if x.shape[-1] != part.inputs[1]:
         made.as_input = partial(padded, place=part.inputs)
     return output, made

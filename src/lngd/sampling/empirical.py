@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from lngd.sampling.fisher_type import FisherType
-from lngd.sampling.source import Call, Key, OnSample, Source
+from lngd.sampling.source import Call, OnSample, Source
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,6 @@ class EmpiricalSource(Source):
         call.g = call.g + gradient if call.g is not None and call.era == self._era else gradient
         super().arrived(call, gradient)
 
-    def _hand_on_if_complete(self, key: Key) -> None:
-        """Once no other backward pass can come; else at the step."""
-        alive = [call for ref in self._called.get(key, ()) if (call := ref()) is not None]
-        if key in self._arrived and all(call.era == self._era and call.final and not call.rerun for call in alive):
-            self._hand_on(key)
+    def complete(self, call: Call) -> bool:
+        """Nor may another backward pass come: such a call is handed on at the step."""
+        return super().complete(call) and call.final and not call.rerun

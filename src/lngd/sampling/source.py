@@ -228,8 +228,12 @@ class Source(ABC):
         if key not in self._arrived:
             return
         alive = [call for ref in self._called[key] if (call := ref()) is not None]
-        if all(call.era == self._era and call.known for call in alive):
+        if all(map(self.complete, alive)):
             self._hand_on(key)
+
+    def complete(self, call: Call) -> bool:
+        """Whether it has all that it waits for."""
+        return call.era == self._era and call.known
 
     def _hand_on(self, key: Key) -> None:
         arrived = self._arrived.pop(key)
