@@ -19,13 +19,17 @@ from lngd.linalg import (
     inverse_diagonal,
     kronecker,
     mean_eigenvalue,
+    product,
     second_moments,
     shifted,
     squared_norms,
     sum_by_input,
+    symmetric_product,
     times,
+    times_left,
     transposed,
 )
+from lngd.linalg.factor import LANES, LARGEST_BLOCK, factor_shape, times_in_one_batch
 from lngd.types import OneHot
 
 
@@ -150,6 +154,47 @@ def test_second_moments_are_the_sum_of_outer_products(group, inputs, weighted):
     expected = torch.einsum("...n,...ni,...nj->...ij", scale, rows, rows)
     found = second_moments(rows, weights if weighted else None)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("group", [(), (3,)])
+@pytest.mark.parametrize("size", [5, 257, 300])
+def test_a_product_that_is_symmetric_needs_half_of_it(group, size):
+    rows = torch.randn(*group, 7, size, dtype=torch.float64)
+    middle = spd(7, *group)
+    torch.testing.assert_close(symmetric_product(rows, middle @ rows), rows.mT @ middle @ rows)
+
+
+@pytest.mark.parametrize("group", [(), (3,)])
+@pytest.mark.parametrize(("dim", "largest"), [(10, 10), (10, 5), (11, 4), (300, 256), (41, 20)])
+def test_products_with_a_factor_in_blocks_are_those_with_the_whole_matrix(group, dim, largest):
+    factor = torch.randn(*group, *factor_shape(dim, largest), dtype=torch.float64)  # not symmetric, as a root is not
+    whole = assembled(factor, dim)
+    matrix = torch.randn(*group, 6, dim, dtype=torch.float64)
+    torch.testing.assert_close(times(matrix, factor), matrix @ whole)
+    torch.testing.assert_close(times(matrix.mT.contiguous().mT, factor), matrix @ whole)
+    torch.testing.assert_close(times_left(factor, matrix.mT), whole @ matrix.mT)
+    if largest < dim:
+        torch.testing.assert_close(times_in_one_batch(matrix, factor), matrix @ whole)
+
+
+@pytest.mark.parametrize("group", [(), (3,)])
+@pytest.mark.parametrize("columns", [5, 256, 257, 272])
+def test_columns_that_fill_up_a_product_are_no_part_of_it(group, columns):
+    left, right = torch.randn(*group, 6, 7, dtype=torch.float64), torch.randn(*group, 7, columns, dtype=torch.float64)
+    torch.testing.assert_close(product(left, right), left @ right)
+
+
+@pytest.mark.parametrize("dim", [1, 40, 257, 300, 513, 785, 1025, 4096, 4097])
+@pytest.mark.parametrize("largest", [5, 48, 256, 500, 2048])
+def test_blocks_cover_a_factor_and_no_more(dim, largest):
+    shape = factor_shape(dim, largest)
+    if dim <= largest:
+        assert shape == (dim, dim)
+        return
+    count, block, width = shape
+    assert block == width <= min(largest, LARGEST_BLOCK)
+    assert (count - 1) * block < dim <= count * block
+    assert block % LANES == 0 or block <= 4 * LANES or block == min(largest, LARGEST_BLOCK)
 
 
 @pytest.mark.parametrize("seed", [75, 115, 367])

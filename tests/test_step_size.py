@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lngd import LNGD, Constant, Factors, FixedRMS, Graft, InvariantRate, KLClip, LayerwiseRate
 from lngd.capture import RateSample
 from lngd.layers import EmbeddingLayer, LinearLayer
-from lngd.step_size import STEP_SIZES, Averages, Directions, StepSize
+from lngd.step_size import STEP_SIZES, Averages, Directions, StepSize, _squares_of_some_tokens
 from reference import batch, mlp, per_sample_gradients, train_step
 
 ACCEPT, REJECT = torch.tensor(True), torch.tensor(False)
@@ -112,6 +112,40 @@ def test_with_a_mean_over_tokens_tokens_are_the_samples_that_measure_the_rate(po
     optimizer.step()
     for name, tokens in each.items():
         torch.testing.assert_close(optimizer.rates[name], expected_rate(optimizer, name, tokens, tokens.mean(0), 1e-8))
+
+
+@pytest.mark.parametrize("seen", [1.0, 0.02])
+@pytest.mark.parametrize("scale", [None, 3.0])
+def test_of_many_tokens_some_measure_the_rate_and_their_expectation_is_that_of_all(seen, scale):
+    """Also where the loss sees a few tokens only: those are the ones that are drawn."""
+    torch.manual_seed(0)
+    layer = LinearLayer(nn.Linear(6, 5, dtype=torch.float64), with_bias=True)
+    x, g = torch.randn(4, 2000, 6, dtype=torch.float64), torch.randn(4, 2000, 5, dtype=torch.float64)
+    g *= (torch.rand(4, 2000, 1) < seen) * torch.rand(4, 2000, 1).exp()
+    d = torch.randn(5, 7, dtype=torch.float64)
+    scale = None if scale is None else torch.tensor(scale, dtype=torch.float64)
+    slopes = (layer.output(x, d) * g).sum(-1)
+    of_all = slopes.square().sum(1).mean() / (1.0 if scale is None else scale**2)
+    estimates = []
+    for _ in range(40):
+        order = torch.randperm(8000)
+        mixed = [t.flatten(0, 1)[order].unflatten(0, (4, 2000)) for t in (x, g)]
+        estimates.append(_squares_of_some_tokens(layer, d, RateSample(*mixed, batch=4, forward_id=0), scale, 128))
+    assert estimates[0].shape == (4,)
+    each = torch.stack([estimate.mean() for estimate in estimates])
+    assert each.std() < 0.3 * of_all
+    torch.testing.assert_close(each.mean(), of_all, rtol=0.08, atol=0)
+
+
+def test_many_tokens_measure_the_rate_exactly_if_one_of_them_has_a_gradient_or_none():
+    layer, d = LinearLayer(nn.Linear(6, 5, dtype=torch.float64), with_bias=True), torch.randn(5, 7, dtype=torch.float64)
+    x, g = torch.randn(2, 300, 6, dtype=torch.float64), torch.zeros(2, 300, 5, dtype=torch.float64)
+    for filled in (False, True):
+        if filled:
+            g[1, 299] = torch.randn(5, dtype=torch.float64)
+        squares = (layer.output(x, d) * g).sum(-1).square().sum(1)
+        found = _squares_of_some_tokens(layer, d, RateSample(x, g, batch=2, forward_id=0), None, 128)
+        torch.testing.assert_close(found.mean(), squares.mean())
 
 
 def test_tokens_of_a_layer_called_twice_count_each_by_itself():

@@ -1,5 +1,6 @@
 """`lngd overhead` on tiny networks: what it counts, not how fast it is."""
 
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.overhead import calls
 from lngd_bench.studies.overhead.anatomy import FUNCTIONS, STAGES, breakdown, peak_bytes, state_bytes
+from lngd_bench.studies.overhead.before import BEFORE, CLASSES, Checkout
 from lngd_bench.studies.overhead.command import overhead
 from lngd_bench.studies.overhead.on_paper import Work, calibrated, forward_and_backward, layer_shapes, layers_of, passes, predict
 from lngd_bench.studies.overhead.report import pages
@@ -91,6 +93,21 @@ def test_an_interval_of_ours_has_one_measuring_step_and_renews_every_inverse_onc
     assert {name: block.updates - before[name] for name, block in blocks.items()} == dict.fromkeys(blocks, 1)
     assert renewals == dict.fromkeys(blocks, 1)
     assert trainee.optimizer.stats()["steps"] == PAST_THE_RAMP + trainee.interval
+
+
+def test_another_checkout_is_timed_beside_this_one() -> None:
+    """Here it is this one again, imported a second time: other classes, the same work."""
+    checkout = Checkout(Path(lngd.__file__).parent.parent)
+    assert sys.modules["lngd"] is lngd
+    for method in CLASSES:
+        trainee = trainee_of(TINY, f"{method}{BEFORE}", checkout.build)
+        assert not isinstance(trainee.optimizer, NaturalGradient)
+        trainee.warm_up()
+        found = interval(trainee, trainee_of(TINY, "sgd"), 0)
+        assert len(found["milliseconds"]) == trained(method).interval
+        assert trainee.optimizer.stats()["steps"] == PAST_THE_RAMP + len(found["milliseconds"])
+    with pytest.raises(BenchError, match="such as the src"):
+        Checkout(Path(__file__).parent)
 
 
 def test_state_is_counted() -> None:

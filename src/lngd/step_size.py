@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lngd.capture import RateSample
 from lngd.layers import Layer, LinearLayer
-from lngd.linalg import inner_of_each
+from lngd.linalg import inner_of_each, squared_norms
 from lngd.ranges import check
 from lngd.sampling import FisherType, MeanOver, curvature_along, fisher_weight
 from lngd.torch_private import foreach_add, foreach_div, foreach_lerp_, foreach_mul, foreach_norm, foreach_sqrt
@@ -24,6 +24,8 @@ from lngd.types import Flag, GradientMatrices, GradientMatrix, Scalar, Vector
 
 TOKENS_FOR = 4
 """Samples that the tokens of one sequence stand for."""
+TOKENS_OF = 8
+"""Tokens of all those sequences that stand for a sample where dᵀFd of a linear layer is measured."""
 OF_LATE = 0.99
 """How much of the largest ‖g‖ is left after a step."""
 REMEMBERED = 1e3
@@ -104,6 +106,8 @@ class Directions:
     """Whether dᵀFd is measured along whole directions: not at every step where this process has some rows of d."""
     matrices: GradientMatrices | None = None
     """Of each layer the weight and the bias as a matrix; None where its parameters are whole."""
+    tokens: int | None = None
+    """How many tokens measure dᵀFd of a linear layer; None for all."""
     across: Callable[[Tensor], Tensor] | None = None
     """Sums over the processes that hold the rows of these layers; None where this one holds all."""
 
@@ -214,7 +218,9 @@ class Directions:
             return slopes.square().mean(1) * self._usual[1]
         scales = [None] * len(self.layers) if scale is None else scale.unbind()
         each = zip(self.layers, self.directions, self.samples, scales, strict=True)
-        return self._of_each(directional_curvature(layer, d, samples, self.mean_over, own) for layer, d, samples, own in each)
+        return self._of_each(
+            directional_curvature(layer, d, samples, self.mean_over, own, tokens=self.tokens) for layer, d, samples, own in each
+        )
 
     @cached_property
     def _scaled_norm(self) -> Vector:
@@ -298,6 +304,10 @@ class StepSize(ABC):
         """How many sequences do for `samples`, if each token is one."""
         return self.samples and math.ceil(self.samples / TOKENS_FOR)
 
+    def tokens(self) -> int | None:
+        """How many of their tokens measure dᵀFd of a linear layer; None for all."""
+        return self.samples and TOKENS_OF * self.samples
+
 
 @dataclass(frozen=True)
 class Constant(StepSize):
@@ -317,7 +327,8 @@ class LayerwiseRate(StepSize):
     Args:
         mu: µ, 0 or more.
         smoothing: β in [0, 1); 0 is eq. 12 as printed.
-        samples: how many of a batch measure dᵀFd, a quarter as many sequences with `mean_over="token"`; None for all.
+        samples: how many of a batch measure dᵀFd; with `mean_over="token"` a quarter as many sequences, and of a linear layer
+            eight times as many of their tokens; None for all.
     """
 
     memory: ClassVar[tuple[str, ...]] = ("kappa", OVER_ROWS)
@@ -352,7 +363,7 @@ class InvariantRate(StepSize):
         smoothing: β in [0, 1) of κ̄ ← max(κ, βκ̄ + (1−β)κ).
         max_move: the largest α_l‖d‖ in units of ‖W‖, so that a step moves by lr · max_move of it at most. For a weight longer
             than √o, the length at which inputs and outputs are alike, of √(‖W‖ √o); for one below a tenth of √o, of that.
-        samples: how many of a batch measure dᵀFd, a quarter as many sequences with `mean_over="token"`; None for all.
+        samples: as of `LayerwiseRate`.
     """
 
     memory: ClassVar[tuple[str, ...]] = ("kappa", "gradient_norm", "output_norm", OVER_ROWS)
@@ -506,7 +517,13 @@ def keep(memory: Vector, new: Vector, accept: Flag) -> None:
 
 
 def directional_curvature(
-    layer: Layer, direction: GradientMatrix, samples: Sequence[RateSample], mean_over: MeanOver, scale: Scalar | None = None
+    layer: Layer,
+    direction: GradientMatrix,
+    samples: Sequence[RateSample],
+    mean_over: MeanOver,
+    scale: Scalar | None = None,
+    *,
+    tokens: int | None = None,
 ) -> Scalar | None:
     """dᵀFd = E[⟨d, ∇⁽ⁿ⟩²] with ⟨d, ∇⁽ⁿ⟩ = Σₛ gₛᵀ d aₛ: no per-sample weight gradient is made (LNGD eq. 13).
 
@@ -515,6 +532,7 @@ def directional_curvature(
 
     Args:
         scale: what ⟨d, ∇⁽ⁿ⟩ is divided by before it is squared; None for 1.
+        tokens: how many do, of a linear layer; None for all.
 
     Returns:
         None if no sample was caught.
@@ -524,6 +542,10 @@ def directional_curvature(
     squares: dict[tuple[int, int], Tensor] = {}
     for sample in samples:  # calls on the same samples, one forward's, together
         key = sample.forward_id, sample.batch
+        some = tokens if mean_over == "token" and isinstance(layer, LinearLayer) else None
+        if some and sample.g[..., 0].numel() > some:
+            squares[key] = squares.get(key, 0.0) + _squares_of_some_tokens(layer, direction, sample, scale, some)
+            continue
         slopes = layer.output(sample.x, direction) * sample.g
         slopes = slopes if scale is None else slopes / scale
         if mean_over == "token":
@@ -534,6 +556,25 @@ def directional_curvature(
             squares[key] = squares.get(key, 0.0) + slopes.flatten(1).sum(1)
     found = torch.cat([*squares.values()]) if len(squares) > 1 else next(iter(squares.values()))
     return _weighted(found if mean_over == "token" else found.square(), layer, samples, mean_over)
+
+
+def _squares_of_some_tokens(
+    layer: Layer, direction: GradientMatrix, sample: RateSample, scale: Scalar | None, wanted: int
+) -> Tensor:
+    """Σ ⟨d, ∇⟩² over the tokens of each sequence, on average, `[n]`: from so many of all their tokens.
+
+    They are drawn in proportion to ‖g‖², at even distances, and count by its inverse. So the expectation is that of all tokens,
+    and a loss that only a few of them enter is seen by those.
+    """
+    x, g = sample.x.flatten(0, -2), sample.g.flatten(0, -2)
+    energies = squared_norms(g.to(layer.dtype))
+    up_to = energies.cumsum(0)
+    places = (torch.arange(wanted, device=g.device, dtype=up_to.dtype) + 0.5) * (up_to[-1] / wanted)
+    chosen = torch.searchsorted(up_to, places).clamp(max=len(g) - 1)
+    slopes = (layer.output(x[chosen], direction) * g[chosen]).sum(-1)
+    slopes = slopes if scale is None else slopes / scale
+    likely = energies[chosen].clamp(min=torch.finfo(energies.dtype).tiny)  # times wanted / Σ ‖g‖² how often each is drawn
+    return (up_to[-1] / len(sample.g) * (slopes.square() / likely).mean()).expand(len(sample.g))
 
 
 def gradient_norm(layer: Layer, samples: Sequence[RateSample], mean_over: MeanOver) -> Scalar | None:

@@ -12,7 +12,7 @@ from lngd.curvature.lngd_kronecker import LNGDKroneckerBlock
 from lngd.curvature.spectral import SpectralKroneckerBlock
 from lngd.layers import ConvLayer
 from lngd.linalg import Damping, inverse_root_of_symmetric, times_left
-from lngd.linalg.polar import POLES, inverse_root
+from lngd.linalg.polar import COLLIDING, CONSTANT, POLES, inverse_root
 
 DOUBLE = torch.float64
 WAYS = {"Cholesky": lambda block: block.orthogonalise, "products": lambda block: lambda m: CurvatureBlock.orthogonalise(block, m)}
@@ -104,6 +104,18 @@ def test_roots_stay_in_range(root: Callable[[Tensor], Tensor], scale: float) -> 
     if scale:
         values = torch.linalg.eigvalsh((scale**0.5 * found.double()) @ (moments.double() / scale) @ (scale**0.5 * found.double()))
         assert ((values.sqrt() > 0.8) & (values.sqrt() < 1.2)).all()
+
+
+@pytest.mark.parametrize("group", [(), (2,)])
+def test_a_root_that_is_made_in_wider_rows_is_none_of_them(group: tuple[int, ...]) -> None:
+    """A matrix of 512 rows is factorised within one of 528; its root is what the poles make of its eigenvalues."""
+    torch.manual_seed(0)
+    rows = torch.randn(*group, COLLIDING, 300, dtype=DOUBLE)
+    moments = rows @ rows.mT
+    values, vectors = torch.linalg.eigh(moments)
+    scale = moments.norm(dim=(-2, -1)).unsqueeze(-1)
+    wanted = (CONSTANT + sum(w / (values / scale + s) for w, s in POLES)) / scale.sqrt()
+    torch.testing.assert_close(inverse_root_of_symmetric(moments), vectors * wanted.unsqueeze(-2) @ vectors.mT)
 
 
 def test_two_poles_are_zolotarevs() -> None:

@@ -208,7 +208,7 @@ def test_a_checkpoint_of_another_model_names_the_first_difference_and_changes_no
 BROKEN = {
     "AdamW's": (lambda _: torch.optim.AdamW(plain().parameters()).state_dict(), "no checkpoint of lngd"),
     "only a part": (lambda s: {"state": s["state"]}, "no checkpoint of lngd"),
-    "of format 4": (lambda s: {**s, "lngd": {"version": 4}}, "format 4 of lngd.*reads format 8"),
+    "of format 4": (lambda s: {**s, "lngd": {"version": 4}}, "format 4 of lngd.*reads format 9"),
     "of a future format": (lambda s: with_progress(s, format=99, version="7.0"), r"format 99, written by lngd 7\.0"),
     "another method's": (lambda s: with_progress(s, method="KFAC"), "method=KFAC, this optimizer has LNGD"),
     "of another mean": (lambda s: with_progress(s, mean_over="token"), "mean_over=token, this optimizer has batch"),

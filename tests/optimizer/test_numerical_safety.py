@@ -141,8 +141,20 @@ def test_a_run_on_its_way_to_float64_resumes_bit_equal(steps):
     ],
 )
 def test_an_update_has_to_have_room_in_its_parameters_dtype(dtype, delta, shrink, expected):
-    p = torch.ones(3, dtype=dtype)
-    assert stay_finite([p], [torch.tensor([0.0, delta, 0.0])], torch.ones(1), shrink).item() is expected
+    ones = torch.ones(1)
+    assert stay_finite(ones, delta * ones, ones, shrink, dtype).item() is expected
+
+
+def test_a_weight_in_float16_may_be_longer_than_any_of_its_numbers():
+    """Its norm has no room in float16, its entries have."""
+    layer = nn.Linear(4, 8, bias=False).half()
+    with torch.no_grad():
+        layer.weight.fill_(1.5e4)
+    optimizer = LNGD(layer, step_size="constant", lr=1e5, warmup=0, keep_norms=False)
+    layer(torch.full((2, 4), 0.5, dtype=torch.float16)).float().mean().backward()
+    optimizer.step()
+    assert layer.weight.float().norm() > torch.finfo(torch.float16).max
+    assert (layer.weight < 1.5e4).all()
 
 
 def test_an_update_without_room_leaves_the_parameter_as_it_is():

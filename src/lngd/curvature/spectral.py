@@ -23,8 +23,10 @@ from lngd.linalg import (
     inverse,
     inverse_root_of_symmetric,
     mean_eigenvalue,
+    product,
     root,
     second_moments,
+    symmetric_product,
     times,
     times_left,
     transposed,
@@ -71,13 +73,15 @@ class WholePsi(LNGDBlock):
             return super().orthogonalise(gradient)
         if gradient.shape[-2] <= gradient.shape[-1]:
             lower = root(self.psi_inverse)
-            half = times(gradient.mT, lower).mT
+            half = times_left(transposed(lower), gradient)
             natural = self.by_phi(half)
-            return times((inverse_root_of_symmetric(natural @ half.mT) @ natural).mT, transposed(lower)).mT
+            root_of_square = inverse_root_of_symmetric(symmetric_product(natural.mT, half.mT))
+            return times_left(lower, product(root_of_square, natural))
         lower_phi, upper_phi = self.phi_roots()
         half = lower_phi.by_phi(gradient)
         natural = times_left(self.psi_inverse, half)
-        return upper_phi.by_phi(natural @ inverse_root_of_symmetric(half.mT @ natural))
+        root_of_square = inverse_root_of_symmetric(symmetric_product(half, natural))
+        return upper_phi.by_phi(product(natural, root_of_square))
 
     @abstractmethod
     def by_phi(self, gradient: GradientMatrix) -> GradientMatrix:

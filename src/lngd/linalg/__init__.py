@@ -14,6 +14,7 @@ from lngd.linalg.factor import (
     is_diagonal,
     kronecker,
     mean_eigenvalue,
+    product,
     shifted,
     times,
     times_left,
@@ -21,7 +22,7 @@ from lngd.linalg.factor import (
 )
 from lngd.linalg.finite import HOST, choose, readable
 from lngd.linalg.inverse import LinAlgError, NotPositiveDefiniteError, eigenbasis, inverse, inverse_diagonal, root
-from lngd.linalg.moments import second_moments, squared_norms, sum_by_input
+from lngd.linalg.moments import second_moments, squared_norms, sum_by_input, symmetric_product
 from lngd.linalg.polar import inverse_root_of_symmetric, orthogonalised
 from lngd.linalg.vectors import inner, inner_of_each
 
@@ -47,12 +48,14 @@ __all__ = [
     "kronecker",
     "mean_eigenvalue",
     "orthogonalised",
+    "product",
     "readable",
     "root",
     "second_moments",
     "shifted",
     "squared_norms",
     "sum_by_input",
+    "symmetric_product",
     "times",
     "times_left",
     "transposed",

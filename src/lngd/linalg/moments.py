@@ -39,30 +39,37 @@ def second_moments(rows: Rows, weights: Float[Tensor, "*group n"] | None = None,
         return sum_by_input(rows, squared_norms(rows) if weights is None else weights)
     shape = factor_shape(rows.shape[-1], largest or rows.shape[-1])
     if len(shape) == 2:
-        return _dense_moments(rows, weights)
+        return symmetric_product(rows, rows, weights)
     count, block = shape[:2]
     last = (count - 1) * block
     for_blocks = None if weights is None else weights.unsqueeze(-2)
     if count * block == rows.shape[-1]:
-        return _dense_moments(cut(rows, shape), for_blocks)
+        pieces = cut(rows, shape)
+        return symmetric_product(pieces, pieces, for_blocks)
     rest = rows.shape[-1] - last  # of the last block; the rows are not copied to be filled up
     moments = rows.new_zeros(*rows.shape[:-2], *shape)
-    moments[..., :-1, :, :] = _dense_moments(cut(rows[..., :last], (count - 1, block, block)), for_blocks)
-    moments[..., -1, :rest, :rest] = _dense_moments(rows[..., last:], weights)
+    pieces = cut(rows[..., :last], (count - 1, block, block))
+    moments[..., :-1, :, :] = symmetric_product(pieces, pieces, for_blocks)
+    moments[..., -1, :rest, :rest] = symmetric_product(rows[..., last:], rows[..., last:], weights)
     return moments
 
 
-def _dense_moments(rows: Float[Tensor, "*group n i"], weights: Float[Tensor, "*#group n"] | None) -> Float[Tensor, "*group i i"]:
-    i = rows.shape[-1]
-    width = i if i < SMALL else -(-i // PANELS)
-    moments = rows.new_empty(*rows.shape[:-2], i, i)
-    weighted = None if weights is None else rows.new_empty(*rows.shape[:-1], width)  # one piece of memory for all panels
+def symmetric_product(
+    left: Float[Tensor, "*group n i"], right: Float[Tensor, "*group n i"], weights: Float[Tensor, "*#group n"] | None = None
+) -> Float[Tensor, "*group i i"]:
+    """Leftᵀ · diag(weights) · right, of which it is known that it is symmetric: the panels on the diagonal and right of it are
+    multiplied, with four of them 10/16 of the work, and mirrored."""
+    i = left.shape[-1]
+    if i < SMALL:
+        return (left if weights is None else left * weights.unsqueeze(-1)).mT @ right
+    width = -(-i // PANELS)
+    product = left.new_empty(*left.shape[:-2], i, i)
+    weighted = None if weights is None else left.new_empty(*left.shape[:-1], width)  # one piece of memory for all panels
     for start in range(0, i, width):
-        here = slice(start, start + width)
-        left = rows[..., here]
+        here, behind = slice(start, start + width), slice(start + width, None)
+        part = left[..., here]
         if weighted is not None and weights is not None:
-            left = torch.mul(left, weights.unsqueeze(-1), out=weighted[..., : left.shape[-1]])
-        panel = left.mT @ rows[..., start:]
-        moments[..., here, start:] = panel
-        moments[..., start:, here] = panel.mT
-    return moments
+            part = torch.mul(part, weights.unsqueeze(-1), out=weighted[..., : part.shape[-1]])
+        torch.matmul(part.mT, right[..., start:], out=product[..., here, start:])
+        product[..., behind, here] = product[..., here, behind].mT
+    return product

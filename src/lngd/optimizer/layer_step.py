@@ -10,6 +10,7 @@ A weight or a bias without a gradient stays, as with any optimizer of torch: nei
 of its layer steps as if there were none.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import TypeAlias
@@ -165,6 +166,7 @@ class Bucket:
             accept=guard.accept.to(self.device, non_blocking=True),
             squared_scale=None if scale is None else scale.to(self.device, non_blocking=True),
             mean_over=self.recipe.mean_over,
+            tokens=self.recipe.step_size.tokens(),
             lr=warmup * lr,
             summed=self.numbers.get("summed"),
             weights=self._here(0),
@@ -256,7 +258,8 @@ class Bucket:
         if self.recipe.momentum_on == "update":
             directions, lengths = self._update_momentum(place, list(directions), lengths, guard)
         shrink = lr_of(group) * group["weight_decay"]
-        possible = stay_finite(parameters, directions, lengths, shrink)
+        before, far = self._largest(place, parameters, directions)
+        possible = stay_finite(before, far, lengths, shrink, parameters[0].dtype)
         whole = guard.readable and bool(possible.all())
         if not guard.readable:
             possible = possible & guard.accept.to(self.device)
@@ -271,6 +274,17 @@ class Bucket:
             foreach_add_(parameters, [step.to(p.dtype) for step, p in zip(steps, parameters, strict=True)])
         else:
             foreach_addcmul_(parameters, list(directions), lengths.unbind())
+
+    def _largest(self, place: int, parameters: Sequence[Tensor], directions: Sequence[Tensor]) -> tuple[Vector, Vector]:
+        """Bounds of the largest magnitude of each parameter and of each direction.
+
+        max |x| ≤ ‖x‖₂, which is faster to have, and mostly is known; the room that float16 has is too narrow for that.
+        """
+        if parameters[0].dtype == torch.float16:
+            return largest_of(parameters, math.inf), largest_of(directions, math.inf)
+        known = place == 0 and self.recipe.keep_norms
+        before = self.step.weight_norms if known else largest_of(parameters, 2.0)
+        return before, largest_of(directions, 2.0) if self.recipe.momentum_on == "update" else self.step.length
 
     def _update_momentum(
         self, place: int, directions: list[Tensor], lengths: Vector, guard: Guard
@@ -321,16 +335,15 @@ def larger(one: float | Tensor, two: float | Tensor) -> float | Tensor:
     return max(one, two)
 
 
-def stay_finite(parameters: Sequence[Tensor], directions: Sequence[Tensor], lengths: Vector, shrink: float | Tensor) -> Flags:
-    """Whether (1 − shrink) p + length · direction has room in p's dtype; finite numbers may be too long for it.
+def largest_of(tensors: Sequence[Tensor], order: float) -> Vector:
+    return torch.stack(foreach_norm(list(tensors), ord=order))
 
-    max |x| ≤ ‖x‖₂, which is faster to have; the room that float16 has is too narrow for that.
-    """
-    order = float("inf") if parameters[0].dtype == torch.float16 else 2.0
-    before = torch.stack(foreach_norm(list(parameters), ord=order))
-    far = torch.stack(foreach_norm(list(directions), ord=order))
+
+def stay_finite(before: Vector, far: Vector, lengths: Vector, shrink: float | Tensor, dtype: torch.dtype) -> Flags:
+    """Whether (1 − shrink) p + length · direction has room in a dtype, if p and direction are no larger than `before` and `far`;
+    finite numbers may be too long for it."""
     kept = (1 - shrink).abs() if isinstance(shrink, Tensor) else abs(1 - shrink)
-    return kept * before.to(far.dtype) + lengths.abs() * far < torch.finfo(parameters[0].dtype).max / 2
+    return kept * before.to(far.dtype) + lengths.abs() * far < torch.finfo(dtype).max / 2
 
 
 def buckets(layers: Active) -> list[Bucket]:

@@ -16,6 +16,7 @@ from lngd_bench.cli.names import device_named, names_listed
 from lngd_bench.cli.running import command_line, console, make_directory
 from lngd_bench.errors import BenchError
 from lngd_bench.studies.overhead.anatomy import breakdown, peak_bytes, state_bytes
+from lngd_bench.studies.overhead.before import BEFORE, CLASSES, Checkout
 from lngd_bench.studies.overhead.on_paper import Prediction, Work, calibrated, predict
 from lngd_bench.studies.overhead.report import append, as_markdown, conditions, draw, pages, ratios, title
 from lngd_bench.studies.overhead.timing import DEFAULT_METHODS, METHODS, Trainee, interval, trainee_of
@@ -34,6 +35,12 @@ def overhead(
     methods: Annotated[str, typer.Option(metavar="NAME,…", help=f"Of {', '.join(METHODS)}.")] = ",".join(DEFAULT_METHODS),
     rounds: Annotated[int, typer.Option(min=1, help="Curvature intervals of each method.")] = 2,
     width: Annotated[int | None, typer.Option(min=1, help="Of the model.", show_default="the real one's")] = None,
+    before: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", exists=True, help="LNGD and Spectral LNGD of another checkout, too: the folder with its lngd."
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 1,
     device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
     precision: Annotated[Precision, typer.Option(help="Of autocast.")] = "float32",
@@ -64,10 +71,11 @@ def overhead(
         for workload in workloads:
             _show_prediction(workload.title, predict(workload, names, second))
         return
+    other = None if before is None else Checkout(before)
     make_directory(out)
     records = out / f"{STUDY}{archive.ENDING}"
     for workload in workloads:
-        _measure_all(workload, names, second, records, rounds=rounds, peak=peak)
+        _measure_all(workload, names, second, records, rounds=rounds, peak=peak, before=other)
     _show(records, out)
 
 
@@ -78,7 +86,16 @@ def _sizes(listed: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _measure_all(workload: Workload, methods: Sequence[str], second: Work, path: Path, *, rounds: int, peak: bool) -> None:
+def _measure_all(
+    workload: Workload,
+    methods: Sequence[str],
+    second: Work,
+    path: Path,
+    *,
+    rounds: int,
+    peak: bool,
+    before: Checkout | None,
+) -> None:
     """Every method of one model and batch in its turn, built, timed, weighed and freed, into the archive."""
     console.print(f"{workload.title}: {', '.join(methods)}; {rounds} rounds", markup=False)
     start = {
@@ -92,21 +109,22 @@ def _measure_all(workload: Workload, methods: Sequence[str], second: Work, path:
     predictions = predict(workload, methods, second)
     reference = trainee_of(workload, "sgd")
     reference.warm_up()
-    for method in methods:
-        found = _measured(method, workload, reference, rounds)
+    of_before = [] if before is None else [f"{method}{BEFORE}" for method in methods if method in CLASSES]
+    for method in [*methods, *of_before]:
+        builder = before.build if before is not None and method in of_before else None
+        found = _measured(trainee_of(workload, method, builder), reference, rounds)
         gc.collect()
-        found["peak_bytes"] = peak_bytes(workload, method) if peak else None
+        found["peak_bytes"] = peak_bytes(workload, method) if peak and builder is None else None
         found["predicted"] = predictions[method].ratio if method in predictions else None
         append(path, workload.file_name, found)
         console.print(f"  {method}: {', '.join(f'{ratio:.2f}' for ratio in ratios(found))} × SGD", markup=False)
 
 
-def _measured(method: str, workload: Workload, reference: Trainee, rounds: int) -> dict[str, Any]:
-    trainee = trainee_of(workload, method)
+def _measured(trainee: Trainee, reference: Trainee, rounds: int) -> dict[str, Any]:
     trainee.warm_up()
     return {
         "event": "method",
-        "method": method,
+        "method": trainee.method,
         "intervals": [interval(trainee, reference, number) for number in range(rounds)],
         "state_bytes": state_bytes(trainee),
         "parameters": sum(p.numel() for p in trainee.model.parameters()),

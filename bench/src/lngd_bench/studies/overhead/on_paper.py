@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from lngd.capture import LEAST_ROWS
+from lngd.linalg.moments import SMALL
 from lngd.linalg.polar import POLES, QUINTICS
 from lngd.optimizer import NaturalGradient, Recipe
 from lngd.sampling import Sampled
@@ -36,7 +37,7 @@ FREE = ("empty", "new_empty", "empty_like", "detach", "t", "_unsafe_view")
 PROBE = 256
 """Inputs and outputs of the layer on which passes over a gradient are counted."""
 MOMENTS = 10 / 16
-"""The share of Σ a aᵀ that is multiplied; the rest is its mirror image (`lngd.linalg.second_moments`)."""
+"""The share of a symmetric product that is multiplied; the rest is its mirror image (`lngd.linalg.symmetric_product`)."""
 ROW_PASSES = 5
 """Over the rows of activations when Σ w a aᵀ is made: written out, weighted, read, squared for their norms."""
 OUTPUT_PASSES = 5
@@ -185,7 +186,7 @@ class LayerShape:
         """Of the gradient."""
         return self.groups * self.inputs * self.outputs
 
-    def forward(self, samples: int) -> Work:
+    def forward(self, samples: float) -> Work:
         """Of the layer's product alone."""
         operations = 2.0 * samples * self.positions * self.numbers
         return Work(convolutions=operations) if self.convolution else Work(products=operations)
@@ -242,7 +243,10 @@ class Layer:
             return Work()
         samples = self.batch if wanted is None else min(self.batch, wanted)
         outputs = samples * self.shape.positions * self.shape.outputs * self.shape.groups
-        return self.shape.forward(samples).plus(Work(traffic=OUTPUT_PASSES * FLOAT * outputs))
+        seen = float(samples)
+        if self.recipe.mean_over == "token" and not self.shape.convolution and (tokens := step_size.tokens()):
+            seen = min(seen, tokens / self.shape.positions)
+        return self.shape.forward(seen).plus(Work(traffic=OUTPUT_PASSES * FLOAT * outputs))
 
     def apply(self) -> Work:
         """Passes over the gradient."""
@@ -276,6 +280,7 @@ class Layer:
         small, large = sorted((self.shape.inputs, self.shape.outputs))
         both, cube = 4.0 * small**2 * large, float(small) ** 3
         if device == "cpu":
+            both *= (1 + (MOMENTS if small >= SMALL else 1.0)) / 2
             return Work(products=self.shape.groups * both, factorisations=self.shape.groups * len(POLES) * cube)
         return Work(products=self.shape.groups * (both + POLAR_PRODUCTS * 2.0 * cube))
 

@@ -19,6 +19,7 @@ from lngd_bench.clock import CPU, clock_of
 from lngd_bench.competitors.optimizers import OPTIMIZERS
 from lngd_bench.report.style import colour_of, tidy
 from lngd_bench.studies.overhead.anatomy import STAGES
+from lngd_bench.studies.overhead.before import BEFORE
 from lngd_bench.studies.overhead.workloads import Workload
 from lngd_bench.studies.results import MISSING, markdown, number
 from lngd_bench.training.machine import processor
@@ -27,7 +28,8 @@ MIB = 2**20
 HEADINGS = ("optimizer", "ms", "ratio", "worst", "on paper", "B/param.", "peak MiB")
 LEGEND = """ms: a step's mean over whole curvature intervals. ratio: that over the median SGD step nearby, median of the rounds
 (least–most). worst: the slowest step over the median one. on paper: the ratio predicted from shapes and this machine's calibrated
-speed. B/param.: bytes of optimizer state for each parameter. peak MiB: rise of the resident memory of a process that takes a few
+speed. B/param.: bytes of optimizer state for each parameter. before: of an earlier commit, as the text
+says which. peak MiB: rise of the resident memory of a process that takes a few
 steps. Breakdown: milliseconds of a step by stage, mean over one interval under a profiler, and share."""
 COLUMNS, BAR, FRAME = 3, 0.22, 0.75
 """Panels a line; inches of a bar's height and of what is no bar."""
@@ -97,7 +99,9 @@ def ratios(line: Line) -> list[float]:
 
 
 def title(method: str) -> str:
-    return OPTIMIZERS[method].title
+    """Of another checkout's too."""
+    known = method.removesuffix(BEFORE)
+    return OPTIMIZERS[known].title + method.removeprefix(known)
 
 
 def _cost(line: Line) -> list[str]:

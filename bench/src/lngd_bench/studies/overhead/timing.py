@@ -33,9 +33,17 @@ REFERENCE_EVERY = 4
 PAST_THE_RAMP = 1000
 """A step at which any interval may begin: a multiple of all customary ones."""
 
+Builder = Callable[[str, nn.Module, MeanOver, int], Optimizer]
+"""Of a method's name, a model, what the loss is a mean over, and how the first step counts."""
+
 
 class Trainee:
-    """A model with its optimizer and a batch, a step at a time. `first`: how its optimizer counts its first step."""
+    """A model with its optimizer and a batch, a step at a time.
+
+    Args:
+        first: how its optimizer counts its first step.
+        builder: makes the optimizer.
+    """
 
     def __init__(
         self,
@@ -47,10 +55,11 @@ class Trainee:
         mean_over: MeanOver = "batch",
         first: int | None = None,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+        builder: Builder | None = None,
     ) -> None:
         self.method, self.model, self.inputs, self.targets, self.autocast = method, model, inputs, targets, autocast
         start = PAST_THE_RAMP - WARM_UP.get(method, 2) if first is None else first
-        self.optimizer = build(method, model, mean_over, start)
+        self.optimizer = (builder or build)(method, model, mean_over, start)
 
     @property
     def interval(self) -> int:
@@ -85,8 +94,11 @@ class Trainee:
         loss.backward()
 
 
-def trainee_of(workload: Workload, method: str) -> Trainee:
-    return Trainee(method, workload.model(), *workload.batch_of_data(), mean_over=workload.mean_over, autocast=workload.autocast)
+def trainee_of(workload: Workload, method: str, builder: Builder | None = None) -> Trainee:
+    inputs, targets = workload.batch_of_data()
+    return Trainee(
+        method, workload.model(), inputs, targets, mean_over=workload.mean_over, autocast=workload.autocast, builder=builder
+    )
 
 
 def build(method: str, model: nn.Module, mean_over: MeanOver = "batch", first: int = PAST_THE_RAMP) -> Optimizer:
