@@ -336,6 +336,7 @@ def larger(one: float | Tensor, two: float | Tensor) -> float | Tensor:
 
 
 def largest_of(tensors: Sequence[Tensor], order: float) -> Vector:
+    """The norm of each tensor of an order, on which none of its entries is larger."""
     return torch.stack(foreach_norm(list(tensors), ord=order))
 
 
