@@ -79,10 +79,10 @@ def times(matrix: Float[Tensor, "*group o i"], factor: InputFactor) -> Float[Ten
         return matrix @ factor
     if matrix.device.type != "cpu":
         return times_in_one_batch(matrix, factor)
-    product = matrix.new_empty(matrix.shape)
+    result = matrix.new_empty(matrix.shape)
     for here, block in _blocks(factor, dim):
-        torch.matmul(matrix[..., here], block, out=product[..., here])
-    return product
+        torch.matmul(matrix[..., here], block, out=result[..., here])
+    return result
 
 
 def times_left(factor: InputFactor, matrix: Float[Tensor, "*group o c"]) -> Float[Tensor, "*group o c"]:
@@ -94,10 +94,10 @@ def times_left(factor: InputFactor, matrix: Float[Tensor, "*group o c"]) -> Floa
         return factor @ matrix
     if matrix.device.type != "cpu":
         return times_in_one_batch(matrix.mT, factor.mT).mT
-    product = matrix.new_empty(matrix.shape)
+    result = matrix.new_empty(matrix.shape)
     for here, block in _blocks(factor, dim):
-        torch.matmul(block, matrix[..., here, :], out=product[..., here, :])
-    return product
+        torch.matmul(block, matrix[..., here, :], out=result[..., here, :])
+    return result
 
 
 def product(left: Float[Tensor, "*group o k"], right: Float[Tensor, "*group k i"]) -> Float[Tensor, "*group o i"]:

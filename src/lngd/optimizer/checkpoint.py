@@ -13,7 +13,7 @@ from lngd.optimizer.parameters import GROUP_OPTIONS, Group
 FORMAT = 9
 """Counts up when a checkpoint of before can't be read any more. 1 to 4 had an entry `lngd` beside torch's two; 5 did not say
 which weights were found in use, 6 not how a layer's direction lay to its gradients, 7 not
-how a whole direction's curvature compares with its rows'."""
+how a whole direction's curvature compares with its rows', and 8 had factors in blocks of other sizes."""
 PROGRESS: dict[str, type] = {
     "version": str,
     "method": str,
