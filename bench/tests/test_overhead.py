@@ -217,6 +217,10 @@ def test_the_command_adds_to_its_records_and_a_report_prints_them_again(tmp_path
         assert [found["predicted"] is not None for found in page.methods] == [False, True, False]
     lines = archive.read(packed)["mlp-width8-4.jsonl"]
     assert [line["event"] for line in lines] == ["start", "method", "method"] * 2
+    lines[2]["peak_bytes"] = 123  # of LNGD, by the first call; the second did not look
+    archive.write(tmp_path / "with_peak.jsonl.gz", {"mlp-width8-4.jsonl": lines})
+    (with_peak,) = pages(tmp_path / "with_peak.jsonl.gz")
+    assert [found["peak_bytes"] for found in with_peak.methods] == [None, 123, None]
     page, written = (tmp_path / "overhead.md").read_text(), packed.read_bytes()
     for source in (tmp_path, packed):
         printed = CliRunner().invoke(APP, ["--report", str(source)], catch_exceptions=False).output
@@ -232,6 +236,7 @@ def test_the_command_adds_to_its_records_and_a_report_prints_them_again(tmp_path
         (("--model", "resnet19"), "Did you mean resnet18"),
         (("--batch", "32,many"), "give sizes of 2 and more"),
         (("--report", "."), "no records"),
+        (("--model", "mlp", "--before", "."), "the folder that holds a package lngd"),
     ],
 )
 def test_a_wrong_word_is_answered_with_what_is_valid(

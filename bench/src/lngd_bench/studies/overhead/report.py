@@ -1,7 +1,7 @@
 """What `lngd overhead` has found: its records, and the tables and the picture that are made from them.
 
 Of each model and batch there is one file in the archive, a line an event; later calls add to it. Of a method that was measured
-in several calls the last counts, whole.
+in several calls the last counts, and for its peak the last that looked for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -86,7 +86,10 @@ def pages(source: Path) -> list[Page]:
     found = []
     for lines in archive.read(source).values():
         starts = [line for line in lines if line["event"] == "start"]
-        methods = {line["method"]: line for line in lines if line["event"] == "method"}
+        methods: dict[str, Line] = {}
+        for line in (line for line in lines if line["event"] == "method"):
+            known = methods.get(line["method"], line)
+            methods[line["method"]] = {**line, "peak_bytes": line["peak_bytes"] or known["peak_bytes"]}
         if starts and methods:
             seen = dict.fromkeys(conditions_text(start["conditions"]) for start in starts)
             found.append(Page(Workload(**starts[-1]["workload"]), " / ".join(seen), [*methods.values()]))
