@@ -211,16 +211,16 @@ def test_the_command_adds_to_its_records_and_a_report_prints_them_again(tmp_path
     packed = tmp_path / "overhead.jsonl.gz"
     assert [page.workload.batch for page in pages(packed)] == [4, 6]
     for page in pages(packed):
-        assert [found["method"] for found in page.methods] == ["sgd", "lngd", "adamw"]
+        assert [found["method"] for found in page.methods] == ["sgd", "adamw", "lngd"]
         assert [len(found["intervals"]) for found in page.methods] == [2, 2, 2]
-        assert [bool(found["stages"]) for found in page.methods] == [False, True, False]
-        assert [found["predicted"] is not None for found in page.methods] == [False, True, False]
+        assert [bool(found["stages"]) for found in page.methods] == [False, False, True]
+        assert [found["predicted"] is not None for found in page.methods] == [False, False, True]
     lines = archive.read(packed)["mlp-width8-4.jsonl"]
     assert [line["event"] for line in lines] == ["start", "method", "method"] * 2
     lines[2]["peak_bytes"] = 123  # of LNGD, by the first call; the second did not look
     archive.write(tmp_path / "with_peak.jsonl.gz", {"mlp-width8-4.jsonl": lines})
     (with_peak,) = pages(tmp_path / "with_peak.jsonl.gz")
-    assert [found["peak_bytes"] for found in with_peak.methods] == [None, 123, None]
+    assert [found["peak_bytes"] for found in with_peak.methods] == [None, None, 123]
     page, written = (tmp_path / "overhead.md").read_text(), packed.read_bytes()
     for source in (tmp_path, packed):
         printed = CliRunner().invoke(APP, ["--report", str(source)], catch_exceptions=False).output

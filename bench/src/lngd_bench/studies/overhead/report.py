@@ -4,6 +4,7 @@ Of each model and batch there is one file in the archive, a line an event; later
 in several calls the last counts, and for its peak the last that looked for it.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,10 @@ says which. peak MiB: rise of the resident memory of a process that takes a few
 steps. Breakdown: milliseconds of a step by stage, mean over one interval under a profiler, and share."""
 COLUMNS, BAR, FRAME = 3, 0.22, 0.75
 """Panels a line; inches of a bar's height and of what is no bar."""
+TITLE = 26
+"""Letters of a panel's title in a line."""
+CROWDED = 1.5, 20.0
+"""A tick that has no room where the axis goes so far."""
 TICKS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
 
 Line = Mapping[str, Any]
@@ -42,7 +47,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Page:
-    """One model and batch: its methods, in the order of their first measurement; two machines are named as two."""
+    """One model and batch: its methods, in their usual order; two machines are named as two."""
 
     workload: Workload
     conditions: str
@@ -92,7 +97,8 @@ def pages(source: Path) -> list[Page]:
             methods[line["method"]] = {**line, "peak_bytes": line["peak_bytes"] or known["peak_bytes"]}
         if starts and methods:
             seen = dict.fromkeys(conditions_text(start["conditions"]) for start in starts)
-            found.append(Page(Workload(**starts[-1]["workload"]), " / ".join(seen), [*methods.values()]))
+            in_order = sorted(methods.values(), key=lambda line: _place(line["method"]))
+            found.append(Page(Workload(**starts[-1]["workload"]), " / ".join(seen), in_order))
     return sorted(found, key=lambda page: (page.workload.name, page.workload.width, page.workload.batch))
 
 
@@ -105,6 +111,12 @@ def title(method: str) -> str:
     """Of another checkout's too."""
     known = method.removesuffix(BEFORE)
     return OPTIMIZERS[known].title + method.removeprefix(known)
+
+
+def _place(method: str) -> tuple[bool, int]:
+    """Among the methods of a page: those of another checkout are the last."""
+    known = method.removesuffix(BEFORE)
+    return known != method, [*OPTIMIZERS].index(known)
 
 
 def _cost(line: Line) -> list[str]:
@@ -167,12 +179,12 @@ def _bars(axes: Axes, page: Page) -> None:
     axes.invert_yaxis()
     every = [ratio for each in found for ratio in each]
     right_edge = max(2.0, *every) ** 1.15 * 1.05
-    ticks = [tick for tick in TICKS if tick <= right_edge]
+    ticks = [tick for tick in TICKS if tick <= right_edge and (tick != CROWDED[0] or right_edge < CROWDED[1])]
     axes.set_xscale("log")
     axes.set_xlim(min(0.9, 0.95 * min(every)), right_edge)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_title(page.workload.title.replace(", batch", ",\nbatch"), fontsize=8)
+    axes.set_title(textwrap.fill(page.workload.title, TITLE), fontsize=8)
     axes.set_xlabel("step / SGD's", fontsize=8)
     axes.tick_params(labelsize=8)
     tidy(axes, grid=False)
