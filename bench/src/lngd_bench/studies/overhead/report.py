@@ -29,9 +29,9 @@ MIB = 2**20
 HEADINGS = ("optimizer", "ms", "ratio", "worst", "on paper", "B/param.", "peak MiB")
 LEGEND = """ms: a step's mean over whole curvature intervals. ratio: that over the median SGD step nearby, median of the rounds
 (least–most). worst: the slowest step over the median one. on paper: the ratio predicted from shapes and this machine's calibrated
-speed. B/param.: bytes of optimizer state for each parameter. before: of an earlier commit, as the text
-says which. peak MiB: rise of the resident memory of a process that takes a few
-steps. Breakdown: milliseconds of a step by stage, mean over one interval under a profiler, and share."""
+speed. B/param.: bytes of optimizer state for each parameter. peak MiB: rise of the resident memory of a process that takes a few
+steps. before: of another checkout. Breakdown: milliseconds of a step by stage, mean over one interval under a profiler, and
+share."""
 COLUMNS, BAR, FRAME = 3, 0.22, 0.75
 """Panels a line; inches of a bar's height and of what is no bar."""
 TITLE = 26
@@ -184,7 +184,7 @@ def _bars(axes: Axes, page: Page) -> None:
     axes.set_xlim(min(0.9, 0.95 * min(every)), right_edge)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_title(textwrap.fill(page.workload.title, TITLE), fontsize=8)
+    axes.set_title(textwrap.fill(page.workload.title.replace("batch ", "batch\N{NO-BREAK SPACE}"), TITLE), fontsize=8)
     axes.set_xlabel("step / SGD's", fontsize=8)
     axes.tick_params(labelsize=8)
     tidy(axes, grid=False)
