@@ -18,11 +18,16 @@ def test_topics_are_measured_kept_and_shown(
         monkeypatch.setattr(passes, name, value)
     monkeypatch.setattr(polar, "SIZES", ((8, 12),))
     threads = torch.get_num_threads()
+    packed = tmp_path / "kernels.jsonl.gz"
     for names in (["moments", "polar"], ["polar"]):
+        if packed.exists():
+            head, *rows = archive.read(packed)["kernels.jsonl"]
+            archive.write(packed, {"kernels.jsonl": [head, {**rows[-1], "idea": "one that nothing measures any more"}, *rows]})
         monkeypatch.setattr("sys.argv", ["kernels", "--out", str(tmp_path), "--topics", *names])
         kernels.main()
     torch.set_num_threads(threads)
-    _, *rows = archive.read(tmp_path / "kernels.jsonl.gz")["kernels.jsonl"]
+    _, decided, *rows = archive.read(packed)["kernels.jsonl"]
+    assert decided["idea"] == "one that nothing measures any more"
     assert [row["topic"] for row in rows] == ["moments"] * 2 + ["polar"] * 10
     assert rows[0]["figures"]["difference"] < 1e-5
     assert rows[-4]["figures"]["error, Gaussian"] < 0.3

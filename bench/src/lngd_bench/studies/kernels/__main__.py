@@ -4,7 +4,7 @@
     python -m lngd_bench.studies.kernels --topics polar passes
     python -m lngd_bench.studies.kernels --show --out results
 
-Topics that are named are measured again, the records of the others stay.
+Topics that are named are measured again; the records of others stay, and of ideas that are no longer measured.
 """
 
 import argparse
@@ -58,6 +58,11 @@ def _kind(row: Record) -> tuple[str, bool, tuple[str, ...]]:
     return str(row["topic"]), row["ratio"] is not None, names
 
 
+def _identity(row: Record) -> tuple[str, ...]:
+    """What is measured again takes the place of what was; ideas that nothing measures any more stay."""
+    return tuple(str(row.get(name)) for name in ("topic", "idea", "size", "against"))
+
+
 def _cells(row: Record) -> list[str]:
     if row["ratio"] is None:
         return [row["idea"], row["size"]]
@@ -90,7 +95,8 @@ def main() -> None:
         with torch.no_grad():
             new = [{"topic": topic, **row} for row in TOPICS[topic]()]
         rows = archive.read(path)[NAME][1:] if path.exists() else []
-        archive.write(path, {NAME: [header(), *(row for row in rows if row["topic"] != topic), *new]})
+        again = {_identity(row) for row in new}
+        archive.write(path, {NAME: [header(), *(row for row in rows if _identity(row) not in again), *new]})
         print(f"{topic} is measured", file=sys.stderr, flush=True)
     print("\n".join(tables(archive.read(path)[NAME])))
 
