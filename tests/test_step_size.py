@@ -148,6 +148,22 @@ def test_many_tokens_measure_the_rate_exactly_if_one_of_them_has_a_gradient_or_n
         torch.testing.assert_close(found.mean(), squares.mean())
 
 
+@pytest.mark.parametrize(("samples", "rows"), [(16, 128), (None, 160)])
+def test_a_step_measures_the_rate_on_as_many_tokens_as_its_samples_stand_for(samples, rows, monkeypatch):
+    seen, output = [], LinearLayer.output
+
+    def counted(layer: LinearLayer, x: Tensor, direction: Tensor) -> Tensor:
+        seen.append(x[..., 0].numel())
+        return output(layer, x, direction)
+
+    monkeypatch.setattr(LinearLayer, "output", counted)
+    model, x = token_net(), batch(4, 40, 4)[0]
+    optimizer = LNGD(model, mean_over="token", **plain(samples=samples))
+    (model(x).square().sum(-1).mean() / 2).backward()
+    optimizer.step()
+    assert set(seen) == {rows}
+
+
 def test_tokens_of_a_layer_called_twice_count_each_by_itself():
     """Two calls are two sets of tokens: their slopes are squared before anything is added up."""
 

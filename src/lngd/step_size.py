@@ -539,10 +539,10 @@ def directional_curvature(
     """
     if not samples:
         return None
+    some = tokens if mean_over == "token" and isinstance(layer, LinearLayer) else None
     squares: dict[tuple[int, int], Tensor] = {}
     for sample in samples:  # calls on the same samples, one forward's, together
         key = sample.forward_id, sample.batch
-        some = tokens if mean_over == "token" and isinstance(layer, LinearLayer) else None
         if some and sample.g[..., 0].numel() > some:
             squares[key] = squares.get(key, 0.0) + _squares_of_some_tokens(layer, direction, sample, scale, some)
             continue

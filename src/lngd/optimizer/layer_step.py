@@ -10,7 +10,6 @@ A weight or a bias without a gradient stays, as with any optimizer of torch: nei
 of its layer steps as if there were none.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import TypeAlias
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from lngd.capture import RateSample
 from lngd.layers import Layer
 from lngd.optimizer.curved_layer import CurvedLayer
-from lngd.optimizer.guards import Guard, lr_of
+from lngd.optimizer.guards import Guard, largest_magnitude, lr_of
 from lngd.optimizer.shards import ShardedLayer, here
 from lngd.optimizer.stack import stacks
 from lngd.step_size import Averages, Directions, Parts, Steps
@@ -281,10 +280,11 @@ class Bucket:
         max |x| ≤ ‖x‖₂, which is faster to have, and mostly is known; the room that float16 has is too narrow for that.
         """
         if parameters[0].dtype == torch.float16:
-            return largest_of(parameters, math.inf), largest_of(directions, math.inf)
+            return torch.stack(largest_magnitude(parameters)), torch.stack(largest_magnitude(directions))
         known = place == 0 and self.recipe.keep_norms
-        before = self.step.weight_norms if known else largest_of(parameters, 2.0)
-        return before, largest_of(directions, 2.0) if self.recipe.momentum_on == "update" else self.step.length
+        before = self.step.weight_norms if known else torch.stack(foreach_norm(list(parameters)))
+        moved = self.recipe.momentum_on == "update"  # those are no directions of the step
+        return before, torch.stack(foreach_norm(list(directions))) if moved else self.step.length
 
     def _update_momentum(
         self, place: int, directions: list[Tensor], lengths: Vector, guard: Guard
@@ -333,11 +333,6 @@ def larger(one: float | Tensor, two: float | Tensor) -> float | Tensor:
     if isinstance(one, Tensor) or isinstance(two, Tensor):
         return torch.maximum(torch.as_tensor(one), torch.as_tensor(two))
     return max(one, two)
-
-
-def largest_of(tensors: Sequence[Tensor], order: float) -> Vector:
-    """The norm of each tensor of an order, on which none of its entries is larger."""
-    return torch.stack(foreach_norm(list(tensors), ord=order))
 
 
 def stay_finite(before: Vector, far: Vector, lengths: Vector, shrink: float | Tensor, dtype: torch.dtype) -> Flags:

@@ -397,7 +397,8 @@ class NaturalGradient(torch.optim.Optimizer, Joinable):
         rates = [lr_of(group) for group in self.param_groups]
         if any(isinstance(lr, Tensor) or lr for lr in rates):
             return False
-        return bool(self._everywhere(torch.tensor(not any(here(grad).any() for grad in sorted(grads, key=Tensor.numel)))))
+        smallest_first = sorted(grads, key=Tensor.numel)  # the first that differs from zero is the last that is read
+        return bool(self._everywhere(torch.tensor(not any(here(grad).any() for grad in smallest_first))))
 
     def _everywhere(self, flag: Flag) -> Flag:
         """Whether it holds for the rows of all processes; with whole gradients each process knows."""

@@ -4,12 +4,12 @@ import importlib
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from lngd_bench.errors import BenchError
+from lngd_bench.studies.overhead.timing import counted_from
 from lngd_bench.tasks.task import MeanOver
 
 BEFORE = " before"
@@ -39,16 +39,9 @@ class Checkout:
     def build(self, method: str, model: nn.Module, mean_over: MeanOver, first: int) -> Optimizer:
         """One of CLASSES with BEFORE behind its name, at its defaults but rate 0; its first step counts as `first`."""
         optimizer: Optimizer = getattr(self._package, CLASSES[method.removesuffix(BEFORE)])(model, mean_over=mean_over)
-        saved: dict[str, Any] = optimizer.state_dict()
-        in_groups = [group for group in saved["param_groups"] if "progress" in group]
-        for group in in_groups:
-            group["progress"] = {**group["progress"], "steps": first}
-        if not in_groups:  # checkpoints up to format 4 had it in one place
-            saved["lngd"] = {**saved["lngd"], "steps": first}
-        optimizer.load_state_dict(saved)
         for group in optimizer.param_groups:
             group["lr"] = 0.0
-        return optimizer
+        return counted_from(first, optimizer)
 
 
 def _taken_out() -> dict[str, ModuleType]:

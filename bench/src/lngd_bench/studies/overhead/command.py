@@ -19,7 +19,7 @@ from lngd_bench.studies.overhead.anatomy import breakdown, peak_bytes, state_byt
 from lngd_bench.studies.overhead.before import BEFORE, CLASSES, Checkout
 from lngd_bench.studies.overhead.on_paper import Prediction, Work, calibrated, predict
 from lngd_bench.studies.overhead.report import append, as_markdown, conditions, draw, pages, ratios, title
-from lngd_bench.studies.overhead.timing import DEFAULT_METHODS, METHODS, Trainee, interval, trainee_of
+from lngd_bench.studies.overhead.timing import DEFAULT_METHODS, METHODS, Builder, Trainee, interval, trainee_of
 from lngd_bench.studies.overhead.workloads import NETWORKS, Workload
 from lngd_bench.studies.results import MISSING, leave, number, records_at, text
 from lngd_bench.tasks.execution import Precision
@@ -109,9 +109,10 @@ def _measure_all(
     predictions = predict(workload, methods, second)
     reference = trainee_of(workload, "sgd")
     reference.warm_up()
-    of_before = [] if before is None else [f"{method}{BEFORE}" for method in methods if method in CLASSES]
-    for method in [*methods, *of_before]:
-        builder = before.build if before is not None and method in of_before else None
+    trainees: list[tuple[str, Builder | None]] = [(method, None) for method in methods]
+    if before is not None:
+        trainees += [(f"{method}{BEFORE}", before.build) for method in methods if method in CLASSES]
+    for method, builder in trainees:
         found = _measured(trainee_of(workload, method, builder), reference, rounds)
         gc.collect()
         found["peak_bytes"] = peak_bytes(workload, method) if peak and builder is None else None

@@ -36,8 +36,8 @@ COLUMNS, BAR, FRAME = 3, 0.22, 0.75
 """Panels a line; inches of a bar's height and of what is no bar."""
 TITLE = 26
 """Letters of a panel's title in a line."""
-CROWDED = 1.5, 20.0
-"""A tick that has no room where the axis goes so far."""
+APART = 0.1
+"""Of the axis, between two ticks."""
 TICKS = (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
 
 Line = Mapping[str, Any]
@@ -91,10 +91,9 @@ def pages(source: Path) -> list[Page]:
     found = []
     for lines in archive.read(source).values():
         starts = [line for line in lines if line["event"] == "start"]
-        methods: dict[str, Line] = {}
-        for line in (line for line in lines if line["event"] == "method"):
-            known = methods.get(line["method"], line)
-            methods[line["method"]] = {**line, "peak_bytes": line["peak_bytes"] or known["peak_bytes"]}
+        measured = [line for line in lines if line["event"] == "method"]
+        peaks = {line["method"]: line["peak_bytes"] for line in measured if line["peak_bytes"]}
+        methods = {line["method"]: {**line, "peak_bytes": peaks.get(line["method"])} for line in measured}
         if starts and methods:
             seen = dict.fromkeys(conditions_text(start["conditions"]) for start in starts)
             in_order = sorted(methods.values(), key=lambda line: _place(line["method"]))
@@ -179,9 +178,13 @@ def _bars(axes: Axes, page: Page) -> None:
     axes.invert_yaxis()
     every = [ratio for each in found for ratio in each]
     right_edge = max(2.0, *every) ** 1.15 * 1.05
-    ticks = [tick for tick in TICKS if tick <= right_edge and (tick != CROWDED[0] or right_edge < CROWDED[1])]
+    left_edge = min(0.9, 0.95 * min(every))
+    ticks: list[float] = []
+    for tick in (tick for tick in TICKS if tick <= right_edge):
+        if not ticks or tick / ticks[-1] > (right_edge / left_edge) ** APART:
+            ticks.append(tick)
     axes.set_xscale("log")
-    axes.set_xlim(min(0.9, 0.95 * min(every)), right_edge)
+    axes.set_xlim(left_edge, right_edge)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_title(textwrap.fill(page.workload.title.replace("batch ", "batch\N{NO-BREAK SPACE}"), TITLE), fontsize=8)

@@ -106,11 +106,18 @@ def build(method: str, model: nn.Module, mean_over: MeanOver = "batch", first: i
     optimizer = OPTIMIZERS[method].build(model, Setting(lr=0.0, mean_over=mean_over))
     for group in optimizer.param_groups:
         group["lr"] = 0.0
-    if isinstance(optimizer, NaturalGradient):
-        fresh: dict[str, Any] = optimizer.state_dict()
+    return counted_from(first, optimizer) if isinstance(optimizer, NaturalGradient) else optimizer
+
+
+def counted_from(first: int, optimizer: Optimizer) -> Optimizer:
+    """One of ours, of this checkout or another, whose next step counts as `first`."""
+    fresh: dict[str, Any] = optimizer.state_dict()
+    if "lngd" in fresh:  # checkpoints up to format 4 had it in one place
+        fresh["lngd"] = {**fresh["lngd"], "steps": first}
+    else:
         for group in fresh["param_groups"]:
             group["progress"] = {**group["progress"], "steps": first}
-        optimizer.load_state_dict(fresh)
+    optimizer.load_state_dict(fresh)
     return optimizer
 
 
